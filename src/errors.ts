@@ -1,0 +1,50 @@
+/**
+ * Every error that magicpig raises on purpose. The code is stable, the message is for people: it says
+ * what was wrong and, where there is one, the way out. Errors of the native addon arrive with the same
+ * codes (src/native.ts wraps them).
+ */
+export const errorCodes = {
+  INVALID_OPTION: 'an option or argument is out of range or contradicts another',
+  EMPTY_PROMPT: 'there is nothing to read: the prompt has no tokens',
+  CONTEXT_EXCEEDED: 'the prompt does not fit into the context',
+  FILE_NOT_FOUND: 'a file or folder does not exist',
+  FILE_UNREADABLE: 'a file exists and cannot be read',
+  MODEL_NOT_FOUND: 'the model reference names nothing that is there',
+  GGUF_MALFORMED: 'the GGUF file is truncated or contradicts itself',
+  UNSUPPORTED_ARCHITECTURE: 'the model has an architecture that magicpig does not know',
+  UNSUPPORTED_QUANTISATION: 'a tensor has a type that magicpig cannot read',
+  UNSUPPORTED_TOKENIZER: 'the model has a tokenizer that magicpig does not know',
+  TEMPLATE_FAILED: "the model's chat template is missing, fails or takes too long",
+  CACHE_UNWRITABLE: 'the cache folder cannot be written',
+  DOWNLOAD_FAILED: 'a download did not finish; what arrived is kept and resumed by the next attempt',
+  CHECKSUM_MISMATCH: 'a downloaded file is not the one that was asked for; it was removed',
+  RUNTIME_FAILED: 'ONNX Runtime could not load or run a part of the model',
+  NATIVE_MISSING: 'the native addon for this platform is not there',
+  NATIVE_FAILED: 'the native addon failed in a way it does not name',
+  DISK_FULL: 'the disk has no room for the rows of the session',
+  STORE_IO: 'reading or writing the rows of a session failed',
+  SESSION_BUSY: 'the session is already prefilling or generating',
+  DISPOSED: 'the model or session was disposed of',
+  ABORTED: 'the caller aborted the work',
+} as const;
+
+export type ErrorCode = keyof typeof errorCodes;
+
+const marker = Symbol.for('magicpig.error');
+
+export class MagicpigError extends Error {
+  readonly code: ErrorCode;
+  /** @internal */
+  readonly [marker] = true;
+
+  constructor(code: ErrorCode, message: string, options?: { cause?: unknown }) {
+    super(message, options);
+    this.name = 'MagicpigError';
+    this.code = code;
+  }
+
+  /** True for errors of any copy of this package, where `instanceof` would fail. */
+  static isInstance(error: unknown): error is MagicpigError {
+    return typeof error === 'object' && error !== null && (error as { [marker]?: unknown })[marker] === true;
+  }
+}
