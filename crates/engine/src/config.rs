@@ -1,0 +1,107 @@
+//! What a session is made of: the model's shape, the policy, threads and place.
+
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+use lsh_attn::HEAD_DIMS;
+
+use crate::EngineError;
+
+/// Tokens at the start of a text that are always attended: models park attention there (Xiao et al. 2023).
+pub const SINKS: usize = 4;
+/// Newest tokens that are always attended.
+pub const WINDOW: usize = 64;
+
+/// Accepted bits of a hash table: at 16 a code still fits into 16 bits.
+const LSH_K: RangeInclusive<usize> = 1..=16;
+/// Accepted numbers of hash tables: a key must be able to collide twice.
+const LSH_L: RangeInclusive<usize> = 2..=1000;
+
+/// The attention shape of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Transformer layers.
+    pub layers: usize,
+    /// Query heads of a layer.
+    pub heads: usize,
+    /// KV heads of a layer; each serves `heads / kv_heads` query heads.
+    pub kv_heads: usize,
+    /// Elements of a head: 64, 80, 96, 128 or 256.
+    pub head_dim: usize,
+}
+
+impl Shape {
+    /// Query heads that share a KV head.
+    pub fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    /// Elements of a token's queries in one layer.
+    pub fn q_len(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// Elements of a token's keys, and of its values, in one layer.
+    pub fn kv_len(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+
+    pub(crate) fn check(&self) -> Result<(), EngineError> {
+        let Shape { layers, heads, kv_heads, head_dim } = *self;
+        if layers == 0 || kv_heads == 0 || heads == 0 || !heads.is_multiple_of(kv_heads) {
+            return Err(EngineError::Invalid(format!(
+                "{layers} layers, {heads} heads, {kv_heads} KV heads: none may be 0, and KV heads must divide heads"
+            )));
+        }
+        if !HEAD_DIMS.contains(&head_dim) {
+            return Err(EngineError::Invalid(format!("head dimension {head_dim} is none of {HEAD_DIMS:?}")));
+        }
+        Ok(())
+    }
+}
+
+/// Which keys a decoding step reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// All of them.
+    Exact,
+    /// The static set, and the keys that collide with the query in at least two of `l` tables of `k` bits.
+    Lsh {
+        /// Bits a table, 1 to 16.
+        k: usize,
+        /// Tables, 2 to 1000.
+        l: usize,
+    },
+}
+
+impl Policy {
+    pub(crate) fn check(&self) -> Result<(), EngineError> {
+        match *self {
+            Policy::Exact => Ok(()),
+            Policy::Lsh { k, .. } if !LSH_K.contains(&k) => Err(EngineError::Invalid(format!(
+                "K = {k} bits a table; it must be in {} to {}",
+                LSH_K.start(),
+                LSH_K.end()
+            ))),
+            Policy::Lsh { l, .. } if !LSH_L.contains(&l) => Err(EngineError::Invalid(format!(
+                "L = {l} tables; it must be in {} to {}",
+                LSH_L.start(),
+                LSH_L.end()
+            ))),
+            Policy::Lsh { .. } => Ok(()),
+        }
+    }
+}
+
+/// Everything that opening a session needs.
+#[derive(Clone, Debug)]
+pub struct SessionConfig {
+    /// The model's shape.
+    pub shape: Shape,
+    /// Threads that attention and indexing use, at least 1.
+    pub threads: usize,
+    /// Seed of the hash functions: the same seed and tokens give the same output on any number of threads.
+    pub seed: u64,
+    /// Where the files of rows are made; they are unlinked at once and vanish with the session.
+    pub directory: PathBuf,
+}

@@ -1,0 +1,176 @@
+//! Attention of one token in one layer: tasks over heads, segments and ranges of rows, merged in a fixed order.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use kv_store::{RowStore, SEGMENT_ROWS};
+use lsh_attn::hash::{Hasher, LANES};
+use lsh_attn::kernels::Kernels;
+use lsh_attn::sampled::{SampleScratch, SampledQuery, attend_sampled};
+use lsh_attn::softmax::Partial;
+use rayon::ThreadPool;
+use rayon::prelude::*;
+
+use crate::config::{SINKS, Shape};
+use crate::index::LshIndex;
+
+/// Consecutive rows that one task attends: enough work to be worth handing to a thread.
+const TASK_ROWS: usize = 2048;
+/// Rows (summed over KV heads) below which waking other threads costs more than it saves.
+const INLINE_ROWS: usize = 2048;
+
+thread_local! {
+    static SCRATCH: RefCell<SampleScratch> = RefCell::default();
+    static LOGITS: RefCell<Vec<f32>> = RefCell::default();
+}
+
+/// A layer at one decoding step, its newest row stored already.
+#[derive(Clone, Copy)]
+pub(crate) struct Step<'a> {
+    pub shape: Shape,
+    pub kernels: Kernels,
+    pub pool: &'a ThreadPool,
+    pub store: &'a RowStore,
+    pub layer: usize,
+    pub tokens: usize,
+}
+
+/// Rows that a step read in one layer, summed over query heads.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct RowsRead {
+    pub fixed: u64,
+    pub sampled: u64,
+    pub indexed: u64,
+}
+
+/// A part of a step's work.
+enum Task {
+    /// All query heads of a KV head over consecutive rows of a segment.
+    Rows { kv_head: usize, segment: usize, rows: Range<usize> },
+    /// One query head over the rows of a segment that it samples.
+    Sample { kv_head: usize, query: usize, segment: usize },
+}
+
+/// Attends all rows.
+pub(crate) fn exact(step: Step<'_>, q: &[f32], out: &mut [f32]) -> RowsRead {
+    let mut tasks = Vec::new();
+    for kv_head in 0..step.shape.kv_heads {
+        push_rows(&mut tasks, kv_head, 0..step.tokens);
+    }
+    run(step, None, &[], &scaled(step.shape, q), &tasks, out)
+}
+
+/// Attends the static set and the sample.
+pub(crate) fn sampled(step: Step<'_>, index: &LshIndex, q: &[f32], out: &mut [f32]) -> RowsRead {
+    let layer = index.layer(step.layer);
+    let q = scaled(step.shape, q);
+    let mut tasks = Vec::new();
+    for kv_head in 0..step.shape.kv_heads {
+        let head = layer.head(kv_head);
+        push_rows(&mut tasks, kv_head, 0..SINKS.min(step.tokens));
+        push_rows(&mut tasks, kv_head, head.end().max(SINKS)..step.tokens);
+        // Segment by segment, so that the rows which several query heads draw are read from memory once.
+        for segment in 0..head.segments.len() {
+            let queries = 0..step.shape.group();
+            tasks.extend(queries.map(|query| Task::Sample { kv_head, query, segment }));
+        }
+    }
+    let d = step.shape.head_dim;
+    let mut codes = vec![0; step.shape.heads * layer.plan.tables()];
+    let mut hasher = Hasher::new(&layer.plan);
+    for first in (0..step.shape.heads).step_by(LANES) {
+        let count = LANES.min(step.shape.heads - first);
+        let hashed = hasher.hash(step.kernels, &layer.plan, count, |lane, j| q[(first + lane) * d + j]);
+        for (table, lanes) in hashed.iter().enumerate() {
+            for (lane, &code) in lanes[..count].iter().enumerate() {
+                codes[(first + lane) * layer.plan.tables() + table] = code;
+            }
+        }
+    }
+    run(step, Some(index), &codes, &q, &tasks, out)
+}
+
+/// The queries times 1/sqrt(d).
+fn scaled(shape: Shape, q: &[f32]) -> Vec<f32> {
+    let scale = 1.0 / (shape.head_dim as f32).sqrt();
+    q.iter().map(|q| q * scale).collect()
+}
+
+/// Cuts `range` of a KV head into tasks within segments.
+fn push_rows(tasks: &mut Vec<Task>, kv_head: usize, range: Range<usize>) {
+    let mut start = range.start;
+    while start < range.end {
+        let segment = start / SEGMENT_ROWS;
+        let first = start % SEGMENT_ROWS;
+        let end = (range.end - segment * SEGMENT_ROWS).min(SEGMENT_ROWS).min(first + TASK_ROWS);
+        tasks.push(Task::Rows { kv_head, segment, rows: first..end });
+        start = segment * SEGMENT_ROWS + end;
+    }
+}
+
+fn run(
+    step: Step<'_>,
+    index: Option<&LshIndex>,
+    codes: &[u16],
+    q: &[f32],
+    tasks: &[Task],
+    out: &mut [f32],
+) -> RowsRead {
+    let (group, d) = (step.shape.group(), step.shape.head_dim);
+    let attend = |task: &Task| match task {
+        Task::Rows { kv_head, segment, rows } => {
+            let stored = step.store.rows(step.layer, *kv_head, *segment);
+            let stored = &stored[rows.start * 2 * d..rows.end * 2 * d];
+            let mut partial = Partial::new(group, d);
+            let q = &q[kv_head * group * d..][..group * d];
+            LOGITS.with_borrow_mut(|logits| partial.add_rows(step.kernels, q, stored, logits));
+            let fixed = (rows.len() * group) as u64;
+            (kv_head * group, partial, RowsRead { fixed, ..RowsRead::default() })
+        }
+        Task::Sample { kv_head, query, segment } => {
+            let index = index.expect("only a step with an index samples");
+            let segment_index = &index.layer(step.layer).head(*kv_head).segments[*segment];
+            let head = kv_head * group + query;
+            let tables = index.layer(step.layer).plan.tables();
+            let query = SampledQuery { q: &q[head * d..][..d], codes: &codes[head * tables..][..tables] };
+            let rows = step.store.rows(step.layer, *kv_head, *segment);
+            let mut partial = Partial::new(1, d);
+            let sampled = SCRATCH.with_borrow_mut(|scratch| {
+                attend_sampled(
+                    step.kernels,
+                    &index.inclusion,
+                    segment_index,
+                    rows,
+                    query,
+                    scratch,
+                    &mut partial,
+                )
+            }) as u64;
+            let indexed = (segment_index.end() - segment_index.first()) as u64;
+            (head, partial, RowsRead { fixed: 0, sampled, indexed })
+        }
+    };
+    let rows: usize = tasks
+        .iter()
+        .map(|task| match task {
+            Task::Rows { rows, .. } => rows.len(),
+            Task::Sample { .. } => TASK_ROWS / 4,
+        })
+        .sum();
+    let parts: Vec<(usize, Partial, RowsRead)> = if rows <= INLINE_ROWS {
+        tasks.iter().map(attend).collect()
+    } else {
+        step.pool.install(|| tasks.par_iter().map(attend).collect())
+    };
+
+    let mut whole = Partial::new(step.shape.heads, d);
+    let mut read = RowsRead::default();
+    for (first, part, counts) in &parts {
+        whole.merge(*first, part);
+        read.fixed += counts.fixed;
+        read.sampled += counts.sampled;
+        read.indexed += counts.indexed;
+    }
+    whole.finish(out);
+    read
+}

@@ -1,0 +1,38 @@
+//! What can go wrong in a session.
+
+/// An error of a session. [`EngineError::code`] is stable; the text is for people.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// An argument is out of range or does not fit the others.
+    #[error("{0}")]
+    Invalid(String),
+    /// The rows could not be stored.
+    #[error(transparent)]
+    Store(#[from] kv_store::StoreError),
+    /// `MAGICPIG_ISA` names what is not there.
+    #[error(transparent)]
+    Isa(#[from] lsh_attn::kernels::IsaError),
+    /// The thread pool could not be started.
+    #[error("cannot start {threads} threads: {cause}; ask for fewer")]
+    Threads {
+        /// How many were asked for.
+        threads: usize,
+        /// What the system said.
+        cause: rayon::ThreadPoolBuildError,
+    },
+    /// The caller cancelled.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl EngineError {
+    /// The code that crosses into JavaScript.
+    pub fn code(&self) -> &'static str {
+        match self {
+            EngineError::Invalid(_) | EngineError::Isa(_) | EngineError::Threads { .. } => "INVALID_OPTION",
+            EngineError::Store(error) => error.code(),
+            EngineError::Cancelled => "ABORTED",
+        }
+    }
+}

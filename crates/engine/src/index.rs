@@ -1,0 +1,160 @@
+//! The `lsh` index of a session: for each layer its hash functions, for each KV head and segment its tables.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use kv_store::{RowStore, SEGMENT_ROWS};
+use lsh_attn::hash::HashPlan;
+use lsh_attn::inclusion::InclusionTable;
+use lsh_attn::kernels::Kernels;
+use lsh_attn::mix::derive_seed;
+use lsh_attn::segment_index::SegmentIndex;
+use rayon::ThreadPool;
+use rayon::prelude::*;
+
+use crate::EngineError;
+use crate::config::{SINKS, Shape, WINDOW};
+use crate::decode::Step;
+
+/// Rows that gather behind the window, attended exactly, before they are indexed together: hashing works on
+/// 16 keys at once, and a run of tables should not be tiny.
+const FLUSH_ROWS: usize = 256;
+
+/// Tables of every layer and KV head.
+#[derive(Debug)]
+pub(crate) struct LshIndex {
+    k: usize,
+    l: usize,
+    pub inclusion: InclusionTable,
+    layers: Vec<LayerIndex>,
+}
+
+/// Hash functions of a layer, and the segments of its KV heads.
+#[derive(Debug)]
+pub(crate) struct LayerIndex {
+    pub plan: HashPlan,
+    heads: Vec<HeadIndex>,
+    /// Rows beyond the window that a build leaves to the next flush. It differs from layer to layer, so that
+    /// a step rarely has to flush more than one.
+    slack: usize,
+}
+
+/// The segments of one KV head, in order; all but the last are full.
+#[derive(Debug, Default)]
+pub(crate) struct HeadIndex {
+    pub segments: Vec<SegmentIndex>,
+}
+
+impl LshIndex {
+    pub fn new(shape: Shape, k: usize, l: usize, seed: u64) -> LshIndex {
+        let layer = |layer: usize| LayerIndex {
+            plan: HashPlan::new(shape.head_dim, k, l, derive_seed(seed, layer as u64)),
+            heads: (0..shape.kv_heads).map(|_| HeadIndex::default()).collect(),
+            slack: layer * FLUSH_ROWS / shape.layers,
+        };
+        LshIndex { k, l, inclusion: InclusionTable::new(k, l), layers: (0..shape.layers).map(layer).collect() }
+    }
+
+    pub fn has(&self, k: usize, l: usize) -> bool {
+        (self.k, self.l) == (k, l)
+    }
+
+    pub fn layer(&self, layer: usize) -> &LayerIndex {
+        &self.layers[layer]
+    }
+
+    /// Indexes every layer up to its window and slack.
+    pub fn build(
+        &mut self,
+        kernels: Kernels,
+        pool: &ThreadPool,
+        store: &RowStore,
+        lengths: &[usize],
+        cancel: &AtomicBool,
+    ) -> Result<(), EngineError> {
+        let jobs: Vec<_> = self
+            .layers
+            .iter_mut()
+            .enumerate()
+            .flat_map(|(number, LayerIndex { plan, heads, slack })| {
+                let (plan, end) = (&*plan, lengths[number].saturating_sub(WINDOW + *slack));
+                heads.iter_mut().enumerate().map(move |(head, index)| (number, head, plan, end, index))
+            })
+            .collect();
+        let finished = pool.install(|| {
+            jobs.into_par_iter().with_max_len(1).all(|(layer, head, plan, end, index)| {
+                index.extend(kernels, plan, store, (layer, head), end);
+                !cancel.load(Ordering::Relaxed)
+            })
+        });
+        if finished { Ok(()) } else { Err(EngineError::Cancelled) }
+    }
+
+    /// Indexes the rows that have gathered behind the window of a step's layer, once there are enough.
+    pub fn keep_up(&mut self, step: Step<'_>) {
+        let LayerIndex { plan, heads, .. } = &mut self.layers[step.layer];
+        let end = step.tokens.saturating_sub(WINDOW);
+        if end >= heads[0].end().max(SINKS) + FLUSH_ROWS {
+            step.pool.install(|| {
+                heads.par_iter_mut().enumerate().with_max_len(1).for_each(|(head, index)| {
+                    index.extend(step.kernels, plan, step.store, (step.layer, head), end);
+                });
+            });
+        }
+    }
+
+    pub fn truncate(&mut self, tokens: usize) {
+        self.layers.iter_mut().flat_map(|layer| &mut layer.heads).for_each(|head| head.truncate(tokens));
+    }
+
+    pub fn bytes(&self) -> u64 {
+        let segments = self.layers.iter().flat_map(|layer| &layer.heads).flat_map(|head| &head.segments);
+        segments.map(|segment| segment.bytes() as u64).sum()
+    }
+
+    /// Tokens that every layer has indexed.
+    pub fn tokens(&self) -> usize {
+        self.layers.iter().flat_map(|layer| &layer.heads).map(HeadIndex::end).min().unwrap_or(0)
+    }
+}
+
+impl LayerIndex {
+    pub fn head(&self, head: usize) -> &HeadIndex {
+        &self.heads[head]
+    }
+}
+
+impl HeadIndex {
+    /// Position after the last indexed row; 0 while nothing is.
+    pub fn end(&self) -> usize {
+        let full = self.segments.len().saturating_sub(1) * SEGMENT_ROWS;
+        self.segments.last().map_or(0, |last| full + last.end())
+    }
+
+    fn extend(
+        &mut self,
+        kernels: Kernels,
+        plan: &HashPlan,
+        store: &RowStore,
+        (layer, head): (usize, usize),
+        end: usize,
+    ) {
+        for segment in self.segments.len().saturating_sub(1)..end.div_ceil(SEGMENT_ROWS) {
+            let first = if segment == 0 { SINKS } else { 0 };
+            let end = (end - segment * SEGMENT_ROWS).min(SEGMENT_ROWS);
+            if end <= first {
+                return;
+            }
+            if segment == self.segments.len() {
+                self.segments.push(SegmentIndex::new(first));
+            }
+            self.segments[segment].extend(kernels, plan, store.rows(layer, head, segment), end);
+        }
+    }
+
+    /// Forgets every segment that reaches beyond `tokens`; the next build or step indexes its rows again.
+    fn truncate(&mut self, tokens: usize) {
+        if self.end() > tokens {
+            self.segments.truncate(tokens / SEGMENT_ROWS);
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Exact causal attention of a chunk of tokens, in parallel over KV heads and blocks of tokens.
+
+use std::cell::RefCell;
+use std::sync::atomic::AtomicBool;
+
+use kv_store::RowStore;
+use lsh_attn::kernels::Kernels;
+use lsh_attn::prefill::{BLOCK_QUERIES, PrefillScratch, QueryBlock, attend_causal};
+use rayon::ThreadPool;
+use rayon::prelude::*;
+
+use crate::EngineError;
+use crate::config::Shape;
+
+thread_local! {
+    static SCRATCH: RefCell<PrefillScratch> = RefCell::default();
+}
+
+/// Tokens of one layer whose rows are stored already.
+#[derive(Clone, Copy)]
+pub(crate) struct Chunk<'a> {
+    pub shape: Shape,
+    pub kernels: Kernels,
+    pub pool: &'a ThreadPool,
+    pub store: &'a RowStore,
+    pub layer: usize,
+    pub position: usize,
+    pub tokens: usize,
+}
+
+/// `q` and `out` are `[tokens, heads * head_dim]`.
+pub(crate) fn causal(
+    chunk: Chunk<'_>,
+    q: &[f32],
+    out: &mut [f32],
+    cancel: &AtomicBool,
+) -> Result<(), EngineError> {
+    let Shape { kv_heads, head_dim, .. } = chunk.shape;
+    let (group, width) = (chunk.shape.group(), chunk.shape.q_len());
+    let group_len = group * head_dim;
+    let block_tokens = (BLOCK_QUERIES / group).clamp(1, chunk.tokens);
+    let blocks = chunk.tokens.div_ceil(block_tokens);
+
+    let segments: Vec<Vec<&[u16]>> = (0..kv_heads)
+        .map(|head| chunk.store.segments(chunk.layer, head).collect())
+        .collect();
+    // A block's outputs lie together here, so that each task has a slice of its own.
+    let mut outputs = vec![0.0; q.len()];
+    let mut tasks = Vec::with_capacity(blocks * kv_heads);
+    let mut rest = outputs.as_mut_slice();
+    // Late blocks attend the most keys: first, so that no thread ends with a long one.
+    for block in (0..blocks).rev() {
+        let first = block * block_tokens;
+        let tokens = block_tokens.min(chunk.tokens - first);
+        for head in 0..kv_heads {
+            let (task, others) = rest.split_at_mut(tokens * group_len);
+            rest = others;
+            tasks.push((first, tokens, head, task));
+        }
+    }
+    let finished = chunk.pool.install(|| {
+        tasks.par_iter_mut().with_max_len(1).all(|(first, tokens, head, out)| {
+            let block = QueryBlock {
+                q: &q[*first * width + *head * group_len..],
+                stride: width,
+                group,
+                head_dim,
+                tokens: *tokens,
+                position: chunk.position + *first,
+            };
+            SCRATCH.with_borrow_mut(|scratch| {
+                attend_causal(chunk.kernels, block, &segments[*head], out, scratch, cancel)
+            })
+        })
+    });
+    if !finished {
+        return Err(EngineError::Cancelled);
+    }
+    for (first, _, head, task) in tasks {
+        for (token, from) in task.chunks_exact(group_len).enumerate() {
+            out[(first + token) * width + head * group_len..][..group_len].copy_from_slice(from);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,243 @@
+//! The session: appends tokens layer by layer and attends them.
+
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use kv_store::{Layout, RowStore};
+use lsh_attn::kernels::Kernels;
+use lsh_attn::rows::encode_row;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use crate::config::{Policy, SessionConfig, Shape};
+use crate::decode::{self, Step};
+use crate::index::LshIndex;
+use crate::prefill;
+use crate::{EngineError, Stats};
+
+/// One sequence: its rows, their index, and the policy that reads them.
+///
+/// A step goes through the layers in order; each call appends the step's rows to its layer and attends them.
+/// A step that stops half-way leaves layers of different lengths, which [`Session::truncate`] makes equal again.
+#[derive(Debug)]
+pub struct Session {
+    shape: Shape,
+    seed: u64,
+    kernels: Kernels,
+    pool: ThreadPool,
+    store: RowStore,
+    /// Tokens in each layer.
+    lengths: Vec<usize>,
+    policy: Policy,
+    index: Option<LshIndex>,
+    stats: Stats,
+    row: Vec<u16>,
+}
+
+impl Session {
+    /// An empty session with policy [`Policy::Exact`].
+    ///
+    /// # Errors
+    /// If the shape or thread count is not supported, `MAGICPIG_ISA` names what is not there, or the directory
+    /// cannot hold files.
+    pub fn new(config: SessionConfig) -> Result<Session, EngineError> {
+        let SessionConfig { shape, threads, seed, directory } = config;
+        shape.check()?;
+        if threads == 0 {
+            return Err(EngineError::Invalid("0 threads; at least 1 is needed".to_owned()));
+        }
+        let layout = Layout { layers: shape.layers, kv_heads: shape.kv_heads, head_dim: shape.head_dim };
+        Ok(Session {
+            shape,
+            seed,
+            kernels: Kernels::detect()?,
+            pool: ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .thread_name(|index| format!("magicpig-{index}"))
+                .build()
+                .map_err(|cause| EngineError::Threads { threads, cause })?,
+            store: RowStore::ephemeral(&directory, layout)?,
+            lengths: vec![0; shape.layers],
+            policy: Policy::Exact,
+            index: None,
+            stats: Stats::default(),
+            row: vec![0; 2 * shape.head_dim],
+        })
+    }
+
+    /// Tokens that every layer holds.
+    pub fn tokens(&self) -> usize {
+        self.lengths.iter().copied().min().unwrap_or(0)
+    }
+
+    /// Chooses which keys later decoding steps read. An index that the new policy cannot use is dropped, and
+    /// made anew by [`Session::build_index`] or the next step.
+    ///
+    /// # Errors
+    /// If K or L is out of range.
+    pub fn set_policy(&mut self, policy: Policy) -> Result<(), EngineError> {
+        policy.check()?;
+        if let Policy::Lsh { k, l } = policy
+            && !self.index.as_ref().is_some_and(|index| index.has(k, l))
+        {
+            self.index = Some(LshIndex::new(self.shape, k, l, self.seed));
+        }
+        self.policy = policy;
+        Ok(())
+    }
+
+    /// Appends one token to `layer` and attends it under the policy.
+    ///
+    /// `q` and `out` are `[heads * head_dim]`, `k` and `v` `[kv_heads * head_dim]`; q and k are rotated already.
+    ///
+    /// # Errors
+    /// If a length or the layer does not fit the shape, or the row cannot be stored.
+    pub fn decode(
+        &mut self,
+        layer: usize,
+        q: &[f32],
+        k: &[f32],
+        v: &[f32],
+        out: &mut [f32],
+    ) -> Result<(), EngineError> {
+        let started = Instant::now();
+        self.check(layer, 1, q.len(), k.len(), v.len(), out.len())?;
+        self.append(layer, k, v)?;
+        let step = Step {
+            shape: self.shape,
+            kernels: self.kernels,
+            pool: &self.pool,
+            store: &self.store,
+            layer,
+            tokens: self.lengths[layer],
+        };
+        let read = match (self.policy, &mut self.index) {
+            (Policy::Lsh { .. }, Some(index)) => {
+                index.keep_up(step);
+                decode::sampled(step, index, q, out)
+            }
+            _ => decode::exact(step, q, out),
+        };
+        self.stats.rows_read += read.fixed + read.sampled;
+        self.stats.sampled_rows += read.sampled;
+        self.stats.indexed_rows += read.indexed;
+        self.stats.attend_time += started.elapsed();
+        Ok(())
+    }
+
+    /// Appends tokens to `layer` and attends each exactly to all before it and itself.
+    ///
+    /// `q` and `out` are `[tokens, heads * head_dim]`, `k` and `v` `[tokens, kv_heads * head_dim]`.
+    ///
+    /// # Errors
+    /// As [`Session::decode`], and [`EngineError::Cancelled`] soon after `cancel` is set; the layer then keeps
+    /// the rows until [`Session::truncate`].
+    pub fn prefill(
+        &mut self,
+        layer: usize,
+        q: &[f32],
+        k: &[f32],
+        v: &[f32],
+        out: &mut [f32],
+        cancel: &AtomicBool,
+    ) -> Result<(), EngineError> {
+        let tokens = k.len() / self.shape.kv_len();
+        self.check(layer, tokens, q.len(), k.len(), v.len(), out.len())?;
+        let position = self.append(layer, k, v)?;
+        prefill::causal(
+            prefill::Chunk {
+                shape: self.shape,
+                kernels: self.kernels,
+                pool: &self.pool,
+                store: &self.store,
+                layer,
+                position,
+                tokens,
+            },
+            q,
+            out,
+            cancel,
+        )
+    }
+
+    /// Indexes what the policy samples from, up to the newest rows. Decoding does the same as it goes; after a
+    /// long prefill it would have to do it all in its first step.
+    ///
+    /// # Errors
+    /// [`EngineError::Cancelled`] soon after `cancel` is set; what is indexed by then stays.
+    pub fn build_index(&mut self, cancel: &AtomicBool) -> Result<(), EngineError> {
+        let (Policy::Lsh { .. }, Some(index)) = (self.policy, &mut self.index) else { return Ok(()) };
+        index.build(self.kernels, &self.pool, &self.store, &self.lengths, cancel)
+    }
+
+    /// Drops every token from `tokens` on, in every layer, from rows and index.
+    ///
+    /// # Errors
+    /// If some layer has fewer than `tokens`.
+    pub fn truncate(&mut self, tokens: usize) -> Result<(), EngineError> {
+        if tokens > self.tokens() {
+            return Err(EngineError::Invalid(format!("cannot truncate {} tokens to {tokens}", self.tokens())));
+        }
+        self.store.truncate(tokens)?;
+        self.lengths.fill(tokens);
+        if let Some(index) = &mut self.index {
+            index.truncate(tokens);
+        }
+        Ok(())
+    }
+
+    /// Counts since the last reset, and sizes now.
+    pub fn stats(&self) -> Stats {
+        Stats {
+            index_bytes: self.index.as_ref().map_or(0, LshIndex::bytes),
+            row_bytes: self.store.bytes(),
+            tokens: self.tokens(),
+            indexed_tokens: self.index.as_ref().map_or(0, LshIndex::tokens),
+            ..self.stats
+        }
+    }
+
+    /// Sets the counts to zero.
+    pub fn reset_stats(&mut self) {
+        self.stats = Stats::default();
+    }
+
+    /// Stores the rows of new tokens; returns the position of the first.
+    fn append(&mut self, layer: usize, k: &[f32], v: &[f32]) -> Result<usize, EngineError> {
+        let (width, d) = (self.shape.kv_len(), self.shape.head_dim);
+        let position = self.lengths[layer];
+        let tokens = k.len() / width;
+        self.row.resize(tokens * 2 * d, 0);
+        for head in 0..self.shape.kv_heads {
+            let rows = self.row.chunks_exact_mut(2 * d);
+            for ((row, k), v) in rows.zip(k.chunks_exact(width)).zip(v.chunks_exact(width)) {
+                encode_row(&k[head * d..][..d], &v[head * d..][..d], row);
+            }
+            self.store.write(layer, head, position, &self.row)?;
+        }
+        self.lengths[layer] = position + tokens;
+        Ok(position)
+    }
+
+    fn check(
+        &self,
+        layer: usize,
+        tokens: usize,
+        q: usize,
+        k: usize,
+        v: usize,
+        out: usize,
+    ) -> Result<(), EngineError> {
+        let shape = self.shape;
+        if layer >= shape.layers {
+            return Err(EngineError::Invalid(format!("layer {layer} of {}", shape.layers)));
+        }
+        let (wide, narrow) = (tokens * shape.q_len(), tokens * shape.kv_len());
+        if tokens == 0 || q != wide || out != wide || k != narrow || v != narrow {
+            return Err(EngineError::Invalid(format!(
+                "q, k, v and out have {q}, {k}, {v} and {out} elements; {tokens} tokens need {wide}, {narrow}, \
+                 {narrow} and {wide}"
+            )));
+        }
+        Ok(())
+    }
+}

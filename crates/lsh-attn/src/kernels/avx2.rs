@@ -1,0 +1,270 @@
+//! AVX2 and FMA: 8 f32 lanes. A bf16 vector widens to f32 by a shift, so rows are read at two bytes an element.
+
+use core::arch::x86_64::*;
+
+use super::{GemmShape, Isa, Table, scalar};
+use crate::hash::{HashPlan, LANES, Lanes};
+
+pub(super) static TABLE: Table = Table {
+    isa: Isa::Avx2,
+    hash,
+    dot_gathered,
+    add_gathered,
+    dot_block,
+    add_block,
+    exp_sum,
+    gemm,
+};
+
+/// Rows whose cache lines are asked for before they are needed: about a memory latency's worth of work.
+const AHEAD: usize = 12;
+/// f32 lanes of a register.
+const WIDTH: usize = 8;
+
+#[target_feature(enable = "avx2,fma")]
+fn hash(plan: &HashPlan, input: &[Lanes], work: &mut [Lanes], codes: &mut [[u16; LANES]]) {
+    scalar::hash_body(plan, input, work, codes);
+}
+
+/// Eight bf16 at `from`, widened.
+///
+/// # Safety
+/// - `from` is valid for reads of 16 bytes.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn load_bf16(from: *const u16) -> __m256 {
+    // SAFETY: the caller's promise.
+    let bits = unsafe { _mm_loadu_si128(from.cast()) };
+    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(bits)))
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn horizontal_sum(x: __m256) -> f32 {
+    let four = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+    let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+}
+
+/// Asks for the cache lines of `elements` bf16 at `from`.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn prefetch(from: *const u16, elements: usize) {
+    for line in (0..elements).step_by(32) {
+        // A prefetch never faults, so the address need not even be valid.
+        _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(line).cast());
+    }
+}
+
+/// # Safety
+/// - every id times `row_len`, plus `q.len()`, is within `rows`; `q.len()` is a multiple of 16;
+/// - `out` is as long as `ids`.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn dot_gathered(q: &[f32], rows: &[u16], row_len: usize, ids: &[u16], out: &mut [f32]) {
+    let row = |id: u16| rows.as_ptr().wrapping_add(usize::from(id) * row_len);
+    for (i, (&id, out)) in ids.iter().zip(out).enumerate() {
+        if let Some(&next) = ids.get(i + AHEAD) {
+            prefetch(row(next), q.len());
+        }
+        let k = row(id);
+        let (mut even, mut odd) = (_mm256_setzero_ps(), _mm256_setzero_ps());
+        for j in (0..q.len()).step_by(2 * WIDTH) {
+            // SAFETY: j + 16 <= q.len(), and the row of `id` has as many elements (caller).
+            unsafe {
+                even = _mm256_fmadd_ps(_mm256_loadu_ps(q.as_ptr().add(j)), load_bf16(k.add(j)), even);
+                odd = _mm256_fmadd_ps(
+                    _mm256_loadu_ps(q.as_ptr().add(j + WIDTH)),
+                    load_bf16(k.add(j + WIDTH)),
+                    odd,
+                );
+            }
+        }
+        *out = horizontal_sum(_mm256_add_ps(even, odd));
+    }
+}
+
+/// # Safety
+/// - every id times `row_len`, plus `row_len`, is within `rows`; `acc.len()` is a multiple of 16 and at most
+///   `row_len`;
+/// - `weights` is as long as `ids`.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn add_gathered(acc: &mut [f32], rows: &[u16], row_len: usize, ids: &[u16], weights: &[f32]) {
+    let dim = acc.len();
+    let values = |id: u16| rows.as_ptr().wrapping_add(usize::from(id) * row_len + row_len - dim);
+    for (i, (&id, &weight)) in ids.iter().zip(weights).enumerate() {
+        if let Some(&next) = ids.get(i + AHEAD) {
+            prefetch(values(next), dim);
+        }
+        let (v, weight) = (values(id), _mm256_set1_ps(weight));
+        for j in (0..dim).step_by(WIDTH) {
+            // SAFETY: j + 8 <= dim, and the V of `id` has as many elements (caller).
+            unsafe {
+                let to = acc.as_mut_ptr().add(j);
+                _mm256_storeu_ps(to, _mm256_fmadd_ps(weight, load_bf16(v.add(j)), _mm256_loadu_ps(to)));
+            }
+        }
+    }
+}
+
+/// # Safety
+/// - `q` is `[g, head_dim]`, `rows` `[n, 2 * head_dim]`, `out` `[g, n]`; `head_dim` is a multiple of 16.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn dot_block(q: &[f32], rows: &[u16], head_dim: usize, out: &mut [f32]) {
+    by_query_groups!(q.len() / head_dim, dot_block_of, q, rows, head_dim, out)
+}
+
+/// # Safety
+/// - as [`dot_block`], and queries `first..first + G` exist.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn dot_block_of<const G: usize>(first: usize, q: &[f32], rows: &[u16], head_dim: usize, out: &mut [f32]) {
+    let count = rows.len() / (2 * head_dim);
+    for i in 0..count {
+        let mut sums = [_mm256_setzero_ps(); G];
+        for j in (0..head_dim).step_by(WIDTH) {
+            // SAFETY: i < count and j + 8 <= head_dim, in row i and in query first + g.
+            unsafe {
+                let k = load_bf16(rows.as_ptr().add(i * 2 * head_dim + j));
+                for (g, sum) in sums.iter_mut().enumerate() {
+                    let q = _mm256_loadu_ps(q.as_ptr().add((first + g) * head_dim + j));
+                    *sum = _mm256_fmadd_ps(q, k, *sum);
+                }
+            }
+        }
+        for (g, &sum) in sums.iter().enumerate() {
+            out[(first + g) * count + i] = horizontal_sum(sum);
+        }
+    }
+}
+
+/// # Safety
+/// - `acc` is `[g, head_dim]`, `rows` `[n, 2 * head_dim]`, `weights` `[g, n]`; `head_dim` is a multiple of 16.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn add_block(acc: &mut [f32], rows: &[u16], head_dim: usize, weights: &[f32]) {
+    by_query_groups!(acc.len() / head_dim, add_block_of, acc, rows, head_dim, weights)
+}
+
+/// # Safety
+/// - as [`add_block`], and queries `first..first + G` exist.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn add_block_of<const G: usize>(
+    first: usize,
+    acc: &mut [f32],
+    rows: &[u16],
+    head_dim: usize,
+    weights: &[f32],
+) {
+    let count = rows.len() / (2 * head_dim);
+    for j in (0..head_dim).step_by(2 * WIDTH) {
+        let mut sums = [[_mm256_setzero_ps(); 2]; G];
+        for i in 0..count {
+            // SAFETY: i < count and j + 16 <= head_dim, in the V of row i; weights has `[g, n]` elements.
+            unsafe {
+                let v = rows.as_ptr().add((2 * i + 1) * head_dim + j);
+                let (v0, v1) = (load_bf16(v), load_bf16(v.add(WIDTH)));
+                for (g, sum) in sums.iter_mut().enumerate() {
+                    let weight = _mm256_broadcast_ss(weights.get_unchecked((first + g) * count + i));
+                    sum[0] = _mm256_fmadd_ps(weight, v0, sum[0]);
+                    sum[1] = _mm256_fmadd_ps(weight, v1, sum[1]);
+                }
+            }
+        }
+        for (g, sum) in sums.iter().enumerate() {
+            for (half, &sum) in sum.iter().enumerate() {
+                // SAFETY: j + 16 <= head_dim, in query first + g.
+                unsafe {
+                    let to = acc.as_mut_ptr().add((first + g) * head_dim + j + half * WIDTH);
+                    _mm256_storeu_ps(to, _mm256_add_ps(_mm256_loadu_ps(to), sum));
+                }
+            }
+        }
+    }
+}
+
+/// exp of 8 floats: 2^n times a degree-6 polynomial of the remainder in [-ln2/2, ln2/2] (relative error below
+/// 2e-7, the remainder's two-part reduction included).
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn exp(x: __m256) -> __m256 {
+    let x = _mm256_max_ps(_mm256_min_ps(x, _mm256_set1_ps(88.0)), _mm256_set1_ps(-87.3));
+    let n = _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(_mm256_mul_ps(
+        x,
+        _mm256_set1_ps(std::f32::consts::LOG2_E),
+    ));
+    let r = _mm256_fnmadd_ps(n, _mm256_set1_ps(super::LN2_HIGH), x);
+    let r = _mm256_fnmadd_ps(n, _mm256_set1_ps(super::LN2_LOW), r);
+    let mut p = _mm256_set1_ps(super::EXP_POLYNOMIAL[0]);
+    for &coefficient in &super::EXP_POLYNOMIAL[1..] {
+        p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(coefficient));
+    }
+    let power = _mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)));
+    _mm256_mul_ps(p, _mm256_castsi256_ps(power))
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn exp_sum(x: &mut [f32], max: f32) -> f32 {
+    let mut sums = _mm256_setzero_ps();
+    let mut chunks = x.chunks_exact_mut(WIDTH);
+    for chunk in &mut chunks {
+        // SAFETY: a chunk has 8 elements.
+        unsafe {
+            let y = exp(_mm256_sub_ps(_mm256_loadu_ps(chunk.as_ptr()), _mm256_set1_ps(max)));
+            _mm256_storeu_ps(chunk.as_mut_ptr(), y);
+            sums = _mm256_add_ps(sums, y);
+        }
+    }
+    horizontal_sum(sums) + scalar::exp_sum(chunks.into_remainder(), max)
+}
+
+/// # Safety
+/// - `a` is `[m, k]`, `b` `[k, n]`, `c` `[m, n]`, n a multiple of 16.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn gemm(shape: GemmShape, a: &[f32], b: &[f32], c: &mut [f32]) {
+    let mut row = 0;
+    while row < shape.m {
+        // SAFETY: rows `row..row + R` exist, the rest is the caller's promise.
+        unsafe {
+            match shape.m - row {
+                1 => { gemm_rows::<1>(row, shape, a, b, c); row += 1 }
+                2 => { gemm_rows::<2>(row, shape, a, b, c); row += 2 }
+                3 => { gemm_rows::<3>(row, shape, a, b, c); row += 3 }
+                4 | 5 => { gemm_rows::<4>(row, shape, a, b, c); row += 4 }
+                _ => { gemm_rows::<6>(row, shape, a, b, c); row += 6 }
+            }
+        }
+    }
+}
+
+/// R rows by 16 columns of C at a time stay in 2 R registers; six rows leave room for B and a broadcast of A.
+///
+/// # Safety
+/// - as [`gemm`], and rows `row..row + R` exist.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn gemm_rows<const R: usize>(row: usize, shape: GemmShape, a: &[f32], b: &[f32], c: &mut [f32]) {
+    let GemmShape { n, k, .. } = shape;
+    for column in (0..n).step_by(2 * WIDTH) {
+        // SAFETY: all offsets stay inside [m, k], [k, n] and [m, n].
+        unsafe {
+            let to = c.as_mut_ptr().add(row * n + column);
+            let mut sums = [[_mm256_setzero_ps(); 2]; R];
+            for (r, sum) in sums.iter_mut().enumerate() {
+                *sum = [_mm256_loadu_ps(to.add(r * n)), _mm256_loadu_ps(to.add(r * n + WIDTH))];
+            }
+            let (a, b) = (a.as_ptr().add(row * k), b.as_ptr().add(column));
+            for i in 0..k {
+                let (b0, b1) = (_mm256_loadu_ps(b.add(i * n)), _mm256_loadu_ps(b.add(i * n + WIDTH)));
+                for (r, sum) in sums.iter_mut().enumerate() {
+                    let a = _mm256_broadcast_ss(&*a.add(r * k + i));
+                    sum[0] = _mm256_fmadd_ps(a, b0, sum[0]);
+                    sum[1] = _mm256_fmadd_ps(a, b1, sum[1]);
+                }
+            }
+            for (r, sum) in sums.iter().enumerate() {
+                _mm256_storeu_ps(to.add(r * n), sum[0]);
+                _mm256_storeu_ps(to.add(r * n + WIDTH), sum[1]);
+            }
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The `lsh` index of one segment: tables over its centred keys, grown as rows arrive.
+
+use half::f16;
+
+use crate::collisions::Collisions;
+use crate::hash::{HashPlan, Hasher, LANES};
+use crate::kernels::Kernels;
+use crate::rows::widen;
+use crate::tables::Run;
+
+/// A run is merged into the one before it once it has a quarter of that one's rows. A segment then has at most
+/// a handful of runs, and a row is moved a few times in its life.
+const MERGE_RATIO: usize = 4;
+
+/// Tables over rows `first..end` of a segment, with what the estimator needs of each key.
+///
+/// Keys are hashed less a centre: theta is the angle between q and k - c. Any centre is correct, since q.k =
+/// q.(k - c) + q.c; one near the keys' mean is what makes angles differ (keys of trained models share a large
+/// common part). The centre is the mean of the rows that are indexed first, and stays.
+#[derive(Clone, Debug)]
+pub struct SegmentIndex {
+    first: usize,
+    centre: Vec<f32>,
+    /// |k - c| of each indexed row. f16 moves a cosine by at most 2.5e-4 of itself, ln u by about 1e-3.
+    norms: Vec<f16>,
+    runs: Vec<Run>,
+}
+
+impl SegmentIndex {
+    /// An empty index whose first row will be `first` (rows before it are never sampled).
+    pub fn new(first: usize) -> SegmentIndex {
+        SegmentIndex { first, centre: Vec::new(), norms: Vec::new(), runs: Vec::new() }
+    }
+
+    /// Position within the segment after the last indexed row.
+    pub fn end(&self) -> usize {
+        self.first + self.norms.len()
+    }
+
+    /// Position within the segment of the first indexed row.
+    pub fn first(&self) -> usize {
+        self.first
+    }
+
+    /// Bytes of tables, norms and centre.
+    pub fn bytes(&self) -> usize {
+        self.runs.iter().map(Run::bytes).sum::<usize>() + 2 * self.norms.len() + 4 * self.centre.len()
+    }
+
+    /// Indexes the rows from [`SegmentIndex::end`] up to `end`. `rows` are the segment's rows from its start,
+    /// each `[2 * plan.dim()]`.
+    pub fn extend(&mut self, kernels: Kernels, plan: &HashPlan, rows: &[u16], end: usize) {
+        let start = self.end();
+        if end <= start {
+            return;
+        }
+        let dim = plan.dim();
+        let key = |row: usize| &rows[row * 2 * dim..][..dim];
+        if self.centre.is_empty() {
+            self.centre = mean((start..end).map(key), dim);
+        }
+        let mut hasher = Hasher::new(plan);
+        let count = end - start;
+        let mut codes = vec![0; plan.tables() * count];
+        let mut centred = vec![0.0; LANES * dim];
+        for group in (start..end).step_by(LANES) {
+            let lanes = LANES.min(end - group);
+            for (lane, centred) in centred.chunks_exact_mut(dim).enumerate().take(lanes) {
+                for ((out, &k), c) in centred.iter_mut().zip(key(group + lane)).zip(&self.centre) {
+                    *out = widen(k) - c;
+                }
+                let norm = centred.iter().map(|x| x * x).sum::<f32>().sqrt();
+                self.norms.push(f16::from_f32(norm));
+            }
+            let hashed = hasher.hash(kernels, plan, lanes, |lane, j| centred[lane * dim + j]);
+            for (table, hashed) in hashed.iter().enumerate() {
+                codes[table * count + group - start..][..lanes].copy_from_slice(&hashed[..lanes]);
+            }
+        }
+        self.push(Run::build(start, count, plan.buckets(), &codes));
+    }
+
+    fn push(&mut self, run: Run) {
+        self.runs.push(run);
+        while let [.., before, last] = self.runs.as_slice()
+            && last.rows() * MERGE_RATIO >= before.rows()
+        {
+            let merged = before.merge(last);
+            self.runs.truncate(self.runs.len() - 2);
+            self.runs.push(merged);
+        }
+    }
+
+    /// Ids of the rows that collide with `codes` (one a table) in at least two tables, ascending, appended to
+    /// `ids`.
+    pub fn sample(&self, codes: &[u16], collisions: &mut Collisions, ids: &mut Vec<u16>) {
+        for run in &self.runs {
+            for (table, &code) in codes.iter().enumerate() {
+                collisions.record(run.bucket(table, code));
+            }
+        }
+        collisions.drain_into(ids);
+    }
+
+    /// The centre c `[dim]`; empty while nothing is indexed.
+    pub fn centre(&self) -> &[f32] {
+        &self.centre
+    }
+
+    /// |k - c| of an indexed row.
+    #[inline]
+    pub fn norm(&self, id: u16) -> f32 {
+        self.norms[usize::from(id) - self.first].to_f32()
+    }
+}
+
+/// Mean of bf16 keys, accumulated in f64.
+fn mean<'a>(keys: impl ExactSizeIterator<Item = &'a [u16]>, dim: usize) -> Vec<f32> {
+    let count = keys.len() as f64;
+    let mut sum = vec![0.0f64; dim];
+    for key in keys {
+        for (sum, &k) in sum.iter_mut().zip(key) {
+            *sum += f64::from(widen(k));
+        }
+    }
+    sum.into_iter().map(|sum| (sum / count) as f32).collect()
+}

@@ -1,0 +1,123 @@
+//! Partial softmax attention in the log domain: parts over disjoint keys merge without loss.
+//!
+//! For each query a part keeps the greatest logit m, `den = sum e^(l - m)` and `num = sum e^(l - m) v`
+//! (Milakov and Gimelshein 2018). A logit is the score s_i, less ln pi_i where key i was sampled with
+//! probability pi_i.
+
+use crate::kernels::Kernels;
+
+/// Rows whose logits are held at once when consecutive rows are added: their K and V stay in the first-level
+/// cache between the two passes.
+const BLOCK_ROWS: usize = 64;
+
+/// Attention of a group of queries over some of the keys, not yet normalised.
+#[derive(Clone, Debug)]
+pub struct Partial {
+    head_dim: usize,
+    max: Vec<f32>,
+    den: Vec<f32>,
+    /// `[queries, head_dim]`
+    num: Vec<f32>,
+}
+
+impl Partial {
+    /// Attention of `queries` queries over no keys.
+    pub fn new(queries: usize, head_dim: usize) -> Partial {
+        Partial {
+            head_dim,
+            max: vec![f32::NEG_INFINITY; queries],
+            den: vec![0.0; queries],
+            num: vec![0.0; queries * head_dim],
+        }
+    }
+
+    /// Adds consecutive rows `[n, 2 * head_dim]` for every query. `q` is `[queries, head_dim]`, already scaled by
+    /// 1/sqrt(d).
+    pub fn add_rows(&mut self, kernels: Kernels, q: &[f32], rows: &[u16], logits: &mut Vec<f32>) {
+        let queries = self.max.len();
+        for block in rows.chunks(BLOCK_ROWS * 2 * self.head_dim) {
+            let count = block.len() / (2 * self.head_dim);
+            logits.clear();
+            logits.resize(queries * count, 0.0);
+            kernels.dot_block(q, self.head_dim, block, logits);
+            for (query, logits) in logits.chunks_exact_mut(count).enumerate() {
+                self.weigh(kernels, query, logits);
+            }
+            kernels.add_block(&mut self.num, self.head_dim, block, logits);
+        }
+    }
+
+    /// Adds the rows named by `ids` for one query, given their logits, which are used up.
+    pub fn add_gathered(&mut self, kernels: Kernels, query: usize, rows: &[u16], ids: &[u16], logits: &mut [f32]) {
+        if ids.is_empty() {
+            return;
+        }
+        self.weigh(kernels, query, logits);
+        let num = &mut self.num[query * self.head_dim..][..self.head_dim];
+        kernels.add_gathered(num, rows, 2 * self.head_dim, ids, logits);
+    }
+
+    /// Turns logits into weights relative to the greatest logit so far, and rescales what is there to it.
+    fn weigh(&mut self, kernels: Kernels, query: usize, logits: &mut [f32]) {
+        let max = logits.iter().copied().fold(self.max[query], f32::max);
+        self.rescale(query, max);
+        self.den[query] += kernels.exp_sum(logits, max);
+    }
+
+    fn rescale(&mut self, query: usize, max: f32) {
+        let old = self.max[query];
+        if max == old {
+            return;
+        }
+        let scale = (old - max).exp();
+        self.max[query] = max;
+        self.den[query] *= scale;
+        for x in &mut self.num[query * self.head_dim..][..self.head_dim] {
+            *x *= scale;
+        }
+    }
+
+    /// Adds the keys of `other`, whose query `i` is this one's query `first + i`.
+    pub fn merge(&mut self, first: usize, other: &Partial) {
+        for query in 0..other.max.len() {
+            if other.max[query] == f32::NEG_INFINITY {
+                continue;
+            }
+            self.rescale(first + query, self.max[first + query].max(other.max[query]));
+            let scale = (other.max[query] - self.max[first + query]).exp();
+            self.den[first + query] += scale * other.den[query];
+            let d = self.head_dim;
+            let mine = &mut self.num[(first + query) * d..][..d];
+            for (mine, theirs) in mine.iter_mut().zip(&other.num[query * d..][..d]) {
+                *mine += scale * theirs;
+            }
+        }
+    }
+
+    /// num / den of every query into `out` `[queries, head_dim]`; zero where there were no keys.
+    pub fn finish(&self, out: &mut [f32]) {
+        for ((out, num), &den) in
+            out.chunks_exact_mut(self.head_dim).zip(self.num.chunks_exact(self.head_dim)).zip(&self.den)
+        {
+            let scale = if den > 0.0 { 1.0 / den } else { 0.0 };
+            for (out, num) in out.iter_mut().zip(num) {
+                *out = num * scale;
+            }
+        }
+    }
+
+    /// ln of numerator's and denominator's scale: e^max times [`Partial::den`] is the denominator itself.
+    pub fn max(&self, query: usize) -> f32 {
+        self.max[query]
+    }
+
+    /// The denominator of a query, relative to e^[`Partial::max`].
+    pub fn den(&self, query: usize) -> f32 {
+        self.den[query]
+    }
+
+    /// The numerator of a query `[head_dim]`, relative to e^[`Partial::max`].
+    pub fn num(&self, query: usize) -> &[f32] {
+        &self.num[query * self.head_dim..][..self.head_dim]
+    }
+}

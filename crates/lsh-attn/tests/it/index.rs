@@ -1,0 +1,52 @@
+//! The segment index, grown in pieces, against counting collisions one key at a time.
+
+use lsh_attn::collisions::Collisions;
+use lsh_attn::hash::{HashPlan, Hasher};
+use lsh_attn::kernels::Kernels;
+use lsh_attn::rows::widen;
+use lsh_attn::segment_index::SegmentIndex;
+
+use crate::support::{Random, rows};
+
+#[test]
+fn a_grown_index_samples_what_counting_says() {
+    let kernels = Kernels::detect().expect("MAGICPIG_ISA names an available instruction set");
+    let (dim, count, first) = (64, 3000, 4);
+    let mut random = Random::new(21);
+    let keys: Vec<f32> = random.normals(count * dim).iter().map(|x| x + 0.5).collect();
+    let rows = rows(&keys, &keys, dim);
+    let plan = HashPlan::new(dim, 6, 40, 22);
+
+    let mut index = SegmentIndex::new(first);
+    let mut ends = vec![260, 261, 700, 1000, 1017, 1300, 2999];
+    ends.push(count);
+    for end in ends {
+        index.extend(kernels, &plan, &rows, end);
+        assert_eq!(index.end(), end);
+        // Going back is not growing.
+        index.extend(kernels, &plan, &rows, end - 1);
+        assert_eq!(index.end(), end);
+
+        let q = random.normals(dim);
+        let mut hasher = Hasher::new(&plan);
+        let mut codes = |x: &[f32]| -> Vec<u16> {
+            hasher.hash(kernels, &plan, 1, |_, j| x[j]).iter().map(|lanes| lanes[0]).collect()
+        };
+        let query = codes(&q);
+        let centred = |id: usize| -> Vec<f32> {
+            rows[id * 2 * dim..][..dim].iter().zip(index.centre()).map(|(&k, c)| widen(k) - c).collect()
+        };
+        let collides = |id: &usize| codes(&centred(*id)).iter().zip(&query).filter(|(a, b)| a == b).count() >= 2;
+        let expected: Vec<u16> = (first..end).filter(collides).map(|id| id as u16).collect();
+        let mut sample = Vec::new();
+        index.sample(&query, &mut Collisions::default(), &mut sample);
+        assert!(!sample.is_empty() && sample.len() < end / 2, "a test of {} of {end} shows little", sample.len());
+        assert_eq!(sample, expected);
+
+        let norm: f32 = centred(end - 1).iter().map(|x| x * x).sum::<f32>().sqrt();
+        assert!((index.norm((end - 1) as u16) / norm - 1.0).abs() < 5e-4);
+    }
+    let ids_and_norms = (count - first) * (2 * plan.tables() + 2);
+    let offsets = 2 * plan.tables() * (plan.buckets() + 1);
+    assert!(index.bytes() <= ids_and_norms + 6 * offsets + 4 * dim, "runs are merged: {} bytes", index.bytes());
+}

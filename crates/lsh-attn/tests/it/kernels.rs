@@ -1,0 +1,170 @@
+//! Every kernel on every instruction set of this machine against scalar, at lengths around the lane counts and
+//! from unaligned addresses. Tolerances are those that `Kernels` states.
+
+use lsh_attn::hash::{HashPlan, Hasher, LANES};
+use lsh_attn::kernels::{GemmShape, Isa, Kernels};
+use lsh_attn::rows::widen;
+use crate::support::Random;
+
+const DIMS: [usize; 7] = [16, 48, 64, 80, 96, 128, 256];
+const COUNTS: [usize; 12] = [0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 70];
+const ULP: f32 = 1.0 / (1u32 << 24) as f32;
+
+/// Runs `check` for every instruction set but scalar that this machine has, and says which those were.
+fn on_each_isa(name: &str, check: impl Fn(Kernels)) {
+    let (here, missing): (Vec<Isa>, Vec<Isa>) = Isa::ALL.into_iter().partition(|isa| isa.is_available());
+    let names = |list: &[Isa]| list.iter().map(|isa| isa.name()).collect::<Vec<_>>().join(" ");
+    println!("isa-coverage: {name}: tested {}; not on this machine: {}", names(&here), match missing.len() {
+        0 => "none".to_owned(),
+        _ => names(&missing),
+    });
+    for isa in here {
+        check(Kernels::of(isa).expect("available"));
+    }
+}
+
+fn scalar() -> Kernels {
+    Kernels::of(Isa::Scalar).expect("always there")
+}
+
+/// bf16 numbers, one element into their allocation so that vectors are not aligned.
+fn unaligned_rows(random: &mut Random, elements: usize) -> Vec<u16> {
+    (0..elements + 1).map(|_| half::bf16::from_f32(random.normal()).to_bits()).collect()
+}
+
+#[test]
+fn isa_dot_gathered() {
+    on_each_isa("dot_gathered", |kernels| {
+        let mut random = Random::new(1);
+        for dim in DIMS {
+            for count in COUNTS {
+                let row_len = 2 * dim;
+                let rows = unaligned_rows(&mut random, 100 * row_len);
+                let rows = &rows[1..];
+                let q = random.normals(dim + 1);
+                let q = &q[1..];
+                let ids: Vec<u16> = (0..count).map(|_| (random.uniform() * 100.0) as u16).collect();
+                let (mut got, mut want) = (vec![0.0; count], vec![0.0; count]);
+                kernels.dot_gathered(q, rows, row_len, &ids, &mut got);
+                scalar().dot_gathered(q, rows, row_len, &ids, &mut want);
+                for ((got, want), &id) in got.iter().zip(&want).zip(&ids) {
+                    let row = &rows[usize::from(id) * row_len..];
+                    let size: f32 = q.iter().zip(row).map(|(q, &k)| (q * widen(k)).abs()).sum();
+                    assert!((got - want).abs() <= dim as f32 * ULP * size, "{kernels:?} d {dim}: {got} {want}");
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn isa_add_gathered() {
+    on_each_isa("add_gathered", |kernels| {
+        let mut random = Random::new(2);
+        for dim in DIMS {
+            for count in COUNTS {
+                let rows = unaligned_rows(&mut random, 100 * 2 * dim);
+                let ids: Vec<u16> = (0..count).map(|_| (random.uniform() * 100.0) as u16).collect();
+                let weights = random.normals(count);
+                let mut got = random.normals(dim + 1);
+                let mut want = got.clone();
+                kernels.add_gathered(&mut got[1..], &rows[1..], 2 * dim, &ids, &weights);
+                scalar().add_gathered(&mut want[1..], &rows[1..], 2 * dim, &ids, &weights);
+                assert_close(&got, &want, (count + 1) as f32 * 8.0 * ULP * (count + 1) as f32, kernels);
+            }
+        }
+    });
+}
+
+#[test]
+fn isa_dot_block_and_add_block() {
+    on_each_isa("dot_block, add_block", |kernels| {
+        let mut random = Random::new(3);
+        for dim in DIMS {
+            for (count, queries) in COUNTS.into_iter().zip([1, 2, 3, 4, 5, 6, 7, 8, 9, 3, 4, 1]) {
+                let rows = unaligned_rows(&mut random, count * 2 * dim);
+                let q = random.normals(queries * dim);
+                let (mut got, mut want) = (vec![0.0; queries * count], vec![0.0; queries * count]);
+                kernels.dot_block(&q, dim, &rows[1..], &mut got);
+                scalar().dot_block(&q, dim, &rows[1..], &mut want);
+                assert_close(&got, &want, dim as f32 * ULP * 4.0 * dim as f32, kernels);
+
+                let weights = random.normals(queries * count);
+                let mut got = random.normals(queries * dim);
+                let mut want = got.clone();
+                kernels.add_block(&mut got, dim, &rows[1..], &weights);
+                scalar().add_block(&mut want, dim, &rows[1..], &weights);
+                assert_close(&got, &want, (count + 1) as f32 * 8.0 * ULP * (count + 1) as f32, kernels);
+            }
+        }
+    });
+}
+
+#[test]
+fn isa_exp_sum() {
+    on_each_isa("exp_sum", |kernels| {
+        let mut random = Random::new(4);
+        for count in COUNTS {
+            let mut got: Vec<f32> = (0..count).map(|_| -80.0 * random.uniform() as f32).collect();
+            if let [first, second, ..] = got.as_mut_slice() {
+                (*first, *second) = (0.0, -1e30);
+            }
+            let max = 1.5;
+            let exact: Vec<f64> = got.iter().map(|&x| f64::from(x - max).exp()).collect();
+            let sum = kernels.exp_sum(&mut got, max);
+            for (got, exact) in got.iter().zip(&exact) {
+                let error = (f64::from(*got) - exact).abs();
+                assert!(error <= 4e-7 * exact + 2e-38, "{kernels:?}: {got} {exact}");
+            }
+            assert!((f64::from(sum) - exact.iter().sum::<f64>()).abs() <= 1e-5 * exact.iter().sum::<f64>());
+        }
+    });
+}
+
+#[test]
+fn isa_gemm() {
+    on_each_isa("gemm", |kernels| {
+        let mut random = Random::new(5);
+        for m in COUNTS {
+            for (n, k) in [(16, 0), (16, 1), (48, 17), (64, 64), (80, 64), (128, 33)] {
+                let (a, b) = (random.normals(m * k), random.normals(k * n));
+                let mut got = random.normals(m * n);
+                let mut want = got.clone();
+                let shape = GemmShape { m, n, k };
+                kernels.gemm(shape, &a, &b, &mut got);
+                scalar().gemm(shape, &a, &b, &mut want);
+                assert_close(&got, &want, (k + 1) as f32 * ULP * 4.0 * (k + 1) as f32, kernels);
+            }
+        }
+    });
+}
+
+#[test]
+fn isa_hash_is_bit_exact() {
+    on_each_isa("hash", |kernels| {
+        for (dim, k, l) in [(1, 1, 2), (16, 5, 7), (64, 10, 150), (80, 8, 75), (128, 16, 40), (256, 10, 150)] {
+            let plan = HashPlan::new(dim, k, l, 6);
+            let vectors = Random::new(7).normals(LANES * dim);
+            let codes = |kernels| {
+                Hasher::new(&plan).hash(kernels, &plan, LANES, |lane, j| vectors[lane * dim + j]).to_vec()
+            };
+            assert_eq!(codes(kernels), codes(scalar()), "{kernels:?} d {dim}");
+        }
+    });
+}
+
+#[test]
+fn an_id_beyond_the_rows_is_refused() {
+    on_each_isa("bounds", |kernels| {
+        let beyond = std::panic::catch_unwind(|| {
+            kernels.dot_gathered(&[0.0; 64], &[0; 10 * 128], 128, &[3, 10], &mut [0.0; 2]);
+        });
+        assert!(beyond.is_err());
+    });
+}
+
+fn assert_close(got: &[f32], want: &[f32], tolerance: f32, kernels: Kernels) {
+    for (index, (got, want)) in got.iter().zip(want).enumerate() {
+        assert!((got - want).abs() <= tolerance, "{kernels:?} element {index}: {got} {want} tolerance {tolerance}");
+    }
+}

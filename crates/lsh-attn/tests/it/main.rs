@@ -1,0 +1,7 @@
+//! Tests of the crate from outside, in one binary.
+
+mod attention;
+mod index;
+mod kernels;
+mod statistics;
+mod support;
