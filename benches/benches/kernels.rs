@@ -1,0 +1,95 @@
+//! Each kernel on each instruction set of this machine, at shapes that decoding and prefill use. The tests of
+//! `lsh-attn` hold every instruction set to scalar; here each result is compared once more before it is timed.
+
+use std::hint::black_box;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use benches::{normals, rows};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use lsh_attn::hash::{HashPlan, Hasher, LANES};
+use lsh_attn::kernels::{Isa, Kernels};
+use lsh_attn::prefill::{PrefillScratch, QueryBlock, attend_causal};
+use lsh_attn::segment_index::SegmentIndex;
+use lsh_attn::softmax::Partial;
+
+fn each_isa() -> impl Iterator<Item = Kernels> {
+    Isa::ALL.into_iter().filter_map(|isa| Kernels::of(isa).ok())
+}
+
+/// Exact decoding of one KV head: Llama's four queries over 4,096 rows of d 128.
+fn decode_rows(c: &mut Criterion) {
+    let (dim, queries, count) = (128, 4, 4096);
+    let (q, rows) = (normals(1, queries * dim), rows(2, count, dim));
+    let attend = |kernels| {
+        let mut partial = Partial::new(queries, dim);
+        partial.add_rows(kernels, &q, &rows, &mut Vec::new());
+        let mut out = vec![0.0; queries * dim];
+        partial.finish(&mut out);
+        out
+    };
+    let expected = attend(Kernels::of(Isa::Scalar).expect("always there"));
+    let mut group = c.benchmark_group("exact decode, 4 queries, 4096 rows, d 128");
+    group.throughput(Throughput::Bytes((rows.len() * 2) as u64));
+    for kernels in each_isa() {
+        let worst = attend(kernels).iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst < 1e-4, "{kernels:?} is off by {worst}");
+        group.bench_function(kernels.isa().name(), |b| b.iter(|| black_box(attend(kernels))));
+    }
+}
+
+/// Exact prefill of one KV head: SmolLM2's three queries, 64 tokens after 4,096.
+fn prefill_block(c: &mut Criterion) {
+    for (dim, group) in [(64, 3), (128, 4)] {
+        let (position, tokens) = (4032, 48);
+        let rows = rows(3, position + tokens, dim);
+        let q = normals(4, tokens * group * dim);
+        let block = QueryBlock { q: &q, stride: group * dim, group, head_dim: dim, tokens, position };
+        let mut out = vec![0.0; q.len()];
+        let mut scratch = PrefillScratch::default();
+        let mut bench = c.benchmark_group(format!("exact prefill, {group} x 48 queries, 4080 rows, d {dim}"));
+        // Multiplications and additions of both products.
+        bench.throughput(Throughput::Elements((4 * tokens * group * dim * (position + tokens / 2)) as u64));
+        for kernels in each_isa() {
+            bench.bench_function(kernels.isa().name(), |b| {
+                b.iter(|| attend_causal(kernels, block, &[&rows], &mut out, &mut scratch, &AtomicBool::new(false)))
+            });
+        }
+    }
+}
+
+/// Hashing keys, and building tables from their codes, K 10 and L 150.
+fn index(c: &mut Criterion) {
+    for dim in [64, 128] {
+        let count = 4096;
+        let plan = HashPlan::new(dim, 10, 150, 5);
+        let (vectors, rows) = (normals(6, LANES * dim), rows(7, count, dim));
+        let mut group = c.benchmark_group(format!("hash 16 vectors, d {dim}"));
+        group.throughput(Throughput::Elements(LANES as u64));
+        for kernels in each_isa() {
+            let mut hasher = Hasher::new(&plan);
+            group.bench_function(kernels.isa().name(), |b| {
+                b.iter(|| black_box(hasher.hash(kernels, &plan, LANES, |lane, j| vectors[lane * dim + j])[0]))
+            });
+        }
+        group.finish();
+        let mut group = c.benchmark_group(format!("index 4096 keys, d {dim}"));
+        group.throughput(Throughput::Elements(count as u64));
+        for kernels in each_isa() {
+            group.bench_function(kernels.isa().name(), |b| {
+                b.iter(|| {
+                    let mut index = SegmentIndex::new(0);
+                    index.extend(kernels, &plan, &rows, count);
+                    index
+                })
+            });
+        }
+    }
+}
+
+criterion_group! {
+    name = kernels;
+    config = Criterion::default().warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1)).sample_size(20);
+    targets = decode_rows, prefill_block, index
+}
+criterion_main!(kernels);
