@@ -52,7 +52,9 @@ fn prefill_block(c: &mut Criterion) {
         bench.throughput(Throughput::Elements((4 * tokens * group * dim * (position + tokens / 2)) as u64));
         for kernels in each_isa() {
             bench.bench_function(kernels.isa().name(), |b| {
-                b.iter(|| attend_causal(kernels, block, &[&rows], &mut out, &mut scratch, &AtomicBool::new(false)))
+                b.iter(|| {
+                    attend_causal(kernels, block, &[&rows], &mut out, &mut scratch, &AtomicBool::new(false))
+                })
             });
         }
     }

@@ -51,7 +51,12 @@ impl LshIndex {
             heads: (0..shape.kv_heads).map(|_| HeadIndex::default()).collect(),
             slack: layer * FLUSH_ROWS / shape.layers,
         };
-        LshIndex { k, l, inclusion: InclusionTable::new(k, l), layers: (0..shape.layers).map(layer).collect() }
+        LshIndex {
+            k,
+            l,
+            inclusion: InclusionTable::new(k, l),
+            layers: (0..shape.layers).map(layer).collect(),
+        }
     }
 
     pub fn has(&self, k: usize, l: usize) -> bool {

@@ -41,9 +41,8 @@ pub(crate) fn causal(
     let block_tokens = (BLOCK_QUERIES / group).clamp(1, chunk.tokens);
     let blocks = chunk.tokens.div_ceil(block_tokens);
 
-    let segments: Vec<Vec<&[u16]>> = (0..kv_heads)
-        .map(|head| chunk.store.segments(chunk.layer, head).collect())
-        .collect();
+    let segments: Vec<Vec<&[u16]>> =
+        (0..kv_heads).map(|head| chunk.store.segments(chunk.layer, head).collect()).collect();
     // A block's outputs lie together here, so that each task has a slice of its own.
     let mut outputs = vec![0.0; q.len()];
     let mut tasks = Vec::with_capacity(blocks * kv_heads);

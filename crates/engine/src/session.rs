@@ -175,7 +175,10 @@ impl Session {
     /// If some layer has fewer than `tokens`.
     pub fn truncate(&mut self, tokens: usize) -> Result<(), EngineError> {
         if tokens > self.tokens() {
-            return Err(EngineError::Invalid(format!("cannot truncate {} tokens to {tokens}", self.tokens())));
+            return Err(EngineError::Invalid(format!(
+                "cannot truncate {} tokens to {tokens}",
+                self.tokens()
+            )));
         }
         self.store.truncate(tokens)?;
         self.lengths.fill(tokens);

@@ -48,7 +48,14 @@ impl Partial {
     }
 
     /// Adds the rows named by `ids` for one query, given their logits, which are used up.
-    pub fn add_gathered(&mut self, kernels: Kernels, query: usize, rows: &[u16], ids: &[u16], logits: &mut [f32]) {
+    pub fn add_gathered(
+        &mut self,
+        kernels: Kernels,
+        query: usize,
+        rows: &[u16],
+        ids: &[u16],
+        logits: &mut [f32],
+    ) {
         if ids.is_empty() {
             return;
         }

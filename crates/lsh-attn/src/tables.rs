@@ -25,8 +25,10 @@ impl Run {
         let tables = codes.len() / rows;
         let mut offsets = vec![0u16; tables * (buckets + 1)];
         let mut ids = vec![0u16; tables * rows];
-        for ((codes, offsets), ids) in
-            codes.chunks_exact(rows).zip(offsets.chunks_exact_mut(buckets + 1)).zip(ids.chunks_exact_mut(rows))
+        for ((codes, offsets), ids) in codes
+            .chunks_exact(rows)
+            .zip(offsets.chunks_exact_mut(buckets + 1))
+            .zip(ids.chunks_exact_mut(rows))
         {
             for &code in codes {
                 offsets[usize::from(code) + 1] += 1;

@@ -6,16 +6,8 @@ use core::arch::x86_64::*;
 use super::{GemmShape, Isa, Table, scalar};
 use crate::hash::{HashPlan, LANES, Lanes};
 
-pub(super) static TABLE: Table = Table {
-    isa: Isa::Avx512,
-    hash,
-    dot_gathered,
-    add_gathered,
-    dot_block,
-    add_block,
-    exp_sum,
-    gemm,
-};
+pub(super) static TABLE: Table =
+    Table { isa: Isa::Avx512, hash, dot_gathered, add_gathered, dot_block, add_block, exp_sum, gemm };
 
 /// Rows whose cache lines are asked for before they are needed: about a memory latency's worth of work.
 const AHEAD: usize = 12;
@@ -103,7 +95,13 @@ unsafe fn dot_block(q: &[f32], rows: &[u16], head_dim: usize, out: &mut [f32]) {
 /// - as [`dot_block`], and queries `first..first + G` exist.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-unsafe fn dot_block_of<const G: usize>(first: usize, q: &[f32], rows: &[u16], head_dim: usize, out: &mut [f32]) {
+unsafe fn dot_block_of<const G: usize>(
+    first: usize,
+    q: &[f32],
+    rows: &[u16],
+    head_dim: usize,
+    out: &mut [f32],
+) {
     let count = rows.len() / (2 * head_dim);
     for i in 0..count {
         let mut sums = [_mm512_setzero_ps(); G];
@@ -208,10 +206,22 @@ unsafe fn gemm(shape: GemmShape, a: &[f32], b: &[f32], c: &mut [f32]) {
         // SAFETY: rows `row..row + R` exist, the rest is the caller's promise.
         unsafe {
             match shape.m - row {
-                1 => { gemm_rows::<1>(row, shape, a, b, c); row += 1 }
-                2 | 3 => { gemm_rows::<2>(row, shape, a, b, c); row += 2 }
-                4..12 => { gemm_rows::<4>(row, shape, a, b, c); row += 4 }
-                _ => { gemm_rows::<12>(row, shape, a, b, c); row += 12 }
+                1 => {
+                    gemm_rows::<1>(row, shape, a, b, c);
+                    row += 1
+                }
+                2 | 3 => {
+                    gemm_rows::<2>(row, shape, a, b, c);
+                    row += 2
+                }
+                4..12 => {
+                    gemm_rows::<4>(row, shape, a, b, c);
+                    row += 4
+                }
+                _ => {
+                    gemm_rows::<12>(row, shape, a, b, c);
+                    row += 12
+                }
             }
         }
     }

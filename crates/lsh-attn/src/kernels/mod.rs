@@ -137,7 +137,9 @@ impl Kernels {
         DETECTED
             .get_or_init(|| match std::env::var("MAGICPIG_ISA") {
                 Ok(name) if !name.is_empty() => Kernels::of(name.parse()?),
-                _ => Kernels::of(Isa::ALL.into_iter().rev().find(|isa| isa.is_available()).unwrap_or(Isa::Scalar)),
+                _ => Kernels::of(
+                    Isa::ALL.into_iter().rev().find(|isa| isa.is_available()).unwrap_or(Isa::Scalar),
+                ),
             })
             .clone()
     }
@@ -160,7 +162,9 @@ impl Kernels {
     /// `input` is `[plan.padded_dim()]`, `work` as long, `codes` is `[plan.tables()]`. Bit-exact on every ISA:
     /// each does the same additions in the same order.
     pub fn hash(self, plan: &HashPlan, input: &[Lanes], work: &mut [Lanes], codes: &mut [[u16; LANES]]) {
-        assert!(input.len() == plan.padded_dim() && work.len() == input.len() && codes.len() == plan.tables());
+        assert!(
+            input.len() == plan.padded_dim() && work.len() == input.len() && codes.len() == plan.tables()
+        );
         // SAFETY: a `Kernels` exists only where the CPU has the features of its table (`table`).
         unsafe { (self.0.hash)(plan, input, work, codes) }
     }
@@ -215,7 +219,10 @@ impl Kernels {
     /// Differs from scalar by at most `k * 2^-24 * sum|a b|` an element.
     pub fn gemm(self, shape: GemmShape, a: &[f32], b: &[f32], c: &mut [f32]) {
         let GemmShape { m, n, k } = shape;
-        assert!(n.is_multiple_of(16) && a.len() == m * k && b.len() == k * n && c.len() == m * n, "{shape:?}");
+        assert!(
+            n.is_multiple_of(16) && a.len() == m * k && b.len() == k * n && c.len() == m * n,
+            "{shape:?}"
+        );
         // SAFETY: features as above; the lengths were just checked.
         unsafe { (self.0.gemm)(shape, a, b, c) }
     }
@@ -257,5 +264,4 @@ fn table(isa: Isa) -> Option<&'static Table> {
 const LN2_HIGH: f32 = 0.693_359_4;
 const LN2_LOW: f32 = -2.121_944_4e-4;
 /// Taylor coefficients of exp, degree 6 first: the truncated term is below 1.2e-7 for |r| <= ln2 / 2.
-const EXP_POLYNOMIAL: [f32; 7] =
-    [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0];
+const EXP_POLYNOMIAL: [f32; 7] = [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0];

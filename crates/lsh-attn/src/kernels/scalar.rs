@@ -4,16 +4,8 @@ use super::{GemmShape, Isa, Table};
 use crate::hash::{HashPlan, LANES, Lanes};
 use crate::rows::widen;
 
-pub(super) static TABLE: Table = Table {
-    isa: Isa::Scalar,
-    hash,
-    dot_gathered,
-    add_gathered,
-    dot_block,
-    add_block,
-    exp_sum,
-    gemm,
-};
+pub(super) static TABLE: Table =
+    Table { isa: Isa::Scalar, hash, dot_gathered, add_gathered, dot_block, add_block, exp_sum, gemm };
 
 fn hash(plan: &HashPlan, input: &[Lanes], work: &mut [Lanes], codes: &mut [[u16; LANES]]) {
     hash_body(plan, input, work, codes);

@@ -2,12 +2,12 @@
 
 use std::sync::atomic::AtomicBool;
 
+use crate::support::{Random, rows};
 use lsh_attn::HEAD_DIMS;
 use lsh_attn::kernels::{Isa, Kernels};
 use lsh_attn::prefill::{PrefillScratch, QueryBlock, attend_causal};
 use lsh_attn::rows::widen;
 use lsh_attn::softmax::Partial;
-use crate::support::{Random, rows};
 
 fn all_kernels() -> impl Iterator<Item = Kernels> {
     Isa::ALL.into_iter().filter_map(|isa| Kernels::of(isa).ok())
@@ -72,7 +72,8 @@ fn consecutive_rows_for_a_group_of_queries() {
 #[test]
 fn a_chunk_of_tokens_is_causal() {
     for kernels in all_kernels() {
-        for (d, group, position, tokens) in [(64, 3, 0, 70), (80, 1, 5, 3), (96, 2, 64, 64), (128, 4, 130, 50), (256, 8, 63, 2)]
+        for (d, group, position, tokens) in
+            [(64, 3, 0, 70), (80, 1, 5, 3), (96, 2, 64, 64), (128, 4, 130, 50), (256, 8, 63, 2)]
         {
             let mut random = Random::new(d as u64);
             let count = position + tokens;
@@ -80,12 +81,20 @@ fn a_chunk_of_tokens_is_causal() {
             // Two KV heads' queries a token; this is the second one's block.
             let width = 2 * group * d;
             let q: Vec<f32> = random.normals(tokens * width).iter().map(|x| 5.0 * x).collect();
-            let block = QueryBlock { q: &q[group * d..], stride: width, group, head_dim: d, tokens, position };
+            let block =
+                QueryBlock { q: &q[group * d..], stride: width, group, head_dim: d, tokens, position };
             let mut out = vec![f32::NAN; tokens * group * d];
             let cut = 64.min(count) * 2 * d;
             let segments = [&rows[..cut], &rows[cut..]];
             let mut scratch = PrefillScratch::default();
-            assert!(attend_causal(kernels, block, &segments, &mut out, &mut scratch, &AtomicBool::new(false)));
+            assert!(attend_causal(
+                kernels,
+                block,
+                &segments,
+                &mut out,
+                &mut scratch,
+                &AtomicBool::new(false)
+            ));
             for (index, out) in out.chunks_exact(d).enumerate() {
                 let (token, head) = (index / group, index % group);
                 let q = &q[token * width + (group + head) * d..][..d];

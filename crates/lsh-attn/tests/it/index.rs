@@ -36,11 +36,16 @@ fn a_grown_index_samples_what_counting_says() {
         let centred = |id: usize| -> Vec<f32> {
             rows[id * 2 * dim..][..dim].iter().zip(index.centre()).map(|(&k, c)| widen(k) - c).collect()
         };
-        let collides = |id: &usize| codes(&centred(*id)).iter().zip(&query).filter(|(a, b)| a == b).count() >= 2;
+        let collides =
+            |id: &usize| codes(&centred(*id)).iter().zip(&query).filter(|(a, b)| a == b).count() >= 2;
         let expected: Vec<u16> = (first..end).filter(collides).map(|id| id as u16).collect();
         let mut sample = Vec::new();
         index.sample(&query, &mut Collisions::default(), &mut sample);
-        assert!(!sample.is_empty() && sample.len() < end / 2, "a test of {} of {end} shows little", sample.len());
+        assert!(
+            !sample.is_empty() && sample.len() < end / 2,
+            "a test of {} of {end} shows little",
+            sample.len()
+        );
         assert_eq!(sample, expected);
 
         let norm: f32 = centred(end - 1).iter().map(|x| x * x).sum::<f32>().sqrt();
@@ -48,5 +53,9 @@ fn a_grown_index_samples_what_counting_says() {
     }
     let ids_and_norms = (count - first) * (2 * plan.tables() + 2);
     let offsets = 2 * plan.tables() * (plan.buckets() + 1);
-    assert!(index.bytes() <= ids_and_norms + 6 * offsets + 4 * dim, "runs are merged: {} bytes", index.bytes());
+    assert!(
+        index.bytes() <= ids_and_norms + 6 * offsets + 4 * dim,
+        "runs are merged: {} bytes",
+        index.bytes()
+    );
 }

@@ -1,10 +1,10 @@
 //! Every kernel on every instruction set of this machine against scalar, at lengths around the lane counts and
 //! from unaligned addresses. Tolerances are those that `Kernels` states.
 
+use crate::support::Random;
 use lsh_attn::hash::{HashPlan, Hasher, LANES};
 use lsh_attn::kernels::{GemmShape, Isa, Kernels};
 use lsh_attn::rows::widen;
-use crate::support::Random;
 
 const DIMS: [usize; 7] = [16, 48, 64, 80, 96, 128, 256];
 const COUNTS: [usize; 12] = [0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 70];
@@ -14,10 +14,14 @@ const ULP: f32 = 1.0 / (1u32 << 24) as f32;
 fn on_each_isa(name: &str, check: impl Fn(Kernels)) {
     let (here, missing): (Vec<Isa>, Vec<Isa>) = Isa::ALL.into_iter().partition(|isa| isa.is_available());
     let names = |list: &[Isa]| list.iter().map(|isa| isa.name()).collect::<Vec<_>>().join(" ");
-    println!("isa-coverage: {name}: tested {}; not on this machine: {}", names(&here), match missing.len() {
-        0 => "none".to_owned(),
-        _ => names(&missing),
-    });
+    println!(
+        "isa-coverage: {name}: tested {}; not on this machine: {}",
+        names(&here),
+        match missing.len() {
+            0 => "none".to_owned(),
+            _ => names(&missing),
+        }
+    );
     for isa in here {
         check(Kernels::of(isa).expect("available"));
     }
@@ -50,7 +54,10 @@ fn isa_dot_gathered() {
                 for ((got, want), &id) in got.iter().zip(&want).zip(&ids) {
                     let row = &rows[usize::from(id) * row_len..];
                     let size: f32 = q.iter().zip(row).map(|(q, &k)| (q * widen(k)).abs()).sum();
-                    assert!((got - want).abs() <= dim as f32 * ULP * size, "{kernels:?} d {dim}: {got} {want}");
+                    assert!(
+                        (got - want).abs() <= dim as f32 * ULP * size,
+                        "{kernels:?} d {dim}: {got} {want}"
+                    );
                 }
             }
         }
@@ -142,7 +149,8 @@ fn isa_gemm() {
 #[test]
 fn isa_hash_is_bit_exact() {
     on_each_isa("hash", |kernels| {
-        for (dim, k, l) in [(1, 1, 2), (16, 5, 7), (64, 10, 150), (80, 8, 75), (128, 16, 40), (256, 10, 150)] {
+        for (dim, k, l) in [(1, 1, 2), (16, 5, 7), (64, 10, 150), (80, 8, 75), (128, 16, 40), (256, 10, 150)]
+        {
             let plan = HashPlan::new(dim, k, l, 6);
             let vectors = Random::new(7).normals(LANES * dim);
             let codes = |kernels| {
@@ -165,6 +173,9 @@ fn an_id_beyond_the_rows_is_refused() {
 
 fn assert_close(got: &[f32], want: &[f32], tolerance: f32, kernels: Kernels) {
     for (index, (got, want)) in got.iter().zip(want).enumerate() {
-        assert!((got - want).abs() <= tolerance, "{kernels:?} element {index}: {got} {want} tolerance {tolerance}");
+        assert!(
+            (got - want).abs() <= tolerance,
+            "{kernels:?} element {index}: {got} {want} tolerance {tolerance}"
+        );
     }
 }

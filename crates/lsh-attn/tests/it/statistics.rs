@@ -1,6 +1,7 @@
 //! That `lsh` is statistically right: inclusion equals u at every angle, and the estimator is unbiased. Seeds are
 //! fixed. The estimator's test also runs on the original's `ln(u + 1e-4)`, which must fail it.
 
+use crate::support::{Random, rows};
 use lsh_attn::collisions::Collisions;
 use lsh_attn::hash::{HashPlan, Hasher, LANES};
 use lsh_attn::inclusion::{InclusionTable, ln_inclusion};
@@ -9,7 +10,6 @@ use lsh_attn::rows::widen;
 use lsh_attn::sampled::{SampleScratch, SampledQuery, attend_sampled};
 use lsh_attn::segment_index::SegmentIndex;
 use lsh_attn::softmax::Partial;
-use crate::support::{Random, rows};
 
 fn kernels() -> Kernels {
     Kernels::detect().expect("MAGICPIG_ISA names an available instruction set")
@@ -49,12 +49,14 @@ fn measured_inclusion(plans: &[HashPlan], cosine: f32) -> (f64, f64) {
     let fraction = |plan: &HashPlan| {
         let mut hasher = Hasher::new(plan);
         let q = random.normals(dim);
-        let query: Vec<u16> = hasher.hash(kernels(), plan, 1, |_, j| q[j]).iter().map(|lanes| lanes[0]).collect();
+        let query: Vec<u16> =
+            hasher.hash(kernels(), plan, 1, |_, j| q[j]).iter().map(|lanes| lanes[0]).collect();
         let mut included = 0;
         for _ in 0..KEYS / LANES {
             let keys: Vec<_> = (0..LANES).map(|_| at_angle(&mut random, &q, cosine)).collect();
             let codes = hasher.hash(kernels(), plan, LANES, |lane, j| keys[lane][j]);
-            let collisions = |lane: usize| codes.iter().zip(&query).filter(|(codes, q)| codes[lane] == **q).count();
+            let collisions =
+                |lane: usize| codes.iter().zip(&query).filter(|(codes, q)| codes[lane] == **q).count();
             included += (0..LANES).filter(|&lane| collisions(lane) >= 2).count();
         }
         included as f64 / KEYS as f64
@@ -73,7 +75,9 @@ fn plans(dim: usize, k: usize, l: usize) -> Vec<HashPlan> {
 
 #[test]
 fn inclusion_is_u_in_every_cosine_bin() {
-    for (dim, k, l) in [(64, 10, 150), (80, 10, 150), (96, 10, 150), (128, 10, 150), (128, 8, 75), (256, 10, 150)] {
+    for (dim, k, l) in
+        [(64, 10, 150), (80, 10, 150), (96, 10, 150), (128, 10, 150), (128, 8, 75), (256, 10, 150)]
+    {
         let plans = plans(dim, k, l);
         for cosine in BINS {
             let u = ln_inclusion(f64::from(cosine), k, l).exp();
@@ -180,7 +184,8 @@ fn draw(scene: &Scene, seed: u64) -> Drawn {
     let plan = HashPlan::new(scene.dim, K, L, seed);
     let mut index = SegmentIndex::new(0);
     index.extend(kernels(), &plan, &scene.rows, scene.count);
-    let codes = Hasher::new(&plan).hash(kernels(), &plan, 1, |_, j| scene.q[j]).iter().map(|c| c[0]).collect();
+    let codes =
+        Hasher::new(&plan).hash(kernels(), &plan, 1, |_, j| scene.q[j]).iter().map(|c| c[0]).collect();
     Drawn { index, codes }
 }
 

@@ -34,7 +34,9 @@ impl Random {
 /// Rows `[n, 2 * dim]` from keys and values `[n, dim]`.
 pub fn rows(keys: &[f32], values: &[f32], dim: usize) -> Vec<u16> {
     let mut rows = vec![0; 2 * keys.len()];
-    for ((row, k), v) in rows.chunks_exact_mut(2 * dim).zip(keys.chunks_exact(dim)).zip(values.chunks_exact(dim)) {
+    for ((row, k), v) in
+        rows.chunks_exact_mut(2 * dim).zip(keys.chunks_exact(dim)).zip(values.chunks_exact(dim))
+    {
         encode_row(k, v, row);
     }
     rows
