@@ -93,17 +93,25 @@ pub enum IsaError {
     Unavailable(Isa),
 }
 
-/// The functions that every instruction set's file has. All are unsafe for one reason: the CPU must have the
-/// features. [`Kernels`] checks every other precondition.
+type Hash = unsafe fn(&HashPlan, &[Lanes], &mut [Lanes], &mut [[u16; LANES]]);
+type DotGathered = unsafe fn(q: &[f32], rows: &[u16], row_len: usize, ids: &[u16], out: &mut [f32]);
+type AddGathered = unsafe fn(acc: &mut [f32], rows: &[u16], row_len: usize, ids: &[u16], weights: &[f32]);
+type DotBlock = unsafe fn(q: &[f32], rows: &[u16], head_dim: usize, out: &mut [f32]);
+type AddBlock = unsafe fn(acc: &mut [f32], rows: &[u16], head_dim: usize, weights: &[f32]);
+type ExpSum = unsafe fn(x: &mut [f32], max: f32) -> f32;
+type Gemm = unsafe fn(shape: GemmShape, a: &[f32], b: &[f32], c: &mut [f32]);
+
+/// The functions that every instruction set's file has. They are unsafe since the CPU must have the features, and
+/// since they trust lengths and ids; [`Kernels`] checks all of it.
 struct Table {
     isa: Isa,
-    hash: unsafe fn(&HashPlan, &[Lanes], &mut [Lanes], &mut [[u16; LANES]]),
-    dot_gathered: unsafe fn(&[f32], &[u16], usize, &[u16], &mut [f32]),
-    add_gathered: unsafe fn(&mut [f32], &[u16], usize, &[u16], &[f32]),
-    dot_block: unsafe fn(&[f32], &[u16], usize, &mut [f32]),
-    add_block: unsafe fn(&mut [f32], &[u16], usize, &[f32]),
-    exp_sum: unsafe fn(&mut [f32], f32) -> f32,
-    gemm: unsafe fn(GemmShape, &[f32], &[f32], &mut [f32]),
+    hash: Hash,
+    dot_gathered: DotGathered,
+    add_gathered: AddGathered,
+    dot_block: DotBlock,
+    add_block: AddBlock,
+    exp_sum: ExpSum,
+    gemm: Gemm,
 }
 
 /// Sizes of a product C += A B: A is `[m, k]`, B is `[k, n]`, C is `[m, n]`, all row-major and dense.
