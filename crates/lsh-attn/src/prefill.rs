@@ -125,7 +125,7 @@ fn add_tile(
             continue;
         }
         let old = scratch.max[query];
-        let max = seen.iter().copied().fold(old, f32::max);
+        let max = old.max(kernels.max(seen));
         if max > old {
             let scale = (old - max).exp();
             scratch.max[query] = max;

@@ -66,7 +66,7 @@ impl Partial {
 
     /// Turns logits into weights relative to the greatest logit so far, and rescales what is there to it.
     fn weigh(&mut self, kernels: Kernels, query: usize, logits: &mut [f32]) {
-        let max = logits.iter().copied().fold(self.max[query], f32::max);
+        let max = self.max[query].max(kernels.max(logits));
         self.rescale(query, max);
         self.den[query] += kernels.exp_sum(logits, max);
     }

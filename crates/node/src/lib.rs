@@ -1,1 +1,14 @@
 //! The addon: converts arguments, forwards to `engine`, and maps errors to stable codes.
+//!
+//! Nothing here loops over floats or touches files. Whatever fails, panics included, arrives in JavaScript as an
+//! `Error` whose `code` is one of `src/errors.ts`.
+
+mod arguments;
+mod build_index;
+mod cpu_info;
+mod failure;
+mod options;
+mod prefill;
+mod session;
+mod slot;
+mod stats;

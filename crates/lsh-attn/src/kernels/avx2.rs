@@ -6,7 +6,7 @@ use super::{GemmShape, Isa, Table, scalar};
 use crate::hash::{HashPlan, LANES, Lanes};
 
 pub(super) static TABLE: Table =
-    Table { isa: Isa::Avx2, hash, dot_gathered, add_gathered, dot_block, add_block, exp_sum, gemm };
+    Table { isa: Isa::Avx2, hash, dot_gathered, add_gathered, dot_block, add_block, max, exp_sum, gemm };
 
 /// Rows whose cache lines are asked for before they are needed: about a memory latency's worth of work.
 const AHEAD: usize = 12;
@@ -178,6 +178,21 @@ unsafe fn add_block_of<const G: usize>(
             }
         }
     }
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn max(x: &[f32]) -> f32 {
+    let chunks = x.chunks_exact(WIDTH);
+    let rest = scalar::max(chunks.remainder());
+    let mut lanes = [f32::NEG_INFINITY; WIDTH];
+    // SAFETY: a chunk, and `lanes`, have 8 elements.
+    unsafe {
+        let greatest = chunks.fold(_mm256_loadu_ps(lanes.as_ptr()), |greatest, chunk| {
+            _mm256_max_ps(greatest, _mm256_loadu_ps(chunk.as_ptr()))
+        });
+        _mm256_storeu_ps(lanes.as_mut_ptr(), greatest);
+    }
+    rest.max(scalar::max(&lanes))
 }
 
 /// exp of 8 floats: 2^n times a degree-6 polynomial of the remainder in [-ln2/2, ln2/2] (relative error below

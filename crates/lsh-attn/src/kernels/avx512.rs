@@ -7,7 +7,7 @@ use super::{GemmShape, Isa, Table, scalar};
 use crate::hash::{HashPlan, LANES, Lanes};
 
 pub(super) static TABLE: Table =
-    Table { isa: Isa::Avx512, hash, dot_gathered, add_gathered, dot_block, add_block, exp_sum, gemm };
+    Table { isa: Isa::Avx512, hash, dot_gathered, add_gathered, dot_block, add_block, max, exp_sum, gemm };
 
 /// Rows whose cache lines are asked for before they are needed: about a memory latency's worth of work.
 const AHEAD: usize = 12;
@@ -160,6 +160,17 @@ unsafe fn add_block_of<const G: usize>(
             }
         }
     }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+fn max(x: &[f32]) -> f32 {
+    let chunks = x.chunks_exact(WIDTH);
+    let rest = scalar::max(chunks.remainder());
+    let greatest = chunks.fold(_mm512_set1_ps(f32::NEG_INFINITY), |greatest, chunk| {
+        // SAFETY: a chunk has 16 elements.
+        _mm512_max_ps(greatest, unsafe { _mm512_loadu_ps(chunk.as_ptr()) })
+    });
+    rest.max(_mm512_reduce_max_ps(greatest))
 }
 
 /// exp of 16 floats: 2^n times a degree-6 polynomial of the remainder in [-ln2/2, ln2/2] (relative error below

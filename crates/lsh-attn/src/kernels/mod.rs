@@ -98,6 +98,7 @@ type DotGathered = unsafe fn(q: &[f32], rows: &[u16], row_len: usize, ids: &[u16
 type AddGathered = unsafe fn(acc: &mut [f32], rows: &[u16], row_len: usize, ids: &[u16], weights: &[f32]);
 type DotBlock = unsafe fn(q: &[f32], rows: &[u16], head_dim: usize, out: &mut [f32]);
 type AddBlock = unsafe fn(acc: &mut [f32], rows: &[u16], head_dim: usize, weights: &[f32]);
+type Max = unsafe fn(x: &[f32]) -> f32;
 type ExpSum = unsafe fn(x: &mut [f32], max: f32) -> f32;
 type Gemm = unsafe fn(shape: GemmShape, a: &[f32], b: &[f32], c: &mut [f32]);
 
@@ -110,6 +111,7 @@ struct Table {
     add_gathered: AddGathered,
     dot_block: DotBlock,
     add_block: AddBlock,
+    max: Max,
     exp_sum: ExpSum,
     gemm: Gemm,
 }
@@ -212,6 +214,12 @@ impl Kernels {
         check_block(acc.len(), head_dim, rows.len(), weights.len());
         // SAFETY: features as above; `check_block` ties all lengths to each other.
         unsafe { (self.0.add_block)(acc, rows, head_dim, weights) }
+    }
+
+    /// The greatest of `x`; negative infinity for none. Exact; NaN may or may not be passed over.
+    pub fn max(self, x: &[f32]) -> f32 {
+        // SAFETY: features as above; there is no other precondition.
+        unsafe { (self.0.max)(x) }
     }
 
     /// `x[i] = exp(x[i] - max)` in place; returns the sum. Arguments below -87 give at most 2e-38.

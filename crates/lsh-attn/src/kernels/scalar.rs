@@ -5,7 +5,7 @@ use crate::hash::{HashPlan, LANES, Lanes};
 use crate::rows::widen;
 
 pub(super) static TABLE: Table =
-    Table { isa: Isa::Scalar, hash, dot_gathered, add_gathered, dot_block, add_block, exp_sum, gemm };
+    Table { isa: Isa::Scalar, hash, dot_gathered, add_gathered, dot_block, add_block, max, exp_sum, gemm };
 
 fn hash(plan: &HashPlan, input: &[Lanes], work: &mut [Lanes], codes: &mut [[u16; LANES]]) {
     hash_body(plan, input, work, codes);
@@ -103,6 +103,10 @@ fn add_block(acc: &mut [f32], rows: &[u16], head_dim: usize, weights: &[f32]) {
             add(acc, &row[head_dim..], weight);
         }
     }
+}
+
+pub(super) fn max(x: &[f32]) -> f32 {
+    x.iter().copied().fold(f32::NEG_INFINITY, f32::max)
 }
 
 pub(super) fn exp_sum(x: &mut [f32], max: f32) -> f32 {

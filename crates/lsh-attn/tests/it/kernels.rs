@@ -108,6 +108,17 @@ fn isa_dot_block_and_add_block() {
 }
 
 #[test]
+fn isa_max() {
+    on_each_isa("max", |kernels| {
+        let mut random = Random::new(8);
+        for count in COUNTS {
+            let x = random.normals(count);
+            assert_eq!(kernels.max(&x), scalar().max(&x), "{kernels:?} {count}");
+        }
+    });
+}
+
+#[test]
 fn isa_exp_sum() {
     on_each_isa("exp_sum", |kernels| {
         let mut random = Random::new(4);
