@@ -1,3 +1,5 @@
+//! Link flags of an addon.
+
 fn main() {
     napi_build::setup();
 }

@@ -2,6 +2,7 @@
 //!
 //! Nothing here loops over floats or touches files. Whatever fails, panics included, arrives in JavaScript as an
 //! `Error` whose `code` is one of `src/errors.ts`.
+#![deny(unsafe_code)]
 
 mod arguments;
 mod build_index;

@@ -1,0 +1,78 @@
+//! What a session is made of, as JavaScript passes it.
+
+use std::env;
+use std::path::PathBuf;
+
+use engine::{Policy, SessionConfig, Shape};
+use napi_derive::napi;
+
+use crate::arguments::integer;
+use crate::failure::Failure;
+
+/// More layers, heads or threads than this are a mistake, and would ask the system for absurd amounts.
+const MOST: u32 = 4096;
+
+/// Bits a table and tables of the `lsh` policy where the caller names none (Chen et al. 2024, MagicPIG).
+const LSH_K: f64 = 10.0;
+const LSH_L: f64 = 150.0;
+
+/// The shape of a model, and where and with how many threads a session works.
+#[napi(object, object_to_js = false)]
+pub struct NativeSessionOptions {
+    /// Transformer layers.
+    pub layers: f64,
+    /// Query heads of a layer.
+    pub heads: f64,
+    /// KV heads of a layer; each serves `heads / kvHeads` query heads.
+    pub kv_heads: f64,
+    /// Elements of a head: 64, 80, 96, 128 or 256.
+    pub head_dim: f64,
+    /// Threads that attention and indexing use, at least 1.
+    pub threads: f64,
+    /// Seed of the hash functions, an unsigned 32-bit number.
+    pub seed: f64,
+    /// Where the files of rows are made; the system's temporary folder by default. They have no names and vanish
+    /// with the session or the process.
+    pub directory: Option<String>,
+}
+
+impl NativeSessionOptions {
+    pub fn config(self) -> Result<SessionConfig, Failure> {
+        Ok(SessionConfig {
+            shape: Shape {
+                layers: integer("layers", self.layers, MOST)?,
+                heads: integer("heads", self.heads, MOST)?,
+                kv_heads: integer("kvHeads", self.kv_heads, MOST)?,
+                head_dim: integer("headDim", self.head_dim, MOST)?,
+            },
+            threads: integer("threads", self.threads, MOST)?,
+            seed: integer("seed", self.seed, u32::MAX)? as u64,
+            directory: self.directory.map_or_else(env::temp_dir, PathBuf::from),
+        })
+    }
+}
+
+/// Which keys a decoding step reads.
+#[napi(object, object_to_js = false)]
+pub struct NativePolicy {
+    /// `exact` reads all keys; `lsh` the static set and the keys that collide with the query in two tables or more.
+    #[napi(ts_type = "'exact' | 'lsh'")]
+    pub kind: String,
+    /// `lsh`: bits a table, 10 by default.
+    pub k: Option<f64>,
+    /// `lsh`: tables, 150 by default.
+    pub l: Option<f64>,
+}
+
+impl NativePolicy {
+    pub fn policy(self) -> Result<Policy, Failure> {
+        match self.kind.as_str() {
+            "exact" => Ok(Policy::Exact),
+            "lsh" => Ok(Policy::Lsh {
+                k: integer("k", self.k.unwrap_or(LSH_K), u32::MAX)?,
+                l: integer("l", self.l.unwrap_or(LSH_L), u32::MAX)?,
+            }),
+            kind => Err(Failure::invalid(format!("policy {kind} is none of exact, lsh"))),
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! The session class.
+
+use std::sync::Arc;
+
+use engine::{Session, Shape};
+use napi::bindgen_prelude::AsyncTask;
+use napi_derive::napi;
+
+use crate::arguments::{apart, integer, length};
+use crate::build_index::BuildIndexTask;
+use crate::failure::{Code, Failure, contained};
+use crate::options::{NativePolicy, NativeSessionOptions};
+use crate::prefill::{Prefill, PrefillTask};
+use crate::slot::Slot;
+use crate::stats::NativeStats;
+
+/// An array to write into. The name is for napi's macro, which takes a bare `&mut` for a class.
+type Written<'a> = &'a mut [f32];
+
+/// One sequence: its rows of keys and values, their index, and attention over both.
+///
+/// A step goes through the layers in order; each call appends the step's rows to its layer and attends them. While
+/// an attendPrefill or buildIndex is running, every call but cancel and dispose fails with SESSION_BUSY. Arrays must
+/// not be views of a SharedArrayBuffer.
+#[napi]
+pub struct NativeSession {
+    shape: Shape,
+    slot: Arc<Slot>,
+}
+
+#[napi]
+impl NativeSession {
+    /// An empty session with policy `exact`.
+    #[napi(constructor)]
+    pub fn new(options: NativeSessionOptions) -> napi::Result<Self, Code> {
+        let config = options.config()?;
+        let shape = config.shape;
+        let session = contained(|| Session::new(config)).flatten()?;
+        Ok(NativeSession { shape, slot: Arc::new(Slot::new(session)) })
+    }
+
+    /// Chooses which keys later decoding steps read. An index that the new policy cannot use is dropped.
+    #[napi]
+    pub fn set_policy(&self, policy: NativePolicy) -> napi::Result<(), Code> {
+        let policy = policy.policy()?;
+        Ok(self.slot.with(|session| session.set_policy(policy))?)
+    }
+
+    /// Appends one token's k and v, each [kvHeads * headDim], to a layer, attends q [heads * headDim] under the
+    /// policy, and writes out [heads * headDim], which shares no memory with the others.
+    #[napi]
+    pub fn attend_decode(
+        &self,
+        layer: f64,
+        q: &[f32],
+        k: &[f32],
+        v: &[f32],
+        #[napi(ts_arg_type = "Float32Array")] out: Written<'_>,
+    ) -> napi::Result<(), Code> {
+        let layer = self.layer(layer)?;
+        apart(out, [q, k, v])?;
+        Ok(self.slot.with(|session| session.decode(layer, q, k, v, out))?)
+    }
+
+    /// Appends `rows` tokens to a layer and attends each causally and exactly: q and the result are
+    /// [rows, heads * headDim], k and v [rows, kvHeads * headDim]. Copies its inputs.
+    #[napi]
+    pub fn attend_prefill(
+        &self,
+        layer: f64,
+        rows: f64,
+        q: &[f32],
+        k: &[f32],
+        v: &[f32],
+    ) -> AsyncTask<PrefillTask> {
+        AsyncTask::new(PrefillTask(self.prefill(layer, rows, q, k, v)))
+    }
+
+    /// Indexes what the policy samples from, up to the newest rows.
+    #[napi]
+    pub fn build_index(&self) -> AsyncTask<BuildIndexTask> {
+        AsyncTask::new(BuildIndexTask(self.slot.claim()))
+    }
+
+    /// Drops every row at position `tokens` or after it, in every layer; also what a step that failed in between
+    /// left half appended.
+    #[napi]
+    pub fn truncate(&self, tokens: f64) -> napi::Result<(), Code> {
+        let tokens = integer("tokens", tokens, u32::MAX)?;
+        Ok(self.slot.with(|session| session.truncate(tokens))?)
+    }
+
+    /// Makes a running attendPrefill or buildIndex reject with ABORTED soon. Does nothing if none is running.
+    #[napi]
+    pub fn cancel(&self) {
+        self.slot.cancel();
+    }
+
+    /// Counts since the last reset, and sizes now.
+    #[napi]
+    pub fn stats(&self) -> napi::Result<NativeStats, Code> {
+        Ok(self.slot.with(|session| Ok(session.stats().into()))?)
+    }
+
+    /// Sets the counts to zero.
+    #[napi]
+    pub fn reset_stats(&self) -> napi::Result<(), Code> {
+        Ok(self.slot.with(|session| {
+            session.reset_stats();
+            Ok(())
+        })?)
+    }
+
+    /// Frees rows, index and threads: at once, or as soon as a running attendPrefill or buildIndex has stopped, which
+    /// this cancels. Every later call fails with DISPOSED, but for cancel and dispose, which do nothing.
+    #[napi]
+    pub fn dispose(&self) {
+        self.slot.dispose();
+    }
+
+    fn prefill(&self, layer: f64, rows: f64, q: &[f32], k: &[f32], v: &[f32]) -> Result<Prefill, Failure> {
+        let layer = self.layer(layer)?;
+        let rows = integer("rows", rows, u32::MAX)?;
+        length("q", q, rows * self.shape.q_len())?;
+        length("k", k, rows * self.shape.kv_len())?;
+        length("v", v, rows * self.shape.kv_len())?;
+        let claim = self.slot.claim()?;
+        Ok(Prefill { claim, layer, q: q.to_vec(), k: k.to_vec(), v: v.to_vec() })
+    }
+
+    fn layer(&self, layer: f64) -> Result<usize, Failure> {
+        integer("layer", layer, self.shape.layers as u32 - 1)
+    }
+}
