@@ -1,0 +1,25 @@
+import type { Tensor } from '../model/types.js';
+import { dequantise } from './quantised-blocks.js';
+
+/**
+ * Token embeddings, read row by row from the model file. A token needs a few hundred bytes, so the table is never loaded:
+ * where it is tied to lm_head, ONNX Runtime has the only copy.
+ */
+export class Embedding {
+  readonly #table: Tensor;
+  readonly #size: number;
+
+  constructor(table: Tensor) {
+    this.#table = table;
+    this.#size = table.shape[1] ?? 0;
+  }
+
+  /** [tokens, hidden size] */
+  rows(tokens: readonly number[]): Float32Array {
+    const rows = new Float32Array(tokens.length * this.#size);
+    tokens.forEach((token, index) => {
+      rows.set(dequantise(this.#table.type, this.#table.row(token)), index * this.#size);
+    });
+    return rows;
+  }
+}

@@ -1,0 +1,34 @@
+import type { RopeConfig } from '../model/types.js';
+
+/** Cosines and sines of rotary angles, each [positions, dimensions / 2]. */
+export interface RopeRows {
+  readonly cos: Float32Array;
+  readonly sin: Float32Array;
+}
+
+/** Makes the rows for any positions. Angles are computed in float64: at position 100,000 a float32 angle is off by 0.004. */
+export class Rope {
+  readonly #frequencies: Float64Array;
+
+  constructor(config: RopeConfig) {
+    const { theta, dimensions, factors } = config;
+    this.#frequencies = Float64Array.from(
+      { length: dimensions / 2 },
+      (_, pair) => theta ** ((-2 * pair) / dimensions) / (factors?.[pair] ?? 1),
+    );
+  }
+
+  /** Rows of `count` positions from `first` on. */
+  rows(first: number, count: number): RopeRows {
+    const pairs = this.#frequencies.length;
+    const rows = { cos: new Float32Array(count * pairs), sin: new Float32Array(count * pairs) };
+    for (let row = 0; row < count; row += 1) {
+      this.#frequencies.forEach((frequency, pair) => {
+        const angle = (first + row) * frequency;
+        rows.cos[row * pairs + pair] = Math.cos(angle);
+        rows.sin[row * pairs + pair] = Math.sin(angle);
+      });
+    }
+    return rows;
+  }
+}
