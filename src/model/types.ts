@@ -8,6 +8,8 @@ export interface Tensor {
   readonly shape: readonly number[];
   /** The bytes as they lie in the file, in the file's own block format. Valid until the model file is closed. */
   bytes(): Uint8Array;
+  /** The bytes of one row, shape[0] of which there are: what an embedding needs of a token. Likewise. */
+  row(index: number): Uint8Array;
 }
 
 /** Rotary position embedding: angle of pair i at position p is p * theta^(-2i/dimensions) / factors[i]. */

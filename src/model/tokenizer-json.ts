@@ -1,0 +1,42 @@
+import { readFile, stat } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { faithfulPreTokenizer } from './pre-tokenizers.js';
+
+/** The largest in use (Gemma 3's) has 33 MB. */
+const maxBytes = 128 * 2 ** 20;
+
+/**
+ * The tokenizer.json in the folder of a model file, or undefined where there is none, it is no JSON of that kind, or it
+ * names other tokens than the model: a folder may hold several models and the tokenizer of one of them.
+ */
+export async function readSiblingTokenizer(modelPath: string, tokens: readonly string[]): Promise<object | undefined> {
+  const path = join(dirname(modelPath), 'tokenizer.json');
+  const found = await stat(path).catch(() => undefined);
+  if (!found?.isFile() || found.size > maxBytes) return undefined;
+  let json: unknown;
+  try {
+    json = JSON.parse(await readFile(path, 'utf8'));
+  } catch {
+    return undefined;
+  }
+  if (!isTokenizer(json) || !namesSameTokens(json, tokens)) return undefined;
+  return { normalizer: null, decoder: null, ...json, post_processor: null, pre_tokenizer: faithfulPreTokenizer(json.pre_tokenizer ?? null) };
+}
+
+interface TokenizerJson {
+  readonly model: { readonly vocab: Readonly<Record<string, number>> };
+  readonly added_tokens: readonly { readonly id: number; readonly content: string }[];
+  readonly pre_tokenizer?: unknown;
+}
+
+function isTokenizer(json: unknown): json is TokenizerJson {
+  const { model, added_tokens: added } = (json ?? {}) as Partial<TokenizerJson>;
+  return typeof model === 'object' && typeof model.vocab === 'object' && !Array.isArray(model.vocab) && Array.isArray(added);
+}
+
+function namesSameTokens(json: TokenizerJson, tokens: readonly string[]): boolean {
+  const entries = Object.entries(json.model.vocab);
+  return (
+    entries.length > 0 && entries.every(([text, id]) => tokens[id] === text) && json.added_tokens.every(({ id, content }) => tokens[id] === content)
+  );
+}
