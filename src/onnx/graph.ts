@@ -23,10 +23,10 @@ export const CONTRIB = 'com.microsoft';
  * Builds one ONNX model, node by node. Names are made here, so that callers handle values only.
  */
 export class GraphBuilder {
-  readonly #nodes: onnx.INodeProto[] = [];
-  readonly #initialisers: onnx.ITensorProto[] = [];
-  readonly #inputs: onnx.IValueInfoProto[] = [];
-  readonly #outputs: onnx.IValueInfoProto[] = [];
+  readonly #nodes: onnx.NodeProto.$Properties[] = [];
+  readonly #initialisers: onnx.TensorProto.$Properties[] = [];
+  readonly #inputs: onnx.ValueInfoProto.$Properties[] = [];
+  readonly #outputs: onnx.ValueInfoProto.$Properties[] = [];
 
   input(name: string, type: ElementType, shape: readonly Dimension[]): Value {
     this.#inputs.push(valueInfo(name, type, shape));
@@ -90,12 +90,12 @@ export class GraphBuilder {
   }
 }
 
-function valueInfo(name: string, type: ElementType, shape: readonly Dimension[]): onnx.IValueInfoProto {
+function valueInfo(name: string, type: ElementType, shape: readonly Dimension[]): onnx.ValueInfoProto.$Properties {
   const dim = shape.map((size) => (typeof size === 'number' ? { dimValue: size } : { dimParam: size }));
   return { name, type: { tensorType: { elemType: elementTypes[type], shape: { dim } } } };
 }
 
-function attributeProto(name: string, attribute: Attribute): onnx.IAttributeProto {
+function attributeProto(name: string, attribute: Attribute): onnx.AttributeProto.$Properties {
   const { AttributeType } = onnx.AttributeProto;
   if ('int' in attribute) return { name, type: AttributeType.INT, i: attribute.int };
   if ('float' in attribute) return { name, type: AttributeType.FLOAT, f: attribute.float };

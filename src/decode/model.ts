@@ -1,0 +1,127 @@
+import { tmpdir } from 'node:os';
+import { MagicpigError } from '../errors.js';
+import { openGguf } from '../model/gguf.js';
+import { resolveModel } from '../model/resolve.js';
+import { Tokenizer } from '../model/tokenizer.js';
+import type { ModelConfig, ModelFile } from '../model/types.js';
+import { NativeSession } from '../native.js';
+import { DenseGraph } from '../onnx/dense-graph.js';
+import { type Device, type PolicyOptions, deviceFrom, integer, policyFrom, seedFrom, threadsFrom } from './options.js';
+import { Sequence } from './sequence.js';
+import { Session } from './session.js';
+
+export interface LoadOptions {
+  /** Threads of dense layers and attention. Default: one for each core. */
+  readonly threads?: number | undefined;
+  /** Where the dense layers run. Default `cpu`. */
+  readonly device?: Device | undefined;
+  /** Tokens that a text may have. Default: as many as the model was trained for; more is allowed, at the text's cost. */
+  readonly context?: number | undefined;
+  readonly signal?: AbortSignal | undefined;
+  readonly onProgress?: ((progress: LoadProgress) => void) | undefined;
+}
+
+/** Bytes of a download, or parts of the model that are loaded. */
+export interface LoadProgress {
+  readonly phase: 'download' | 'load';
+  readonly done: number;
+  readonly total: number;
+}
+
+export interface SessionOptions extends PolicyOptions {
+  /** Seed of the hash functions, an unsigned 32-bit number. Default 0. */
+  readonly seed?: number | undefined;
+  /** Where the rows are kept. Default: the system's temporary folder. */
+  readonly directory?: string | undefined;
+}
+
+/**
+ * Loads a model: a path to a .gguf file, `hf:owner/name[/file][@revision]`, or a short name such as `smollm2-135m`.
+ *
+ * Throws MODEL_NOT_FOUND, DOWNLOAD_FAILED, GGUF_MALFORMED, UNSUPPORTED_ARCHITECTURE, UNSUPPORTED_QUANTISATION,
+ * UNSUPPORTED_TOKENIZER, INVALID_OPTION, RUNTIME_FAILED, NATIVE_MISSING or ABORTED.
+ */
+export async function loadModel(reference: string, options: LoadOptions = {}): Promise<Model> {
+  const { signal, onProgress } = options;
+  const threads = threadsFrom(options.threads);
+  const device = deviceFrom(options.device);
+  if (options.context !== undefined) integer('context', options.context, 1, 2 ** 31);
+  const path = await resolveModel(reference, {
+    signal,
+    onProgress: ({ received, total }) => onProgress?.({ phase: 'download', done: received, total: total ?? 0 }),
+  });
+  const file = await openGguf(path);
+  try {
+    const tokenizer = new Tokenizer(file.tokenizer);
+    const dense = await DenseGraph.load(file, { device, threads }, {
+      signal,
+      onPart: (done, total) => onProgress?.({ phase: 'load', done, total }),
+    });
+    return new Model(file, tokenizer, dense, threads, options.context ?? file.config.contextLength);
+  } catch (cause) {
+    await file[Symbol.asyncDispose]();
+    if (signal?.aborted === true) throw new MagicpigError('ABORTED', 'aborted by the caller', { cause });
+    throw cause;
+  }
+}
+
+/** A loaded model. Sessions share its weights. */
+export class Model implements AsyncDisposable {
+  readonly config: ModelConfig;
+  readonly tokenizer: Tokenizer;
+  /** Tokens that a text may have. */
+  readonly context: number;
+  readonly #file: ModelFile;
+  readonly #dense: DenseGraph;
+  readonly #threads: number;
+  readonly #sessions = new Set<Session>();
+  #disposed = false;
+
+  /** @internal */
+  constructor(file: ModelFile, tokenizer: Tokenizer, dense: DenseGraph, threads: number, context: number) {
+    this.config = file.config;
+    this.tokenizer = tokenizer;
+    this.context = context;
+    this.#file = file;
+    this.#dense = dense;
+    this.#threads = threads;
+  }
+
+  /** The chat template that came with the model, in Jinja. */
+  get chatTemplate(): string | undefined {
+    return this.#file.chatTemplate;
+  }
+
+  /** An empty session. Its options are checked here. */
+  createSession(options: SessionOptions = {}): Session {
+    if (this.#disposed) throw new MagicpigError('DISPOSED', 'the model was disposed of');
+    policyFrom(options);
+    const { layers, heads, kvHeads, headDim } = this.config;
+    const native = new NativeSession({
+      layers,
+      heads,
+      kvHeads,
+      headDim,
+      threads: this.#threads,
+      seed: seedFrom(options.seed),
+      directory: options.directory ?? tmpdir(),
+    });
+    const session = new Session(this, native, new Sequence(this.config, this.#dense, native), options);
+    this.#sessions.add(session);
+    return session;
+  }
+
+  /** @internal */
+  forget(session: Session): void {
+    this.#sessions.delete(session);
+  }
+
+  /** Frees the weights, and every session that is left. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#disposed) return;
+    this.#disposed = true;
+    for (const session of this.#sessions) session[Symbol.dispose]();
+    await this.#dense.dispose();
+    await this.#file[Symbol.asyncDispose]();
+  }
+}

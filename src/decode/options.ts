@@ -1,0 +1,86 @@
+import { availableParallelism } from 'node:os';
+import { MagicpigError } from '../errors.js';
+
+/** Where the dense layers run. */
+export type Device = 'cpu';
+
+/** How attention is computed while generating. */
+export interface PolicyOptions {
+  /** `exact` reads every key; `lsh` samples by hash collisions. Default `lsh`. */
+  readonly policy?: 'exact' | 'lsh' | undefined;
+  /** `lsh`: bits a table, 1 to 16. More bits, fewer keys read. Default 10. */
+  readonly lshK?: number | undefined;
+  /** `lsh`: tables, 2 to 1000. More tables, more keys read and a larger index. Default 150. */
+  readonly lshL?: number | undefined;
+}
+
+export type Policy = { readonly kind: 'exact' } | { readonly kind: 'lsh'; readonly k: number; readonly l: number };
+
+/** How the next token is chosen from the logits, in this order: penalty, top-k, top-p, min-p, temperature. */
+export interface SamplingOptions {
+  /** Divides logits; 0 always takes the most likely token. Default 0. */
+  readonly temperature?: number | undefined;
+  /** Keeps this many of the most likely tokens; 0 keeps all. Default 0. */
+  readonly topK?: number | undefined;
+  /** Keeps the fewest most likely tokens that together have this probability, above 0 and up to 1. Default 1. */
+  readonly topP?: number | undefined;
+  /** Keeps tokens with at least this fraction of the most likely one's probability, 0 to 1. Default 0. */
+  readonly minP?: number | undefined;
+  /** Makes tokens among the last 64 less likely; 1 is none, up to 10. Default 1. */
+  readonly repetitionPenalty?: number | undefined;
+  /** Seed of the draws, an unsigned 32-bit number: the same seed gives the same text. Default 0. */
+  readonly seed?: number | undefined;
+}
+
+export type Sampling = { readonly [Name in keyof SamplingOptions]-?: number };
+
+export function policyFrom({ policy = 'lsh', lshK = 10, lshL = 150 }: PolicyOptions): Policy {
+  // Types are no promise where options come from JavaScript or a command line.
+  const kind: string = policy;
+  if (kind === 'exact') return { kind };
+  if (kind !== 'lsh') throw new MagicpigError('INVALID_OPTION', `policy ${JSON.stringify(policy)} is unknown; there are exact and lsh`);
+  return { kind, k: integer('lshK', lshK, 1, 16), l: integer('lshL', lshL, 2, 1000) };
+}
+
+export function samplingFrom(options: SamplingOptions): Sampling {
+  const { temperature = 0, topK = 0, topP = 1, minP = 0, repetitionPenalty = 1, seed = 0 } = options;
+  if (topP === 0) throw outOfRange('topP', topP, 'above 0, up to 1');
+  return {
+    temperature: number('temperature', temperature, 0, 100),
+    topK: integer('topK', topK, 0, 2 ** 31),
+    topP: number('topP', topP, 0, 1),
+    minP: number('minP', minP, 0, 1),
+    repetitionPenalty: number('repetitionPenalty', repetitionPenalty, 1, 10),
+    seed: seedFrom(seed),
+  };
+}
+
+export function seedFrom(seed: number | undefined): number {
+  return integer('seed', seed ?? 0, 0, 2 ** 32 - 1);
+}
+
+/** As many threads as there are cores, unless told otherwise. */
+export function threadsFrom(threads: number | undefined): number {
+  return integer('threads', threads ?? availableParallelism(), 1, 1024);
+}
+
+export function deviceFrom(device: string | undefined): Device {
+  if (device === undefined || device === 'cpu') return 'cpu';
+  throw new MagicpigError('INVALID_OPTION', `device ${JSON.stringify(device)} is not supported; there is cpu`);
+}
+
+export function integer(name: string, value: number, low: number, high: number): number {
+  if (!Number.isInteger(value) || value < low || value > high) {
+    throw outOfRange(name, value, `a whole number from ${low} to ${high}`);
+  }
+  return value;
+}
+
+function number(name: string, value: number, low: number, high: number): number {
+  if (!(value >= low && value <= high)) throw outOfRange(name, value, `from ${low} to ${high}`);
+  return value;
+}
+
+function outOfRange(name: string, value: unknown, range: string): MagicpigError {
+  return new MagicpigError('INVALID_OPTION', `${name} is ${String(value)}; it must be ${range}`);
+}

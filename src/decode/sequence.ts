@@ -1,0 +1,113 @@
+import { MagicpigError } from '../errors.js';
+import type { ModelConfig } from '../model/types.js';
+import type { NativeSession } from '../native.js';
+import type { DenseGraph } from '../onnx/dense-graph.js';
+
+/** Tokens that prefill takes through the layers together: large enough for matrix products, small enough to stop within. */
+const CHUNK = 512;
+
+/** What a sequence's decoding has cost since the counts were reset. */
+export interface DecodeCounts {
+  steps: number;
+  /** Wall time of the steps, in seconds. */
+  seconds: number;
+  /** Rows that exact attention would have read, summed over steps, layers and query heads. */
+  allRows: number;
+}
+
+/** One text going through the model: its tokens, their rows, and the logits after the last of them. */
+export class Sequence {
+  readonly #config: ModelConfig;
+  readonly #dense: DenseGraph;
+  readonly #native: NativeSession;
+  readonly #attended: Float32Array;
+  readonly #tokens: number[] = [];
+  #logits: Float32Array | undefined;
+  readonly counts: DecodeCounts = { steps: 0, seconds: 0, allRows: 0 };
+
+  constructor(config: ModelConfig, dense: DenseGraph, native: NativeSession) {
+    this.#config = config;
+    this.#dense = dense;
+    this.#native = native;
+    this.#attended = new Float32Array(config.heads * config.headDim);
+  }
+
+  /** Tokens whose rows are stored. */
+  get tokens(): readonly number[] {
+    return this.#tokens;
+  }
+
+  /** Logits [vocabulary] of the token after the last one. */
+  get logits(): Float32Array {
+    if (this.#logits === undefined) throw new MagicpigError('EMPTY_PROMPT', 'there is no text to continue; prefill one first');
+    return this.#logits;
+  }
+
+  /** Appends tokens, attended exactly. All of them or, when it fails or is aborted, none. */
+  async prefill(tokens: readonly number[], signal: AbortSignal | undefined, onProgress: (done: number) => void): Promise<void> {
+    const before = this.#tokens.length;
+    await this.#orTakeBack(before, signal, async () => {
+      for (let first = 0; first < tokens.length; first += CHUNK) {
+        const chunk = tokens.slice(first, first + CHUNK);
+        const select = first + CHUNK >= tokens.length ? [chunk.length - 1] : [];
+        const logits = await this.#dense.run(chunk, before + first, select, async (layer, { q, k, v }) => {
+          signal?.throwIfAborted();
+          return this.#native.attendPrefill(layer, chunk.length, q, k, v);
+        });
+        this.#tokens.push(...chunk);
+        this.#logits = logits;
+        onProgress(first + chunk.length);
+      }
+      signal?.throwIfAborted();
+      await this.#native.buildIndex();
+    });
+  }
+
+  /** Appends one token, attended under the policy. */
+  async step(token: number, signal: AbortSignal | undefined): Promise<void> {
+    const position = this.#tokens.length;
+    const started = performance.now();
+    await this.#orTakeBack(position, signal, async () => {
+      const logits = await this.#dense.run([token], position, [0], (layer, { q, k, v }) => {
+        signal?.throwIfAborted();
+        this.#native.attendDecode(layer, q, k, v, this.#attended);
+        return this.#attended;
+      });
+      this.#tokens.push(token);
+      this.#logits = logits;
+    });
+    this.counts.steps += 1;
+    this.counts.seconds += (performance.now() - started) / 1000;
+    this.counts.allRows += this.#tokens.length * this.#config.layers * this.#config.heads;
+  }
+
+  /** Forgets every token from position `tokens` on. The last one left must be given again to have logits. */
+  truncate(tokens: number): void {
+    this.#native.truncate(tokens);
+    this.#tokens.length = tokens;
+    this.#logits = undefined;
+  }
+
+  resetCounts(): void {
+    Object.assign(this.counts, { steps: 0, seconds: 0, allRows: 0 });
+    this.#native.resetStats();
+  }
+
+  /** Runs `work`; if it fails or `signal` aborts it, the sequence is as it was with `tokens` tokens. */
+  async #orTakeBack(tokens: number, signal: AbortSignal | undefined, work: () => Promise<void>): Promise<void> {
+    const logits = this.#logits;
+    const cancel = () => { this.#native.cancel(); };
+    signal?.addEventListener('abort', cancel);
+    try {
+      signal?.throwIfAborted();
+      await work();
+    } catch (cause) {
+      this.truncate(tokens);
+      this.#logits = logits;
+      if (signal?.aborted === true) throw new MagicpigError('ABORTED', 'aborted by the caller', { cause });
+      throw cause;
+    } finally {
+      signal?.removeEventListener('abort', cancel);
+    }
+  }
+}

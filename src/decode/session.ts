@@ -1,0 +1,271 @@
+import { MagicpigError } from '../errors.js';
+import { type ChatMessage, renderChat } from '../model/template.js';
+import type { NativeSession } from '../native.js';
+import type { Model } from './model.js';
+import { type PolicyOptions, type SamplingOptions, integer, policyFrom, samplingFrom } from './options.js';
+import { Sampler } from './sampler.js';
+import { Sequence } from './sequence.js';
+import { StopWatch } from './stop.js';
+
+export type Prompt = string | readonly number[] | readonly ChatMessage[];
+
+export interface PrefillOptions {
+  readonly signal?: AbortSignal | undefined;
+  /** Called after every chunk with the tokens read so far. */
+  readonly onProgress?: ((progress: { done: number; total: number }) => void) | undefined;
+}
+
+export interface GenerateOptions extends SamplingOptions {
+  /** Tokens to generate at most. Default: until the context is full. */
+  readonly maxTokens?: number | undefined;
+  /** Texts that end the generation and are not shown. */
+  readonly stop?: string | readonly string[] | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+export interface GeneratedToken {
+  readonly token: number;
+  /** The text that this token completes; empty while a character, or a possible stop string, is incomplete. */
+  readonly text: string;
+}
+
+export interface SessionStats {
+  readonly policy: 'exact' | 'lsh';
+  readonly promptTokens: number;
+  /** Prompt tokens whose rows were there already. */
+  readonly reusedTokens: number;
+  readonly generatedTokens: number;
+  readonly prefillSeconds: number;
+  /** Mean wall time of a decoding step, in milliseconds. */
+  readonly decodeMsPerToken: number;
+  /** Of this, attention and insertion into the index. */
+  readonly attendMsPerToken: number;
+  /** Fraction of all keys that decoding read, the static set included; 1 for `exact`. */
+  readonly keysRead: number;
+  /** Fraction of the indexed keys that were sampled, 0 where none were indexed. */
+  readonly budget: number;
+  /** Bytes of index for one token, layer and KV head. */
+  readonly indexBytesPerKey: number;
+  readonly indexBytes: number;
+  readonly rowBytes: number;
+  readonly finishReason: 'stop' | 'length' | undefined;
+}
+
+/**
+ * One text: what was read, and what is generated from it. Made by {@link Model.createSession}; dispose of it to free its
+ * rows. It does one thing at a time: a second call while one is running fails with SESSION_BUSY.
+ */
+export class Session implements Disposable {
+  readonly #model: Model;
+  readonly #native: NativeSession;
+  readonly #sequence: Sequence;
+  #policy: ReturnType<typeof policyFrom>;
+  #state: 'idle' | 'busy' | 'disposed' = 'idle';
+  /** Generated and shown, but not yet taken through the model. */
+  #pending: number | undefined;
+  #promptTokens = 0;
+  #generatedTokens = 0;
+  #prefillSeconds = 0;
+  #finishReason: SessionStats['finishReason'];
+
+  /** @internal */
+  constructor(model: Model, native: NativeSession, sequence: Sequence, policy: PolicyOptions) {
+    this.#model = model;
+    this.#native = native;
+    this.#sequence = sequence;
+    this.#policy = policyFrom(policy);
+    native.setPolicy(this.#policy);
+  }
+
+  /** Every token read or generated so far. */
+  get tokens(): readonly number[] {
+    return this.#pending === undefined ? this.#sequence.tokens : [...this.#sequence.tokens, this.#pending];
+  }
+
+  /** Changes how later tokens are attended. What was read stays; a new index is built by the next prefill or token. */
+  setPolicy(options: PolicyOptions): void {
+    using _ = this.#exclusive();
+    const policy = policyFrom(options);
+    this.#native.setPolicy(policy);
+    this.#policy = policy;
+  }
+
+  /**
+   * Reads a text, tokens or chat messages, after what was read before. Attention is exact here.
+   *
+   * Throws EMPTY_PROMPT, CONTEXT_EXCEEDED, TEMPLATE_FAILED, DISK_FULL, or ABORTED; the session is then as it was before.
+   */
+  async prefill(prompt: Prompt, { signal, onProgress }: PrefillOptions = {}): Promise<void> {
+    using _ = this.#exclusive();
+    const tokens = this.#encode(prompt);
+    const unread = this.#pending === undefined ? tokens : [this.#pending, ...tokens];
+    const { context } = this.#model;
+    const after = this.#sequence.tokens.length + unread.length;
+    if (after > context) {
+      throw new MagicpigError(
+        'CONTEXT_EXCEEDED',
+        `the prompt makes ${after} tokens, and the context is ${context}; shorten it, or allow more with the context option`,
+      );
+    }
+    const started = performance.now();
+    await this.#sequence.prefill(unread, signal, (done) => onProgress?.({ done, total: unread.length }));
+    this.#pending = undefined;
+    this.#prefillSeconds += (performance.now() - started) / 1000;
+    this.#promptTokens += tokens.length;
+  }
+
+  /**
+   * Continues the text, one token at a time, until a stop string, an end token, `maxTokens` or the end of the context.
+   * Ending the loop early is fine; so is generating again.
+   */
+  async *generate(options: GenerateOptions = {}): AsyncGenerator<GeneratedToken, void, void> {
+    using _ = this.#exclusive();
+    const { maxTokens, stop = [], signal, ...sampling } = options;
+    const sampler = new Sampler(samplingFrom(sampling));
+    const room = this.#model.context - this.tokens.length;
+    const limit = Math.min(maxTokens === undefined ? room : integer('maxTokens', maxTokens, 0, 2 ** 31), room);
+    const { endTokens } = this.#model.tokenizer;
+    const decoder = this.#model.tokenizer.stream();
+    const watch = new StopWatch(typeof stop === 'string' ? [stop] : stop);
+    this.#finishReason = 'length';
+    for (let count = 1; count <= limit; count += 1) {
+      await this.#catchUp(signal);
+      const token = sampler.next(this.#sequence.logits, this.#sequence.tokens);
+      this.#pending = token;
+      this.#generatedTokens += 1;
+      const ends = endTokens.includes(token);
+      const { text, stopped } = watch.push(ends ? decoder.end() : decoder.push(token));
+      if (ends || stopped) this.#finishReason = 'stop';
+      const over = ends || stopped || count === limit;
+      yield { token, text: over && !stopped ? text + rest(watch, ends ? '' : decoder.end()) : text };
+      if (over) return;
+    }
+  }
+
+  /**
+   * Appends one given token under the policy and returns the logits [vocabulary] of the one after it: what an evaluation
+   * needs that forces the text.
+   */
+  async step(token: number, { signal }: { signal?: AbortSignal | undefined } = {}): Promise<Float32Array> {
+    using _ = this.#exclusive();
+    this.#checkTokens([token]);
+    await this.#catchUp(signal);
+    await this.#sequence.step(token, signal);
+    return this.#sequence.logits;
+  }
+
+  /** Forgets every token from position `tokens` on. The text must be given one token or more before it can be continued. */
+  rewind(tokens: number): void {
+    using _ = this.#exclusive();
+    integer('tokens', tokens, 0, this.tokens.length);
+    if (tokens === this.tokens.length) return;
+    this.#pending = undefined;
+    if (tokens < this.#sequence.tokens.length) this.#sequence.truncate(tokens);
+  }
+
+  /** Figures of everything since the session was made, or since {@link Session.resetStats}. */
+  stats(): SessionStats {
+    this.#live();
+    const native = this.#native.stats();
+    const { steps, seconds, allRows } = this.#sequence.counts;
+    const { layers, kvHeads } = this.#model.config;
+    const ratio = (part: number, whole: number) => (whole === 0 ? 0 : part / whole);
+    return {
+      policy: this.#policy.kind,
+      promptTokens: this.#promptTokens,
+      reusedTokens: 0,
+      generatedTokens: this.#generatedTokens,
+      prefillSeconds: this.#prefillSeconds,
+      decodeMsPerToken: ratio(1000 * seconds, steps),
+      attendMsPerToken: ratio(1000 * native.attendSeconds, steps),
+      keysRead: ratio(native.rowsRead, allRows),
+      budget: ratio(native.sampledRows, native.indexedRows),
+      indexBytesPerKey: ratio(native.indexBytes, native.indexedTokens * layers * kvHeads),
+      indexBytes: native.indexBytes,
+      rowBytes: native.rowBytes,
+      finishReason: this.#finishReason,
+    };
+  }
+
+  /** Sets counts and times to zero. */
+  resetStats(): void {
+    this.#live();
+    this.#sequence.resetCounts();
+    this.#promptTokens = 0;
+    this.#generatedTokens = 0;
+    this.#prefillSeconds = 0;
+  }
+
+  /** Frees rows and index, at once or when what is running has stopped. */
+  [Symbol.dispose](): void {
+    if (this.#state === 'disposed') return;
+    this.#state = 'disposed';
+    this.#native.dispose();
+    this.#model.forget(this);
+  }
+
+  /** Takes a token through the model that was shown before. */
+  async #catchUp(signal: AbortSignal | undefined): Promise<void> {
+    if (this.#pending === undefined) return;
+    await this.#sequence.step(this.#pending, signal);
+    this.#pending = undefined;
+  }
+
+  #encode(prompt: Prompt): number[] {
+    const { tokenizer } = this.#model;
+    const first = this.tokens.length === 0;
+    let tokens: number[];
+    if (typeof prompt === 'string') {
+      tokens = tokenizer.encode(prompt, first ? {} : { addBos: false });
+    } else if (isTokens(prompt)) {
+      tokens = [...prompt];
+      this.#checkTokens(tokens);
+    } else {
+      tokens = tokenizer.encode(this.#render(prompt), { parseSpecial: true, ...(!first && { addBos: false }) });
+    }
+    if (tokens.length === 0) throw new MagicpigError('EMPTY_PROMPT', 'the prompt is empty; give some text to read');
+    return tokens;
+  }
+
+  #render(messages: readonly ChatMessage[]): string {
+    const { chatTemplate, tokenizer } = this.#model;
+    if (chatTemplate === undefined) {
+      throw new MagicpigError('TEMPLATE_FAILED', 'the model has no chat template; give it a text instead of messages');
+    }
+    const spelling = (token: number | undefined) => (token === undefined ? '' : (tokenizer.tokenText(token) ?? ''));
+    return renderChat(chatTemplate, messages, {
+      bosToken: spelling(tokenizer.bosToken),
+      eosToken: spelling(tokenizer.endTokens[0]),
+    });
+  }
+
+  #checkTokens(tokens: readonly number[]): void {
+    const { vocabSize } = this.#model.config;
+    for (const token of tokens) integer('a token', token, 0, vocabSize - 1);
+  }
+
+  #live(): void {
+    if (this.#state === 'disposed') throw new MagicpigError('DISPOSED', 'the session was disposed of');
+  }
+
+  /** Claims the session until the returned object is disposed of. */
+  #exclusive(): Disposable {
+    this.#live();
+    if (this.#state === 'busy') throw new MagicpigError('SESSION_BUSY', 'the session is already prefilling or generating');
+    this.#state = 'busy';
+    return {
+      [Symbol.dispose]: () => {
+        if (this.#state === 'busy') this.#state = 'idle';
+      },
+    };
+  }
+}
+
+function isTokens(prompt: readonly number[] | readonly ChatMessage[]): prompt is readonly number[] {
+  return prompt.every((part) => typeof part === 'number');
+}
+
+/** What is left to show when nothing more will come. */
+function rest(watch: StopWatch, text: string): string {
+  return watch.push(text).text + watch.end();
+}

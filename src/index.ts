@@ -1,0 +1,14 @@
+export { MagicpigError, errorCodes, type ErrorCode } from './errors.js';
+export { loadModel, type Model, type LoadOptions, type LoadProgress, type SessionOptions } from './decode/model.js';
+export type { Device, PolicyOptions, SamplingOptions } from './decode/options.js';
+export type {
+  GenerateOptions,
+  GeneratedToken,
+  PrefillOptions,
+  Prompt,
+  Session,
+  SessionStats,
+} from './decode/session.js';
+export type { ChatMessage } from './model/template.js';
+export type { ModelConfig, RopeConfig } from './model/types.js';
+export { cpuInfo, type CpuInfo } from './native.js';

@@ -1,0 +1,85 @@
+import type { CpuInfo, NativePolicy, NativeSessionOptions, NativeStats } from '../index.js';
+import { type ErrorCode, MagicpigError, errorCodes } from './errors.js';
+
+export type { CpuInfo, NativePolicy, NativeSessionOptions, NativeStats };
+
+// The loader throws while it is imported where there is no addon for the platform; that is reported when one is needed.
+const addon = await import('../index.js').catch((cause: unknown) => new MagicpigError(
+  'NATIVE_MISSING',
+  `there is no native addon for ${process.platform} ${process.arch}; build it with "npm run build:native", which needs Rust`,
+  { cause },
+));
+
+function loaded() {
+  if (addon instanceof MagicpigError) throw addon;
+  return addon;
+}
+
+/** The same error under the package's own class; a code that the addon does not name becomes NATIVE_FAILED. */
+function translated(cause: unknown): MagicpigError {
+  const { code, message } = cause as { code?: string; message?: string };
+  const known = code !== undefined && Object.hasOwn(errorCodes, code) ? (code as ErrorCode) : 'NATIVE_FAILED';
+  return new MagicpigError(known, message ?? String(cause), { cause });
+}
+
+function translating<T>(call: () => T): T {
+  try {
+    return call();
+  } catch (cause) {
+    throw translated(cause);
+  }
+}
+
+/** What the processor can do, and which instruction set the kernels use. */
+export function cpuInfo(): CpuInfo {
+  const { cpuInfo: info } = loaded();
+  return translating(() => info());
+}
+
+/** Rows, index and attention of one sequence, in Rust. The addon's class, with errors of this package. */
+export class NativeSession {
+  readonly #session;
+
+  constructor(options: NativeSessionOptions) {
+    const { NativeSession: Addon } = loaded();
+    this.#session = translating(() => new Addon(options));
+  }
+
+  setPolicy(policy: NativePolicy): void {
+    translating(() => { this.#session.setPolicy(policy); });
+  }
+
+  /** One token in one layer: appends k and v, attends q, writes out. Blocks for the fraction of a millisecond it takes. */
+  attendDecode(layer: number, q: Float32Array, k: Float32Array, v: Float32Array, out: Float32Array): void {
+    translating(() => { this.#session.attendDecode(layer, q, k, v, out); });
+  }
+
+  /** Many tokens in one layer, causally and exactly, on other threads. */
+  async attendPrefill(layer: number, rows: number, q: Float32Array, k: Float32Array, v: Float32Array): Promise<Float32Array> {
+    return await this.#session.attendPrefill(layer, rows, q, k, v).catch((cause: unknown) => { throw translated(cause); });
+  }
+
+  async buildIndex(): Promise<void> {
+    await this.#session.buildIndex().catch((cause: unknown) => { throw translated(cause); });
+  }
+
+  truncate(tokens: number): void {
+    translating(() => { this.#session.truncate(tokens); });
+  }
+
+  cancel(): void {
+    this.#session.cancel();
+  }
+
+  stats(): NativeStats {
+    return translating(() => this.#session.stats());
+  }
+
+  resetStats(): void {
+    translating(() => { this.#session.resetStats(); });
+  }
+
+  dispose(): void {
+    this.#session.dispose();
+  }
+}
