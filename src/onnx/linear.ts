@@ -47,6 +47,30 @@ export function linear(x: Activation, ...weights: [Tensor, ...Tensor[]]): Value 
   return parts.length === 1 ? (parts[0] as Value) : x.graph.node('Concat', parts, { axis: { int: 1 } });
 }
 
+/**
+ * y = x W^T for logits, where the 8 bits of {@link ACCURACY_LEVEL} are too few: they moved SmolLM2's perplexity by up to 1.5%.
+ * Each row goes in twice, as what 8 bits a block can hold and as the remainder, which is rounded to 8 bits of its own;
+ * the sum has the precision of about 15. The weights, which are what costs time, are still read once.
+ */
+export function preciseLinear(x: Activation, weight: Tensor): Value {
+  if (!isQuantised(weight.type)) return linear(x, weight);
+  const { graph, size } = x;
+  const shape = (...sizes: number[]) => graph.constant('int64', [sizes.length], BigInt64Array.from(sizes, BigInt));
+  const scalar = (value: number) => graph.constant('float32', [], Float32Array.of(value));
+
+  const blocks = graph.node('Reshape', [x.value, shape(-1, size / BLOCK, BLOCK)]);
+  const greatest = graph.node('ReduceMax', [graph.node('Abs', [blocks]), shape(-1)]);
+  // A block of zeros has no scale; any will do.
+  const scale = graph.node('Max', [graph.node('Mul', [greatest, scalar(1 / 127)]), scalar(1e-30)]);
+  const rounded = graph.node('Mul', [graph.node('Round', [graph.node('Div', [blocks, scale])]), scale]);
+  const remainder = graph.node('Sub', [blocks, rounded]);
+  const both = graph.node('Reshape', [graph.node('Concat', [rounded, remainder], { axis: { int: 0 } }), shape(-1, size)]);
+
+  const products = linear(new Activation(graph, both, size), weight);
+  const halves = graph.nodes('Split', [products], [true, true], { axis: { int: 0 }, num_outputs: { int: 2 } });
+  return graph.node('Add', halves);
+}
+
 function quantisedLinear(x: Activation, weight: PackedWeight): Value {
   const { graph } = x;
   const { outputs, inputs, bits } = weight;

@@ -1,6 +1,6 @@
 import type { ModelConfig, ModelFile, Tensor } from '../model/types.js';
 import { CONTRIB, GraphBuilder, type Value } from './graph.js';
-import { Activation, linear } from './linear.js';
+import { Activation, linear, preciseLinear } from './linear.js';
 import { dequantise } from './quantised-blocks.js';
 
 /**
@@ -43,7 +43,7 @@ function llamaPart(model: ModelFile, layer: number): Uint8Array {
   }
 
   if (last) {
-    const logits = linear(new Activation(graph, normed, config.hiddenSize), model.lmHead);
+    const logits = preciseLinear(new Activation(graph, normed, config.hiddenSize), model.lmHead);
     graph.output('logits', logits, 'float32', ['selected', config.vocabSize]);
   } else {
     if (layer > 0) graph.output('x_out', x, 'float32', ['rows', config.hiddenSize]);
