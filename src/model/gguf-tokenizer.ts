@@ -50,7 +50,7 @@ export async function readTokenizerSource(metadata: GgufMetadata): Promise<Token
     tokenizerJson,
     tokenizerConfig: { clean_up_tokenization_spaces: false },
     bosToken,
-    endTokens: [...ends].sort((a, b) => a - b),
+    endTokens: [...ends],
     addBosToken: bosToken !== undefined && (metadata.boolean('tokenizer.ggml.add_bos_token') ?? addBos),
   };
 }

@@ -34,7 +34,7 @@ export interface DecodeOptions {
 export class Tokenizer {
   readonly vocabSize: number;
   readonly bosToken: number | undefined;
-  /** Every token that ends a turn or a text, ascending. */
+  /** Every token that ends a turn or a text; the one that the model names as its end first. */
   readonly endTokens: readonly number[];
   readonly #addBos: boolean;
   readonly #withSpecial: HuggingFaceTokenizer;

@@ -72,7 +72,7 @@ export interface TokenizerSource {
   readonly tokenizerJson: object;
   readonly tokenizerConfig: object;
   readonly bosToken: number | undefined;
-  /** Every token that ends a turn or a text. */
+  /** Every token that ends a turn or a text; the one that the model names as its end first. */
   readonly endTokens: readonly number[];
   readonly addBosToken: boolean;
 }

