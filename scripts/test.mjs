@@ -43,7 +43,7 @@ async function reportIsaCoverage() {
   const expected = process.platform === 'linux' && process.arch === 'x64' ? expectedIsas() : ['scalar'];
   let reports = 0;
   const untested = new Set();
-  await step('ISA coverage', 'cargo', ['test', '--package', 'lsh-attn', '--locked', '--', '--nocapture', 'isa_'], {
+  await step('ISA coverage', 'cargo', ['test', '--workspace', '--locked', '--', '--nocapture', 'isa_'], {
     onLine: (line) => {
       const [report, tested] = /isa-coverage: .*tested ([^;]*).*/.exec(line) ?? [];
       if (report === undefined) return;
