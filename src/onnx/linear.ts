@@ -52,8 +52,8 @@ export function linear(x: Activation, ...weights: [Tensor, ...Tensor[]]): Value 
  * Each row goes in twice, as what 8 bits a block can hold and as the remainder, which is rounded to 8 bits of its own;
  * the sum has the precision of about 15. The weights, which are what costs time, are still read once.
  */
-export function preciseLinear(x: Activation, weight: Tensor): Value {
-  if (!isQuantised(weight.type)) return linear(x, weight);
+export function preciseLinear(x: Activation, ...weight: [Tensor, ...Tensor[]]): Value {
+  if (!isQuantised(weight[0].type)) return linear(x, ...weight);
   const { graph, size } = x;
   const shape = (...sizes: number[]) => graph.constant('int64', [sizes.length], BigInt64Array.from(sizes, BigInt));
   const scalar = (value: number) => graph.constant('float32', [], Float32Array.of(value));
@@ -66,7 +66,7 @@ export function preciseLinear(x: Activation, weight: Tensor): Value {
   const remainder = graph.node('Sub', [blocks, rounded]);
   const both = graph.node('Reshape', [graph.node('Concat', [rounded, remainder], { axis: { int: 0 } }), shape(-1, size)]);
 
-  const products = linear(new Activation(graph, both, size), weight);
+  const products = linear(new Activation(graph, both, size), ...weight);
   const halves = graph.nodes('Split', [products], [true, true], { axis: { int: 0 }, num_outputs: { int: 2 } });
   return graph.node('Add', halves);
 }
