@@ -63,9 +63,9 @@ export class Part {
   }
 }
 
-/** Version of ONNX Runtime and the execution providers that were built into it. */
+/** Version of ONNX Runtime and the execution providers that came with it. */
 export function runtimeInfo(): { version: string; providers: string[] } {
-  return { version: ort.env.versions.node ?? 'unknown', providers: ort.listSupportedBackends().map(({ name }) => name) };
+  return { version: ort.env.versions.node ?? 'unknown', providers: ort.listSupportedBackends().filter(({ bundled }) => bundled).map(({ name }) => name) };
 }
 
 function messageOf(cause: unknown): string {

@@ -1,0 +1,83 @@
+import { spawnSync } from 'node:child_process';
+import { access, constants, stat } from 'node:fs/promises';
+import { cpus, freemem, totalmem } from 'node:os';
+import { dirname } from 'node:path';
+import type { CommandModule } from 'yargs';
+import { MagicpigError } from '../errors.js';
+import { cacheFromEnvironment } from '../model/cache.js';
+import { bytes, table } from './format.js';
+import type { Terminal } from './terminal.js';
+
+/** Something that is missing, and the command that mends it. */
+interface Problem {
+  readonly problem: string;
+  readonly remedy: string;
+}
+
+export const doctor = (terminal: Terminal): CommandModule<object, object> => ({
+  command: 'doctor',
+  describe: 'Show what this machine has, what is used of it, and what is missing',
+  handler: async () => {
+    const problems: Problem[] = [];
+    const report = {
+      node: process.versions.node,
+      platform: `${process.platform} ${process.arch}`,
+      cpu: await processor(problems),
+      onnxRuntime: await onnxRuntime(problems),
+      memory: { totalBytes: totalmem(), freeBytes: freemem() },
+      cache: await cache(problems),
+      problems,
+    };
+    const { cpu, memory } = report;
+    const lines: [string, string][] = [
+      ['node', `${report.node}, ${report.platform}`],
+      ['processor', cpu.model],
+      ['cores', String(cpu.cores)],
+      ['kernels', cpu.isa === null ? 'none' : `${cpu.isa} (there are ${cpu.detected.join(', ')})`],
+      ['ONNX Runtime', report.onnxRuntime === null ? 'none' : `${report.onnxRuntime.version}: ${report.onnxRuntime.providers.join(', ')}`],
+      ['memory', `${bytes(memory.totalBytes)}, ${bytes(memory.freeBytes)} of it free`],
+      ['cache', report.cache.path],
+      ...problems.map(({ problem, remedy }): [string, string] => ['missing', `${problem}; mend it with: ${remedy}`]),
+    ];
+    terminal.result(report, table(lines));
+    if (problems.length > 0) process.exitCode = 1;
+  },
+});
+
+async function processor(problems: Problem[]) {
+  const model = cpus()[0]?.model ?? 'unknown';
+  try {
+    const { cpuInfo } = await import('../native.js');
+    return { model, ...cpuInfo() };
+  } catch (error) {
+    if (!MagicpigError.isInstance(error)) throw error;
+    const remedy = error.code === 'NATIVE_MISSING' ? 'npm run build:native' : 'unset MAGICPIG_ISA';
+    problems.push({ problem: error.message, remedy });
+    return { model, isa: null, detected: [], cores: cpus().length };
+  }
+}
+
+async function onnxRuntime(problems: Problem[]) {
+  try {
+    const { runtimeInfo } = await import('../onnx/runtime.js');
+    return runtimeInfo();
+  } catch (error) {
+    problems.push({ problem: `ONNX Runtime does not load (${error instanceof Error ? error.message : String(error)})`, remedy: 'npm ci' });
+    return null;
+  }
+}
+
+/** Where models go, which has to be writable, and how else they come where the hub is out of reach. */
+async function cache(problems: Problem[]) {
+  const { hub: path, offline } = cacheFromEnvironment();
+  const existing = await firstExisting(path);
+  const writable = await access(existing, constants.W_OK).then(() => true, () => false);
+  if (!writable) problems.push({ problem: `${existing} cannot be written`, remedy: 'export HF_HOME=FOLDER' });
+  const pip = spawnSync('python3', ['-m', 'pip', '--version'], { stdio: 'ignore' }).status === 0;
+  return { path, writable, offline, pip };
+}
+
+async function firstExisting(path: string): Promise<string> {
+  const found = await stat(path).then(() => true, () => false);
+  return found || dirname(path) === path ? path : firstExisting(dirname(path));
+}

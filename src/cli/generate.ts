@@ -1,0 +1,126 @@
+import { text as readAll } from 'node:stream/consumers';
+import { readFile } from 'node:fs/promises';
+import type { Argv, CommandModule, InferredOptionTypes } from 'yargs';
+import type { SessionStats } from '../decode/session.js';
+import { MagicpigError } from '../errors.js';
+import { fileError } from '../model/file-error.js';
+import { bytes, count, percent } from './format.js';
+import { DEFAULT_MODEL, REF_HELP } from './model-option.js';
+import type { Terminal } from './terminal.js';
+
+const options = {
+  model: { alias: 'm', type: 'string', default: DEFAULT_MODEL, describe: `The model: ${REF_HELP}` },
+  prompt: { alias: 'p', type: 'string', describe: 'The text to continue' },
+  'prompt-file': { alias: 'f', type: 'string', describe: 'The file that holds the text to continue; - is standard input' },
+  'max-tokens': { alias: 'n', type: 'number', default: 256, describe: 'Tokens to generate at most' },
+  policy: { type: 'string', choices: ['lsh', 'exact'], default: 'lsh', describe: 'How attention is computed while generating' },
+  'lsh-k': { type: 'number', default: 10, describe: 'lsh: bits a table, 1 to 16; more bits, fewer keys read' },
+  'lsh-l': { type: 'number', default: 150, describe: 'lsh: tables, 2 to 1000; more tables, more keys read' },
+  temperature: { alias: 't', type: 'number', default: 0, describe: 'Divides logits; 0 always takes the most likely token' },
+  'top-k': { type: 'number', default: 0, describe: 'Keep this many of the most likely tokens; 0 keeps all' },
+  'top-p': { type: 'number', default: 1, describe: 'Keep the fewest tokens that together have this probability' },
+  'min-p': { type: 'number', default: 0, describe: "Keep tokens with this fraction of the most likely one's probability" },
+  'repetition-penalty': { type: 'number', default: 1, describe: 'Make tokens among the last 64 less likely; 1 is none' },
+  stop: { type: 'string', array: true, describe: 'A text that ends the generation; may be given several times' },
+  seed: { type: 'number', default: 0, describe: 'The same seed gives the same text' },
+  threads: { type: 'number', describe: 'Threads to use [default: one for each core]' },
+  device: { type: 'string', choices: ['cpu'], default: 'cpu', describe: 'Where the dense layers run' },
+  context: { type: 'number', describe: 'Tokens that the text may have [default: as the model was trained for]' },
+} as const;
+
+type Arguments = InferredOptionTypes<typeof options>;
+
+export const generate = (terminal: Terminal): CommandModule<object, Arguments> => ({
+  command: 'generate',
+  describe: 'Read a text and continue it',
+  builder: (yargs) =>
+    yargs
+      .options(options)
+      .example('$0 generate -f notes.md -n 200', 'continue a file with sampled attention')
+      .example('$0 generate -p "Once upon a time" --policy exact -t 0.8', 'read every key, and draw tokens') as unknown as Argv<Arguments>,
+  handler: (args) => run(args, terminal),
+});
+
+async function run(args: Arguments, terminal: Terminal): Promise<void> {
+  const { signal } = terminal;
+  const prompt = await promptOf(args);
+  const sampling = {
+    temperature: args.temperature,
+    topK: args['top-k'],
+    topP: args['top-p'],
+    minP: args['min-p'],
+    repetitionPenalty: args['repetition-penalty'],
+    seed: args.seed,
+  };
+  const { loadModel } = await import('../decode/model.js');
+  using progress = terminal.progress();
+  const { samplingFrom, policyFrom, integer } = await import('../decode/options.js');
+  // Wrong options are told before a model is downloaded or a text is read.
+  const policy = { policy: args.policy as 'lsh' | 'exact', lshK: args['lsh-k'], lshL: args['lsh-l'] };
+  policyFrom(policy);
+  samplingFrom(sampling);
+  integer('maxTokens', args['max-tokens'], 0, 2 ** 31);
+
+  await using model = await loadModel(args.model, {
+    threads: args.threads,
+    context: args.context,
+    signal,
+    onProgress: ({ phase, done, total }) => {
+      if (phase === 'download') progress.update('downloading', done, total, 'bytes');
+      else progress.update('loading', done, total, 'parts');
+    },
+  });
+  using session = model.createSession({ ...policy, seed: args.seed });
+  await session.prefill(prompt, {
+    signal,
+    onProgress: ({ done, total }) => { progress.update('reading', done, total, 'tokens'); },
+  });
+  progress[Symbol.dispose]();
+
+  const pieces: string[] = [];
+  const tokens: number[] = [];
+  try {
+    for await (const { token, text } of session.generate({ ...sampling, maxTokens: args['max-tokens'], stop: args.stop, signal })) {
+      tokens.push(token);
+      pieces.push(text);
+      terminal.stream(text);
+    }
+  } finally {
+    terminal.stream('\n');
+  }
+  const stats = session.stats();
+  terminal.note(closingLine(stats));
+  terminal.result({
+    model: args.model,
+    policy: stats.policy,
+    text: pieces.join(''),
+    tokens,
+    promptTokens: stats.promptTokens,
+    reusedTokens: stats.reusedTokens,
+    generatedTokens: stats.generatedTokens,
+    prefillSeconds: stats.prefillSeconds,
+    decodeMsPerToken: stats.decodeMsPerToken,
+    attendMsPerToken: stats.attendMsPerToken,
+    keysRead: stats.keysRead,
+    indexBytesPerKey: stats.indexBytesPerKey,
+    finishReason: stats.finishReason,
+  });
+}
+
+async function promptOf({ prompt, 'prompt-file': file }: Arguments): Promise<string> {
+  if (prompt !== undefined && file !== undefined) throw new MagicpigError('INVALID_OPTION', 'give --prompt or --prompt-file, not both');
+  if (prompt !== undefined) return prompt;
+  if (file === '-') return await readAll(process.stdin);
+  if (file !== undefined) {
+    return await readFile(file, 'utf8').catch((error: unknown) => { throw fileError(error, file); });
+  }
+  throw new MagicpigError('INVALID_OPTION', 'there is nothing to read: give --prompt TEXT or --prompt-file FILE');
+}
+
+function closingLine(stats: SessionStats): string {
+  const { promptTokens, prefillSeconds, generatedTokens, decodeMsPerToken, attendMsPerToken } = stats;
+  const read = `${count(promptTokens)} tokens read in ${prefillSeconds.toFixed(1)} s`;
+  const written = `${count(generatedTokens)} written at ${decodeMsPerToken.toFixed(1)} ms each (attention ${attendMsPerToken.toFixed(1)} ms)`;
+  const index = stats.indexBytes > 0 ? `, index ${bytes(stats.indexBytes)}` : '';
+  return `${read}; ${written}; ${percent(stats.keysRead)} of keys read${index}`;
+}

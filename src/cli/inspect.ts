@@ -1,0 +1,56 @@
+import type { CommandModule } from 'yargs';
+import type { ModelFile } from '../model/types.js';
+import { bytes, count, table } from './format.js';
+import { REF_HELP, resolveWithProgress } from './model-option.js';
+import type { Terminal } from './terminal.js';
+
+interface Arguments {
+  ref: string;
+}
+
+/** Bytes of an element of a row. */
+const BF16 = 2;
+
+export const inspect = (terminal: Terminal): CommandModule<object, Arguments> => ({
+  command: 'inspect <ref>',
+  describe: "Show a model's architecture, shapes, quantisation and context",
+  builder: (yargs) => yargs.positional('ref', { type: 'string', demandOption: true, describe: REF_HELP }),
+  handler: async ({ ref }) => {
+    const path = await resolveWithProgress(ref, terminal);
+    const { openGguf } = await import('../model/gguf.js');
+    await using file = await openGguf(path);
+    const description = describe(file);
+    terminal.result(description, asTable(description));
+  },
+});
+
+function describe({ path, config, quantisation, fileBytes, chatTemplate, tokenizer }: ModelFile) {
+  const { rope, ...shapes } = config;
+  const { theta, dimensions, factors } = rope;
+  return {
+    path,
+    fileBytes,
+    quantisation,
+    ...shapes,
+    rope: { theta, dimensions, scaled: factors !== undefined },
+    rowBytesPerToken: 2 * BF16 * config.layers * config.kvHeads * config.headDim,
+    endTokens: tokenizer.endTokens,
+    chatTemplate: chatTemplate !== undefined,
+  };
+}
+
+function asTable(model: ReturnType<typeof describe>): string {
+  const { rope } = model;
+  return table([
+    ['model', `${model.name} (${model.architecture})`],
+    ['file', `${model.path}, ${bytes(model.fileBytes)}`],
+    ['quantisation', model.quantisation],
+    ['layers', `${model.layers}, hidden ${count(model.hiddenSize)}, MLP ${count(model.intermediateSize)}`],
+    ['heads', `${model.heads} for queries, ${model.kvHeads} for keys and values, of ${model.headDim}`],
+    ['vocabulary', `${count(model.vocabSize)} tokens`],
+    ['context', `${count(model.contextLength)} tokens`],
+    ['rope', `theta ${count(rope.theta)} over ${rope.dimensions} dimensions${rope.scaled ? ', scaled for long contexts' : ''}`],
+    ['rows', `${bytes(model.rowBytesPerToken)} a token, ${bytes(model.rowBytesPerToken * model.contextLength)} for a full context`],
+    ['chat', model.chatTemplate ? 'has a chat template' : 'has no chat template'],
+  ]);
+}

@@ -1,0 +1,71 @@
+#!/usr/bin/env node
+import { readFileSync } from 'node:fs';
+import yargs from 'yargs';
+import { hideBin } from 'yargs/helpers';
+import { MagicpigError } from '../errors.js';
+import { doctor } from './doctor.js';
+import { generate } from './generate.js';
+import { inspect } from './inspect.js';
+import { pull } from './pull.js';
+import { Terminal } from './terminal.js';
+
+const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string };
+
+const words = hideBin(process.argv);
+const terminal = new Terminal(words.includes('--json'));
+
+const parser = yargs(words)
+  .scriptName('magicpig')
+  .usage('$0 <command>\n\nLong-context language models with sampled attention')
+  .command(generate(terminal))
+  .command(pull(terminal))
+  .command(inspect(terminal))
+  .command(doctor(terminal))
+  .option('json', { type: 'boolean', default: false, describe: 'Print exactly one JSON object' })
+  .demandCommand(1, 'no command was given; magicpig --help lists them')
+  .check((args) => checkValues(args))
+  .strict()
+  .wrap(Math.min(110, process.stdout.columns || 110))
+  .version(version)
+  .alias({ help: 'h', version: 'v' })
+  .exitProcess(false)
+  .fail((message: string | null, error: Error | undefined) => {
+    throw error ?? usage(message ?? 'the arguments are wrong');
+  });
+
+try {
+  await parser.parseAsync();
+} catch (cause) {
+  process.exitCode = terminal.failure(named(asError(cause)));
+}
+
+/** yargs turns rubbish into NaN, and an option that is given twice into an array. */
+function checkValues(args: Record<string, unknown>): true {
+  for (const [name, value] of Object.entries(args)) {
+    const option = `--${name}`;
+    if (!words.some((word) => word === option || word.startsWith(`${option}=`))) continue;
+    if (Number.isNaN(value)) throw usage(`${option} takes a number`);
+    if (Array.isArray(value) && name !== 'stop') throw usage(`${option} is given twice`);
+    if (value === '' && name !== 'prompt') throw usage(`${option} is empty`);
+  }
+  return true;
+}
+
+function usage(message: string): MagicpigError {
+  return new MagicpigError('INVALID_OPTION', message);
+}
+
+function asError(cause: unknown): MagicpigError {
+  if (MagicpigError.isInstance(cause)) return cause;
+  // yargs' own complaints about arguments have a name of their own; what is left is a mistake in the program.
+  if (cause instanceof Error && cause.name === 'YError') return usage(cause.message);
+  return new MagicpigError('INTERNAL', `internal error: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
+}
+
+/** The package names options as programs do (`lshK`); who typed `--lsh-k` should read that. */
+function named(error: MagicpigError): MagicpigError {
+  const [, name] = /^([a-z]+(?:[A-Z]\w*)?) is /.exec(error.message) ?? [];
+  if (error.code !== 'INVALID_OPTION' || name === undefined) return error;
+  const option = `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+  return words.some((word) => word.startsWith(option)) ? usage(error.message.replace(name, option)) : error;
+}

@@ -1,0 +1,101 @@
+import { constants } from 'node:os';
+import cliProgress from 'cli-progress';
+import type { MagicpigError } from '../errors.js';
+
+/** What a command writes to, and what stops it. */
+export class Terminal {
+  /** Whether stdout is to be exactly one JSON object. */
+  readonly json: boolean;
+  /** Aborted by the first Ctrl-C or SIGTERM; a second one ends the process at once. */
+  readonly signal: AbortSignal;
+  #stoppedBy: 'SIGINT' | 'SIGTERM' | undefined;
+
+  constructor(json: boolean) {
+    this.json = json;
+    const controller = new AbortController();
+    this.signal = controller.signal;
+    for (const name of ['SIGINT', 'SIGTERM'] as const) {
+      process.once(name, () => {
+        this.#stoppedBy ??= name;
+        controller.abort();
+      });
+    }
+    // A reader that has seen enough, such as `head`, is no failure.
+    process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+      if (error.code !== 'EPIPE') throw error;
+      process.exit(0);
+    });
+  }
+
+  /** Text for people, as it comes; nothing with `--json`. */
+  stream(text: string): void {
+    if (!this.json) process.stdout.write(text);
+  }
+
+  /** A line for people beside the result. */
+  note(text: string): void {
+    if (!this.json) process.stderr.write(`${text}\n`);
+  }
+
+  /** The result of the command, once, at its end: the object with `--json`, else the text, if there is one. */
+  result(result: object, text?: string): void {
+    if (this.json) process.stdout.write(`${JSON.stringify(result)}\n`);
+    else if (text !== undefined) process.stdout.write(`${text}\n`);
+  }
+
+  /** One line for what went wrong; the process's exit code: 1 failed, 2 wrong usage, 128 + n for a signal. */
+  failure(error: MagicpigError): number {
+    const { code } = error;
+    const stoppedBy = code === 'ABORTED' ? this.#stoppedBy : undefined;
+    const message = stoppedBy === undefined ? error.message : 'interrupted';
+    if (this.json) process.stdout.write(`${JSON.stringify({ error: { code, message } })}\n`);
+    else process.stderr.write(`magicpig: ${message}\n`);
+    if (stoppedBy !== undefined) return 128 + constants.signals[stoppedBy];
+    return code === 'INVALID_OPTION' || code === 'EMPTY_PROMPT' ? 2 : 1;
+  }
+
+  /** A progress bar on stderr, where that is a terminal. Dispose of it before anything else is written. */
+  progress(): Progress {
+    return new Progress(process.stderr.isTTY);
+  }
+}
+
+/** A bar that shows how far one phase after the other is. */
+export class Progress implements Disposable {
+  readonly #shown: boolean;
+  #phase: string | undefined;
+  #bar: cliProgress.SingleBar | undefined;
+
+  constructor(shown: boolean) {
+    this.#shown = shown;
+  }
+
+  /** A phase that is new begins a bar of its own. A `total` of 0 is one that nobody knows yet. */
+  update(phase: string, done: number, total: number, unit: 'bytes' | 'tokens' | 'parts'): void {
+    if (!this.#shown || total === 0) return;
+    if (phase !== this.#phase) {
+      this[Symbol.dispose]();
+      const [divisor, name] = unit === 'bytes' ? [1e6, 'MB'] : [1, unit];
+      this.#bar = new cliProgress.SingleBar({
+        format: `${phase.padEnd(11)} {bar} {percentage}% | {value}/{total} ${name} | {duration_formatted}`,
+        formatValue: (value, _options, type) => (type === 'value' || type === 'total' ? (value / divisor).toFixed(0) : String(value)),
+        barCompleteChar: '█',
+        barIncompleteChar: '░',
+        barsize: 30,
+        hideCursor: true,
+        clearOnComplete: true,
+        stream: process.stderr,
+      });
+      this.#bar.start(total, done);
+      this.#phase = phase;
+    }
+    this.#bar?.setTotal(total);
+    this.#bar?.update(done);
+  }
+
+  [Symbol.dispose](): void {
+    this.#bar?.stop();
+    this.#bar = undefined;
+    this.#phase = undefined;
+  }
+}
