@@ -1,8 +1,15 @@
 import type { ModelConfig, ModelFile } from '../model/types.js';
 import { Embedding } from './embedding.js';
+import { Refinement } from './linear.js';
 import { llamaParts } from './llama.js';
-import { Rope, type RopeRows } from './rope.js';
+import { Rope } from './rope.js';
 import { Part, type RuntimeOptions, type Tensors } from './runtime.js';
+
+/**
+ * So many rows at the end of a run have their activations refined: every decoding step, short prompts, and all logits.
+ * In the rows of a long text the error of 8 bits averages out in attention, and refining them would double their time.
+ */
+const REFINED_ROWS = 64;
 
 /** Queries, keys (both rotated) and values of the rows of a run: [rows, heads * headDim], [rows, kvHeads * headDim] twice. */
 export interface Projections {
@@ -61,17 +68,23 @@ export class DenseGraph {
   ): Promise<Float32Array | undefined> {
     const { layers } = this.#config;
     const rows = tokens.length;
-    const rope = this.#rope.rows(position, rows);
+    const matrix = (data: Float32Array) => ({ data, shape: [rows, data.length / rows] });
+    const { cos, sin } = this.#rope.rows(position, rows);
+    const shared = { cos: matrix(cos), sin: matrix(sin), ...Refinement.inputs(rows, rows <= REFINED_ROWS ? rows : 1) };
     let x = this.#embedding.rows(tokens);
     let o: Float32Array | undefined;
     for (let layer = 0; layer < layers; layer += 1) {
-      const { q, k, v, x_out: next } = await this.#run(layer, this.#inputs(rows, x, o, rope));
+      const { q, k, v, x_out: next } = await this.#run(layer, { x: matrix(x), ...(o && { o: matrix(o) }), ...shared });
       x = next ?? x;
       o = await attend(layer, { q, k, v } as Projections);
     }
-    if (select.length === 0) return undefined;
-    const rowNumbers = { data: BigInt64Array.from(select, BigInt), shape: [select.length] };
-    const { logits } = await this.#run(layers, { ...this.#inputs(rows, x, o), select: rowNumbers });
+    if (select.length === 0 || o === undefined) return undefined;
+    const { logits } = await this.#run(layers, {
+      x: matrix(x),
+      o: matrix(o),
+      select: { data: BigInt64Array.from(select, BigInt), shape: [select.length] },
+      ...Refinement.inputs(select.length, select.length),
+    });
     return logits;
   }
 
@@ -83,14 +96,5 @@ export class DenseGraph {
     const part = this.#parts[number];
     if (part === undefined) throw new RangeError(`part ${number} of ${this.#parts.length}`);
     return part.run(inputs);
-  }
-
-  #inputs(rows: number, x: Float32Array, o: Float32Array | undefined, rope?: RopeRows): Tensors {
-    const matrix = (data: Float32Array) => ({ data, shape: [rows, data.length / rows] });
-    return {
-      x: matrix(x),
-      ...(o && { o: matrix(o) }),
-      ...(rope && { cos: matrix(rope.cos), sin: matrix(rope.sin) }),
-    };
   }
 }

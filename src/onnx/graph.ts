@@ -8,7 +8,7 @@ export type ElementType = 'float32' | 'uint8' | 'int64';
 /** A dimension: a fixed size, or the name of one that is known at run time. */
 export type Dimension = number | string;
 
-export type Attribute = { int: number } | { float: number } | { ints: readonly number[] };
+export type Attribute = { int: number } | { float: number } | { string: string };
 
 const elementTypes: Record<ElementType, onnx.TensorProto.DataType> = {
   float32: onnx.TensorProto.DataType.FLOAT,
@@ -45,6 +45,11 @@ export class GraphBuilder {
     const rawData = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
     this.#initialisers.push({ name, dims: [...shape], dataType: elementTypes[type], rawData });
     return name as Value;
+  }
+
+  /** A constant of sizes or axes, as Reshape and reductions take them. */
+  shape(...sizes: number[]): Value {
+    return this.constant('int64', [sizes.length], BigInt64Array.from(sizes, BigInt));
   }
 
   /** One operator with a single output. */
@@ -99,5 +104,5 @@ function attributeProto(name: string, attribute: Attribute): onnx.AttributeProto
   const { AttributeType } = onnx.AttributeProto;
   if ('int' in attribute) return { name, type: AttributeType.INT, i: attribute.int };
   if ('float' in attribute) return { name, type: AttributeType.FLOAT, f: attribute.float };
-  return { name, type: AttributeType.INTS, ints: [...attribute.ints] };
+  return { name, type: AttributeType.STRING, s: new TextEncoder().encode(attribute.string) };
 }

@@ -1,6 +1,6 @@
 import type { ModelConfig, ModelFile, Tensor } from '../model/types.js';
 import { CONTRIB, GraphBuilder, type Value } from './graph.js';
-import { Activation, linear, preciseLinear } from './linear.js';
+import { Activation, Refinement, linear } from './linear.js';
 import { dequantise } from './quantised-blocks.js';
 
 /**
@@ -12,7 +12,7 @@ import { dequantise } from './quantised-blocks.js';
  *
  * Inputs and outputs, in f32: `x` [rows, hidden] the residual stream, `o` [rows, heads * headDim] attention's output,
  * `cos` and `sin` [rows, rotating dimensions / 2], `q`, `k`, `v`, and `logits` [selected, vocabulary] for the rows that
- * `select` (int64) names.
+ * `select` (int64) names. The inputs of {@link Refinement} are there in every part.
  */
 export function llamaParts(model: ModelFile): (() => Uint8Array)[] {
   const parts = [];
@@ -25,6 +25,7 @@ export function llamaParts(model: ModelFile): (() => Uint8Array)[] {
 function llamaPart(model: ModelFile, layer: number): Uint8Array {
   const { config } = model;
   const graph = new GraphBuilder();
+  const refinement = new Refinement(graph);
   const last = layer === config.layers;
   let x = graph.input('x', 'float32', ['rows', config.hiddenSize]);
   let normed: Value;
@@ -39,29 +40,37 @@ function llamaPart(model: ModelFile, layer: number): Uint8Array {
       o = graph.node('Gather', [o, select]);
     }
     const nextNorm = last ? model.finalNorm : model.layerTensor(layer, 'attentionNorm');
-    ({ x, normed } = afterAttention(graph, model, layer - 1, x, o, nextNorm));
+    ({ x, normed } = afterAttention(graph, refinement, model, layer - 1, x, o, nextNorm));
   }
 
   if (last) {
-    const logits = preciseLinear(new Activation(graph, normed, config.hiddenSize), model.lmHead);
+    const logits = linear(new Activation(graph, refinement, normed, config.hiddenSize), model.lmHead);
     graph.output('logits', logits, 'float32', ['selected', config.vocabSize]);
   } else {
     if (layer > 0) graph.output('x_out', x, 'float32', ['rows', config.hiddenSize]);
-    beforeAttention(graph, model, layer, normed);
+    beforeAttention(graph, refinement, model, layer, normed);
   }
   return graph.build();
 }
 
 /** Output projection and MLP of `layer` with both residual sums, then the norm that follows. */
-function afterAttention(graph: GraphBuilder, model: ModelFile, layer: number, x: Value, o: Value, nextNorm: Tensor) {
+function afterAttention(
+  graph: GraphBuilder,
+  refinement: Refinement,
+  model: ModelFile,
+  layer: number,
+  x: Value,
+  o: Value,
+  nextNorm: Tensor,
+) {
   const { config } = model;
   const attended = linear(
-    new Activation(graph, o, config.heads * config.headDim),
+    new Activation(graph, refinement, o, config.heads * config.headDim),
     model.layerTensor(layer, 'attentionOutput'),
   );
   const mlp = addAndNorm(graph, config, x, attended, model.layerTensor(layer, 'mlpNorm'));
   const gateAndUp = linear(
-    new Activation(graph, mlp.normed, config.hiddenSize),
+    new Activation(graph, refinement, mlp.normed, config.hiddenSize),
     model.layerTensor(layer, 'gate'),
     model.layerTensor(layer, 'up'),
   );
@@ -69,24 +78,24 @@ function afterAttention(graph: GraphBuilder, model: ModelFile, layer: number, x:
   // QuickGelu with alpha 1 is SiLU, in one operator.
   const activated = graph.node('QuickGelu', [gate], { alpha: { float: 1 } }, CONTRIB);
   const hidden = graph.node('Mul', [activated, up]);
-  const down = linear(new Activation(graph, hidden, config.intermediateSize), model.layerTensor(layer, 'down'));
+  const down = linear(new Activation(graph, refinement, hidden, config.intermediateSize), model.layerTensor(layer, 'down'));
   return addAndNorm(graph, config, mlp.x, down, nextNorm);
 }
 
 /** Outputs `q`, `k` (rotated) and `v` of `layer`. */
-function beforeAttention(graph: GraphBuilder, model: ModelFile, layer: number, normed: Value): void {
+function beforeAttention(graph: GraphBuilder, refinement: Refinement, model: ModelFile, layer: number, normed: Value): void {
   const { heads, kvHeads, headDim, hiddenSize, rope } = model.config;
   const cos = graph.input('cos', 'float32', ['rows', rope.dimensions / 2]);
   const sin = graph.input('sin', 'float32', ['rows', rope.dimensions / 2]);
   const qkv = linear(
-    new Activation(graph, normed, hiddenSize),
+    new Activation(graph, refinement, normed, hiddenSize),
     model.layerTensor(layer, 'query'),
     model.layerTensor(layer, 'key'),
     model.layerTensor(layer, 'value'),
   );
   // Queries and keys rotate together, as so many heads.
   const [qk, v] = split(graph, qkv, [(heads + kvHeads) * headDim, kvHeads * headDim]);
-  const zero = graph.constant('int64', [1], BigInt64Array.of(0n));
+  const zero = graph.shape(0);
   const batched = graph.node('Unsqueeze', [qk, zero]);
   const rotated = graph.node(
     'RotaryEmbedding',
@@ -128,6 +137,5 @@ function addAndNorm(graph: GraphBuilder, config: ModelConfig, x: Value, y: Value
 
 /** Cuts columns into consecutive parts. */
 function split(graph: GraphBuilder, x: Value, sizes: readonly [number, number]): [Value, Value] {
-  const constant = graph.constant('int64', [2], BigInt64Array.from(sizes, BigInt));
-  return graph.nodes('Split', [x, constant], [true, true], { axis: { int: 1 } }) as [Value, Value];
+  return graph.nodes('Split', [x, graph.shape(...sizes)], [true, true], { axis: { int: 1 } }) as [Value, Value];
 }
