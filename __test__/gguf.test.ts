@@ -59,7 +59,7 @@ test('agrees with @huggingface/gguf about a well-formed header', async (t) => {
   const ours = readGgufHeader(handle.fd, path, (await handle.stat()).size);
   t.is(ours.dataStart, Number(theirs.tensorDataOffset));
   const plain = (value: unknown): unknown => (ArrayBuffer.isView(value) ? Array.from(value as Int32Array) : value);
-  const expected: Record<string, unknown> = theirs.metadata;
+  const expected = theirs.metadata as object as Record<string, unknown>;
   for (const [key, value] of ours.metadata.pairs) t.deepEqual(plain(value), expected[key], key);
   t.deepEqual(
     ours.tensors.map(({ name, dimensions, type, offset }) => ({ name, dimensions, type, offset })),

@@ -48,7 +48,7 @@ export async function loadModel(reference: string, options: LoadOptions = {}): P
   if (options.context !== undefined) integer('context', options.context, 1, 2 ** 31);
   const path = await resolveModel(reference, {
     signal,
-    onProgress: ({ received, total }) => onProgress?.({ phase: 'download', done: received, total: total ?? 0 }),
+    onProgress: ({ received, total }) => onProgress?.({ phase: 'download', done: received, total }),
   });
   const file = await openGguf(path);
   try {
