@@ -63,7 +63,7 @@ test('agrees with @huggingface/gguf about a well-formed header', async (t) => {
   for (const [key, value] of ours.metadata.pairs) t.deepEqual(plain(value), expected[key], key);
   t.deepEqual(
     ours.tensors.map(({ name, dimensions, type, offset }) => ({ name, dimensions, type, offset })),
-    theirs.tensorInfos.map(({ name, shape, dtype, offset }) => ({ name, dimensions: shape.map(Number), type: dtype as number, offset: Number(offset) })),
+    theirs.tensorInfos.map(({ name, shape, dtype, offset }) => ({ name, dimensions: shape.map(Number), type: dtype, offset: Number(offset) })),
   );
 });
 

@@ -1,6 +1,6 @@
 import { text as readAll } from 'node:stream/consumers';
 import { readFile } from 'node:fs/promises';
-import type { Argv, CommandModule, InferredOptionTypes } from 'yargs';
+import type { CommandModule, InferredOptionTypes } from 'yargs';
 import type { SessionStats } from '../decode/session.js';
 import { MagicpigError } from '../errors.js';
 import { fileError } from '../model/file-error.js';
@@ -37,7 +37,7 @@ export const generate = (terminal: Terminal): CommandModule<object, Arguments> =
     yargs
       .options(options)
       .example('$0 generate -f notes.md -n 200', 'continue a file with sampled attention')
-      .example('$0 generate -p "Once upon a time" --policy exact -t 0.8', 'read every key, and draw tokens') as unknown as Argv<Arguments>,
+      .example('$0 generate -p "Once upon a time" --policy exact -t 0.8', 'read every key, and draw tokens'),
   handler: (args) => run(args, terminal),
 });
 
@@ -56,7 +56,7 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
   using progress = terminal.progress();
   const { samplingFrom, policyFrom, integer } = await import('../decode/options.js');
   // Wrong options are told before a model is downloaded or a text is read.
-  const policy = { policy: args.policy as 'lsh' | 'exact', lshK: args['lsh-k'], lshL: args['lsh-l'] };
+  const policy = { policy: args.policy, lshK: args['lsh-k'], lshL: args['lsh-l'] };
   policyFrom(policy);
   samplingFrom(sampling);
   integer('maxTokens', args['max-tokens'], 0, 2 ** 31);

@@ -16,6 +16,6 @@ export async function resolveWithProgress(reference: string, terminal: Terminal,
 
 function showDownload(progress: Progress): (state: DownloadProgress) => void {
   return ({ received, total }) => {
-    progress.update('downloading', received, total ?? 0, 'bytes');
+    progress.update('downloading', received, total, 'bytes');
   };
 }
