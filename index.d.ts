@@ -64,6 +64,9 @@ export interface CpuInfo {
   cores: number
 }
 
+/** The head dimensions that there are kernels for. */
+export declare function headDims(): Array<number>
+
 /** Which keys a decoding step reads. */
 export interface NativePolicy {
   /** `exact` reads all keys; `lsh` the static set and the keys that collide with the query in two tables or more. */

@@ -36,6 +36,11 @@ export function cpuInfo(): CpuInfo {
   return translating(() => info());
 }
 
+/** The head dimensions that there are kernels for. */
+export function headDims(): readonly number[] {
+  return loaded().headDims();
+}
+
 /** Rows, index and attention of one sequence, in Rust. The addon's class, with errors of this package. */
 export class NativeSession {
   readonly #session;

@@ -30,7 +30,7 @@ const parser = yargs(words)
   .alias({ help: 'h', version: 'v' })
   .exitProcess(false)
   .fail((message: string | null, error: Error | undefined) => {
-    throw error ?? usage(message ?? 'the arguments are wrong');
+    throw error ?? usage((message ?? 'the arguments are wrong').replace(/\s*\n\s*/g, ' ').trim());
   });
 
 try {

@@ -15,8 +15,9 @@ export class Terminal {
     const controller = new AbortController();
     this.signal = controller.signal;
     for (const name of ['SIGINT', 'SIGTERM'] as const) {
-      process.once(name, () => {
-        this.#stoppedBy ??= name;
+      process.on(name, () => {
+        if (this.#stoppedBy !== undefined) process.exit(128 + constants.signals[name]);
+        this.#stoppedBy = name;
         controller.abort();
       });
     }

@@ -4,7 +4,7 @@ import { openGguf } from '../model/gguf.js';
 import { resolveModel } from '../model/resolve.js';
 import { Tokenizer } from '../model/tokenizer.js';
 import type { ModelConfig, ModelFile } from '../model/types.js';
-import { NativeSession } from '../native.js';
+import { NativeSession, headDims } from '../native.js';
 import { DenseGraph } from '../onnx/dense-graph.js';
 import { type Device, type PolicyOptions, deviceFrom, integer, policyFrom, seedFrom, threadsFrom } from './options.js';
 import { Sequence } from './sequence.js';
@@ -52,6 +52,7 @@ export async function loadModel(reference: string, options: LoadOptions = {}): P
   });
   const file = await openGguf(path);
   try {
+    checkAttention(file.config);
     const tokenizer = new Tokenizer(file.tokenizer);
     const dense = await DenseGraph.load(file, { device, threads }, {
       signal,
@@ -63,6 +64,13 @@ export async function loadModel(reference: string, options: LoadOptions = {}): P
     if (signal?.aborted === true) throw new MagicpigError('ABORTED', 'aborted by the caller', { cause });
     throw cause;
   }
+}
+
+/** Whether the kernels can attend for the model, before its weights are loaded. */
+function checkAttention({ headDim }: ModelConfig): void {
+  const known = headDims();
+  if (known.includes(headDim)) return;
+  throw new MagicpigError('UNSUPPORTED_ARCHITECTURE', `the model has heads of ${headDim} dimensions; attention takes ${known.join(', ')}`);
 }
 
 /** A loaded model. Sessions share its weights. */

@@ -12,6 +12,7 @@ mod stats;
 
 pub use config::{Policy, SINKS, SessionConfig, Shape, WINDOW};
 pub use error::EngineError;
+pub use lsh_attn::HEAD_DIMS;
 pub use lsh_attn::kernels::{Isa, Kernels};
 pub use session::Session;
 pub use stats::Stats;

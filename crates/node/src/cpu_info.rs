@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use engine::{EngineError, Isa, Kernels};
+use engine::{EngineError, HEAD_DIMS, Isa, Kernels};
 use napi_derive::napi;
 
 use crate::failure::{Code, Failure};
@@ -27,4 +27,10 @@ pub fn cpu_info() -> napi::Result<CpuInfo, Code> {
         detected: Isa::ALL.iter().filter(|isa| isa.is_available()).map(Isa::to_string).collect(),
         cores: thread::available_parallelism().map_or(1, |cores| cores.get() as u32),
     })
+}
+
+/// The head dimensions that there are kernels for.
+#[napi]
+pub fn head_dims() -> Vec<u32> {
+    HEAD_DIMS.map(|dim| dim as u32).to_vec()
 }

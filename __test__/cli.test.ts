@@ -1,0 +1,226 @@
+// The command line as a person or a program meets it: a process, its two streams and its exit code.
+import { spawn } from 'node:child_process';
+import { existsSync, readdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+
+import test, { type ExecutionContext } from 'ava';
+
+import { errorCodes } from '../src/errors.js';
+import { string, u32, writeGguf } from './support/gguf-writer.js';
+import { temporaryFolder } from './support/temporary.js';
+import { tinyLlama, withMetadata } from './support/tiny-llama.js';
+
+interface Outcome {
+  readonly code: number | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+interface RunOptions {
+  readonly env?: Record<string, string>;
+  readonly stdin?: string | undefined;
+  /** Sends SIGINT when stdout or stderr has shown this. */
+  readonly interruptAt?: RegExp;
+}
+
+const main = join(import.meta.dirname, '..', 'src', 'cli', 'main.ts');
+
+async function magicpig(args: readonly string[], { env, stdin, interruptAt }: RunOptions = {}): Promise<Outcome> {
+  const child = spawn(process.execPath, ['--import', 'tsx', main, ...args], { env: { ...process.env, ...env } });
+  const text = { stdout: '', stderr: '' };
+  let interrupted = false;
+  for (const name of ['stdout', 'stderr'] as const) {
+    child[name].setEncoding('utf8').on('data', (part: string) => {
+      text[name] += part;
+      if (interruptAt?.test(text[name]) && !interrupted) {
+        interrupted = true;
+        child.kill('SIGINT');
+      }
+    });
+  }
+  child.stdin.end(stdin ?? '');
+  const code = await new Promise<number | null>((resolve) => child.once('close', resolve));
+  return { code, ...text };
+}
+
+/** A tiny model with the smallest head that the engine takes. */
+function model(t: ExecutionContext, context = 1024): string {
+  const spec = tinyLlama({ headDim: 64, heads: 2, kvHeads: 1, context });
+  return writeGguf(join(temporaryFolder(t), 'tiny.gguf'), spec);
+}
+
+/** One line on stderr, nothing on stdout, no stack. */
+function failsWith(t: ExecutionContext, outcome: Outcome, code: number, message: RegExp): void {
+  t.is(outcome.code, code, outcome.stderr);
+  t.is(outcome.stdout, '');
+  t.regex(outcome.stderr, /^magicpig: [^\n]+\n$/);
+  t.regex(outcome.stderr, message);
+}
+
+test('generate writes the text to stdout and one line of figures to stderr', async (t) => {
+  const { code, stdout, stderr } = await magicpig(['generate', '-m', model(t), '-p', 'hello world', '-n', '8']);
+  t.is(code, 0, stderr);
+  t.true(stdout.endsWith('\n'));
+  t.regex(stderr, /^\d+ tokens read in [\d.]+ s; 8 written at [\d.]+ ms each \(attention [\d.]+ ms\); [\d.]+% of keys read[^\n]*\n$/);
+});
+
+test('generate --json prints exactly one object with every figure', async (t) => {
+  const args = ['generate', '-m', model(t), '-p', 'hello world', '-n', '8', '--policy', 'exact', '--json'];
+  const { code, stdout, stderr } = await magicpig(args);
+  t.is(code, 0, stderr);
+  t.is(stderr, '');
+  const result = JSON.parse(stdout) as Record<string, unknown>;
+  t.deepEqual(Object.keys(result), [
+    'model', 'policy', 'text', 'tokens', 'promptTokens', 'reusedTokens', 'generatedTokens', 'prefillSeconds', 'decodeMsPerToken',
+    'attendMsPerToken', 'keysRead', 'indexBytesPerKey', 'finishReason',
+  ]);
+  t.is(result.policy, 'exact');
+  t.is(result.keysRead, 1);
+  t.is(result.generatedTokens, 8);
+  t.is((result.tokens as number[]).length, 8);
+  t.is(result.finishReason, 'length');
+});
+
+test('the same seed gives the same text, another one another text', async (t) => {
+  const path = model(t);
+  const text = async (seed: string) => {
+    const { stdout } = await magicpig(['generate', '-m', path, '-p', 'hello', '-n', '24', '-t', '1', '--seed', seed, '--json']);
+    return (JSON.parse(stdout) as { tokens: number[] }).tokens;
+  };
+  const first = await text('7');
+  t.deepEqual(await text('7'), first);
+  t.notDeepEqual(await text('8'), first);
+});
+
+test('a prompt comes from a file or from standard input', async (t) => {
+  const path = model(t);
+  const file = join(temporaryFolder(t), 'prompt.txt');
+  writeFileSync(file, 'hello world');
+  const tokens = async (args: string[], stdin?: string) => {
+    const { stdout } = await magicpig(['generate', '-m', path, '-n', '6', '--json', ...args], { stdin });
+    return (JSON.parse(stdout) as { tokens: number[] }).tokens;
+  };
+  const expected = await tokens(['-p', 'hello world']);
+  t.deepEqual(await tokens(['-f', file]), expected);
+  t.deepEqual(await tokens(['-f', '-'], 'hello world'), expected);
+});
+
+for (const [name, args, message] of [
+  ['no command', [], /no command/],
+  ['an unknown command', ['generat'], /generat/],
+  ['an unknown option', ['generate', '-p', 'x', '--polcy', 'lsh'], /polcy/],
+  ['an unknown policy', ['generate', '-p', 'x', '--policy', 'magic'], /policy/i],
+  ['no prompt', ['generate'], /--prompt/],
+  ['two prompts', ['generate', '-p', 'x', '-f', 'y'], /not both/],
+  ['K of 0', ['generate', '-p', 'x', '--lsh-k', '0'], /--lsh-k is 0.*1 .*16/],
+  ['K of 17', ['generate', '-p', 'x', '--lsh-k', '17'], /--lsh-k is 17/],
+  ['L of 1', ['generate', '-p', 'x', '--lsh-l', '1'], /--lsh-l is 1/],
+  ['a number that is none', ['generate', '-p', 'x', '--max-tokens', 'many'], /--max-tokens takes a number/],
+  ['a temperature below 0', ['generate', '-p', 'x', '--temperature=-1'], /--temperature is -1/],
+  ['top-p above 1', ['generate', '-p', 'x', '--top-p', '1.5'], /--top-p is 1.5/],
+] as const) {
+  test(`${name} is wrong usage, told in one line`, async (t) => {
+    failsWith(t, await magicpig(args), 2, message);
+  });
+}
+
+test('an empty prompt is wrong usage', async (t) => {
+  failsWith(t, await magicpig(['generate', '-m', model(t), '-p', '']), 2, /the prompt is empty/);
+});
+
+test('a model or a file that is not there is named', async (t) => {
+  failsWith(t, await magicpig(['generate', '-m', '/nowhere/model.gguf', '-p', 'x']), 1, /\/nowhere\/model\.gguf/);
+  failsWith(t, await magicpig(['generate', '-m', model(t), '-f', '/nowhere/prompt.txt']), 1, /\/nowhere\/prompt\.txt/);
+});
+
+test('a prompt longer than the context says by how much', async (t) => {
+  const outcome = await magicpig(['generate', '-m', model(t, 16), '-p', 'x'.repeat(40)]);
+  failsWith(t, outcome, 1, /40 tokens, and the context is 16/);
+});
+
+test('an unknown architecture is named', async (t) => {
+  const spec = tinyLlama({ headDim: 64, heads: 2, kvHeads: 1 });
+  const path = writeGguf(join(temporaryFolder(t), 'm.gguf'), withMetadata(spec, { 'general.architecture': string('mamba') }));
+  failsWith(t, await magicpig(['generate', '-m', path, '-p', 'x']), 1, /mamba/);
+});
+
+test('a head dimension that no kernel has is refused before anything is loaded', async (t) => {
+  const path = writeGguf(join(temporaryFolder(t), 'm.gguf'), tinyLlama({ headDim: 16 }));
+  const outcome = await magicpig(['generate', '-m', path, '-p', 'x']);
+  failsWith(t, outcome, 1, /heads of 16 dimensions; attention takes 64, 80, 96, 128, 256/);
+});
+
+test('with --json a failure is one object with a code of the list', async (t) => {
+  for (const [args, code, exit] of [
+    [['generate', '-m', '/nowhere.gguf', '-p', 'x'], 'MODEL_NOT_FOUND', 1],
+    [['generate', '-p', 'x', '--lsh-k', '99'], 'INVALID_OPTION', 2],
+    [['generate', '-m', model(t), '-p', ''], 'EMPTY_PROMPT', 2],
+  ] as const) {
+    const outcome = await magicpig([...args, '--json']);
+    t.is(outcome.code, exit);
+    t.is(outcome.stderr, '');
+    const { error } = JSON.parse(outcome.stdout) as { error: { code: string; message: string } };
+    t.is(error.code, code);
+    t.true(Object.hasOwn(errorCodes, error.code));
+    t.false(error.message.includes('\n'));
+  }
+});
+
+test('Ctrl-C while reading or writing exits with 130 and leaves no rows behind', async (t) => {
+  const path = writeGguf(join(temporaryFolder(t), 'm.gguf'), withMetadata(
+    tinyLlama({ headDim: 64, heads: 8, kvHeads: 8, hidden: 256, layers: 8 }),
+    { 'llama.context_length': u32(100_000) },
+  ));
+  const folder = temporaryFolder(t);
+  const prompt = join(temporaryFolder(t), 'long.txt');
+  writeFileSync(prompt, 'a long text of many words '.repeat(2500));
+
+  const writing = await magicpig(['generate', '-m', path, '-p', 'hello', '-n', '90000'], { env: { TMPDIR: folder }, interruptAt: /.{20}/s });
+  t.is(writing.code, 130, writing.stderr);
+  t.regex(writing.stderr, /interrupted\n$/);
+  t.deepEqual(readdirSync(folder).filter((name) => name.includes('magicpig')), []);
+
+  // Nothing is shown of reading without a terminal; a timer stops it in the middle of what takes tens of seconds.
+  const child = spawn(process.execPath, ['--import', 'tsx', main, 'generate', '-m', path, '-f', prompt], {
+    env: { ...process.env, TMPDIR: folder },
+  });
+  let stderr = '';
+  child.stderr.setEncoding('utf8').on('data', (part: string) => { stderr += part; });
+  setTimeout(() => child.kill('SIGINT'), 6000);
+  const started = performance.now();
+  const code = await new Promise<number | null>((resolve) => child.once('close', resolve));
+  t.is(code, 130, stderr);
+  t.is(stderr, 'magicpig: interrupted\n');
+  t.true(performance.now() - started < 12_000);
+  t.deepEqual(readdirSync(folder).filter((name) => name.includes('magicpig')), []);
+});
+
+test('inspect shows what a file holds, and doctor what the machine has', async (t) => {
+  const path = model(t);
+  const { stdout } = await magicpig(['inspect', path, '--json']);
+  const description = JSON.parse(stdout) as Record<string, unknown>;
+  t.is(description.architecture, 'llama');
+  t.is(description.headDim, 64);
+  t.is(description.contextLength, 1024);
+  const doctor = await magicpig(['doctor', '--json'], { env: { HF_HOME: temporaryFolder(t) } });
+  const report = JSON.parse(doctor.stdout) as { cpu: { isa: string; detected: string[] }; problems: unknown[] };
+  t.deepEqual(report.problems, []);
+  t.true(report.cpu.detected.includes(report.cpu.isa));
+  t.is(doctor.code, 0);
+});
+
+test('a forced instruction set is used, and one that is not there is refused', async (t) => {
+  const forced = await magicpig(['doctor', '--json'], { env: { MAGICPIG_ISA: 'scalar' } });
+  t.is((JSON.parse(forced.stdout) as { cpu: { isa: string } }).cpu.isa, 'scalar');
+  const outcome = await magicpig(['generate', '-m', model(t), '-p', 'x'], { env: { MAGICPIG_ISA: 'sse9' } });
+  t.not(outcome.code, 0);
+  t.regex(outcome.stderr, /MAGICPIG_ISA.*sse9/);
+});
+
+test('pull into a cache that cannot be written says which folder', async (t) => {
+  const file = join(temporaryFolder(t), 'file');
+  writeFileSync(file, '');
+  const outcome = await magicpig(['pull', 'smollm2-135m'], { env: { HF_HOME: join(file, 'cache') } });
+  failsWith(t, outcome, 1, /cache.*cannot be written/);
+  t.false(existsSync(join(file, 'cache')));
+});
