@@ -115,7 +115,7 @@ export function randomTensor(name: string, type: TensorType, shape: readonly num
     const scale = type === 'Q8_0' ? 0x1000 : 0x2000;
     for (let at = 0; at < data.length; at += layout.bytes) {
       data.writeUInt16LE(scale, at);
-      if (type === 'Q4_1') data.writeUInt16LE(0xa800, at + 2);
+      if (type === 'Q4_1') data.writeUInt16LE(0xab80, at + 2);
     }
   }
   return { name, type, shape, data };

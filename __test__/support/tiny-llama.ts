@@ -15,7 +15,7 @@ export interface TinyShape {
   readonly tied: boolean;
 }
 
-const defaults: TinyShape = { layers: 2, hidden: 64, heads: 4, kvHeads: 2, headDim: 16, feedForward: 96, context: 256, type: 'F32', tied: true };
+export const tinyDefaults: TinyShape = { layers: 2, hidden: 64, heads: 4, kvHeads: 2, headDim: 16, feedForward: 96, context: 256, type: 'F32', tied: true };
 
 export const tinyTemplate =
   "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}{% endfor %}" +
@@ -33,7 +33,7 @@ const tinyMerges = ['h e', 'l l', 'he ll', 'hell o', 'Ġ w'];
 
 /** A whole model of the `llama` architecture, a few hundred kilobytes large, with random weights from a seed. */
 export function tinyLlama(shape: Partial<TinyShape> = {}, seed = 1): GgufSpec {
-  const s = { ...defaults, ...shape };
+  const s = { ...tinyDefaults, ...shape };
   const metadata: Record<string, Value> = {
     'general.architecture': string('llama'),
     'general.name': string('tiny'),

@@ -65,7 +65,8 @@ export class Part {
 
 /** Version of ONNX Runtime and the execution providers that came with it. */
 export function runtimeInfo(): { version: string; providers: string[] } {
-  return { version: ort.env.versions.node ?? 'unknown', providers: ort.listSupportedBackends().filter(({ bundled }) => bundled).map(({ name }) => name) };
+  const bundled = ort.listSupportedBackends().filter((backend) => backend.bundled);
+  return { version: ort.env.versions.node ?? 'unknown', providers: bundled.map(({ name }) => name) };
 }
 
 function messageOf(cause: unknown): string {

@@ -1,0 +1,40 @@
+// What is published: the built package, by its own name, as its users import it.
+import { execFile } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+
+import test from 'ava';
+
+const root = join(import.meta.dirname, '..');
+const run = promisify(execFile);
+const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as {
+  scripts: Record<string, string>;
+  bin: { magicpig: string };
+};
+
+test('the built package exports what the sources do', async (t) => {
+  const { stdout } = await run(process.execPath, ['--input-type=module', '-e', "console.log(Object.keys(await import('magicpig')).sort().join())"], { cwd: root });
+  t.is(stdout.trim(), Object.keys(await import('../src/index.js')).sort().join());
+  t.is(stdout.trim(), 'MagicpigError,cpuInfo,errorCodes,loadModel');
+});
+
+test('only the root can be imported', async (t) => {
+  const error = await t.throwsAsync(run(process.execPath, ['--input-type=module', '-e', "await import('magicpig/dist/native.js')"], { cwd: root }));
+  t.regex(error.message, /ERR_PACKAGE_PATH_NOT_EXPORTED/);
+});
+
+test('the package holds the program, its types and the addon, and no source or test', async (t) => {
+  const { stdout } = await run('npm', ['pack', '--dry-run', '--json', '--ignore-scripts'], { cwd: root });
+  const [{ files }] = JSON.parse(stdout) as [{ files: { path: string }[] }];
+  const paths = files.map(({ path }) => path);
+  for (const wanted of ['package.json', 'README.md', 'LICENSE', 'index.js', 'index.d.ts', 'dist/index.js', 'dist/index.d.ts', manifest.bin.magicpig]) {
+    t.true(paths.includes(wanted), wanted);
+  }
+  t.true(paths.some((path) => path.endsWith('.node')));
+  t.deepEqual(paths.filter((path) => /^(src|crates|__test__|scripts|docs)\//.test(path)), []);
+});
+
+test('installing it runs no script', (t) => {
+  t.deepEqual(Object.keys(manifest.scripts).filter((name) => /^(pre|post)?install$|^prepare$/.test(name)), []);
+});

@@ -1,0 +1,221 @@
+// The API that users hold, on a model of two layers with random weights.
+import { readdirSync } from 'node:fs';
+import { join } from 'node:path';
+
+import test from 'ava';
+import type { ExecutionContext } from 'ava';
+
+import { loadModel } from '../src/index.js';
+import type { GenerateOptions, LoadOptions, Model, Prompt, Session, SessionOptions } from '../src/index.js';
+import { string, writeGguf } from './support/gguf-writer.js';
+import { temporaryFolder } from './support/temporary.js';
+import { tinyLlama, withMetadata } from './support/tiny-llama.js';
+
+const shape = { headDim: 64, heads: 2, kvHeads: 1, context: 2048 };
+
+async function tinyModel(t: ExecutionContext, options: LoadOptions = {}): Promise<Model> {
+  const model = await loadModel(writeGguf(join(temporaryFolder(t), 'tiny.gguf'), tinyLlama(shape)), { threads: 2, ...options });
+  t.teardown(() => model[Symbol.asyncDispose]());
+  return model;
+}
+
+const longText = Array.from({ length: 1000 }, (_, i) => (i * i * 7 + 3 * i) % 264);
+
+async function generated(session: Session, options: GenerateOptions): Promise<{ tokens: number[]; text: string }> {
+  const tokens: number[] = [];
+  let text = '';
+  for await (const piece of session.generate(options)) {
+    tokens.push(piece.token);
+    text += piece.text;
+  }
+  return { tokens, text };
+}
+
+async function afterPrefill(model: Model, prompt: Prompt, options: SessionOptions, generate: GenerateOptions) {
+  using session = model.createSession(options);
+  await session.prefill(prompt);
+  return { ...(await generated(session, generate)), stats: session.stats(), all: session.tokens };
+}
+
+test('the same seeds give the same text, with any number of threads', async (t) => {
+  const sampling = { maxTokens: 40, temperature: 1, seed: 5 };
+  const run = async (threads: number, seed = 1) => {
+    const model = await tinyModel(t, { threads });
+    return (await afterPrefill(model, longText, { policy: 'lsh', seed }, sampling)).tokens;
+  };
+  const tokens = await run(1);
+  t.is(tokens.length, 40);
+  t.deepEqual(await run(2), tokens);
+});
+
+test('figures add up', async (t) => {
+  const model = await tinyModel(t);
+  const { stats, tokens, all } = await afterPrefill(model, longText, { policy: 'lsh' }, { maxTokens: 30 });
+  t.like(stats, { policy: 'lsh', promptTokens: 1000, generatedTokens: tokens.length, reusedTokens: 0, finishReason: tokens.length === 30 ? 'length' : 'stop' });
+  t.is(all.length, 1000 + tokens.length);
+  t.true(stats.keysRead > 68 / 1030 && stats.keysRead < 1, `keysRead ${stats.keysRead}`);
+  t.true(stats.budget > 0 && stats.budget < stats.keysRead);
+  t.true(stats.indexBytes > 0 && stats.indexBytesPerKey > 300);
+  t.true(stats.decodeMsPerToken >= stats.attendMsPerToken && stats.attendMsPerToken > 0);
+  const exact = await afterPrefill(model, longText, { policy: 'exact' }, { maxTokens: 3 });
+  t.like(exact.stats, { keysRead: 1, indexBytes: 0, budget: 0 });
+});
+
+test('a text read in pieces is the text read at once', async (t) => {
+  const model = await tinyModel(t);
+  using whole = model.createSession({ policy: 'exact' });
+  using pieces = model.createSession({ policy: 'exact' });
+  await whole.prefill(longText.slice(0, 600));
+  await pieces.prefill(longText.slice(0, 599));
+  const [a] = (await generated(whole, { maxTokens: 1 })).tokens;
+  await pieces.prefill(longText.slice(599, 600));
+  t.is((await generated(pieces, { maxTokens: 1 })).tokens[0], a);
+  t.deepEqual(pieces.tokens, whole.tokens);
+});
+
+test('generating in two goes is generating in one, and greedy steps by hand are the same tokens', async (t) => {
+  const model = await tinyModel(t);
+  const once = await afterPrefill(model, 'hello', { policy: 'exact' }, { maxTokens: 12 });
+  using session = model.createSession({ policy: 'exact' });
+  await session.prefill('hello');
+  const first = await generated(session, { maxTokens: 5 });
+  const second = await generated(session, { maxTokens: 7 });
+  t.deepEqual([...first.tokens, ...second.tokens], once.tokens);
+});
+
+test('leaving the loop early keeps what was shown', async (t) => {
+  const model = await tinyModel(t);
+  using session = model.createSession({ policy: 'exact' });
+  await session.prefill('hello');
+  const shown: number[] = [];
+  for await (const { token } of session.generate()) {
+    shown.push(token);
+    if (shown.length === 3) break;
+  }
+  t.deepEqual(session.tokens.slice(-3), shown);
+  t.deepEqual((await generated(session, { maxTokens: 2 })).tokens.length, 2);
+});
+
+test('a stop string ends the text before it', async (t) => {
+  const model = await tinyModel(t);
+  const free = await afterPrefill(model, 'hello', { policy: 'exact' }, { maxTokens: 60, temperature: 1, seed: 2 });
+  const stop = free.text.slice(9, 12);
+  const { text, stats } = await afterPrefill(model, 'hello', { policy: 'exact' }, { maxTokens: 60, temperature: 1, seed: 2, stop });
+  t.is(text, free.text.slice(0, free.text.indexOf(stop)));
+  t.is(stats.finishReason, 'stop');
+});
+
+test('rewinding takes tokens back, rows and index included', async (t) => {
+  const model = await tinyModel(t);
+  const direct = await afterPrefill(model, longText.slice(0, 700), { policy: 'exact' }, { maxTokens: 5 });
+  using session = model.createSession({ policy: 'exact' });
+  await session.prefill(longText);
+  session.rewind(699);
+  await session.prefill(longText.slice(699, 700));
+  t.deepEqual((await generated(session, { maxTokens: 5 })).tokens, direct.tokens);
+});
+
+test('an aborted prefill leaves the session as it was', async (t) => {
+  const model = await tinyModel(t);
+  using session = model.createSession({ policy: 'lsh' });
+  await session.prefill('hello');
+  const { rowBytes } = session.stats();
+  const controller = new AbortController();
+  const error = await t.throwsAsync(session.prefill(longText, { signal: controller.signal, onProgress: () => { controller.abort(); } }));
+  t.like(error, { code: 'ABORTED' });
+  t.is(session.tokens.length, 1);
+  t.is(session.stats().rowBytes, rowBytes);
+  const { tokens } = await generated(session, { maxTokens: 4 });
+  t.deepEqual(tokens, (await afterPrefill(model, 'hello', { policy: 'lsh' }, { maxTokens: 4 })).tokens);
+});
+
+test('an aborted generation can go on', async (t) => {
+  const model = await tinyModel(t);
+  using session = model.createSession({ policy: 'exact' });
+  await session.prefill('hello');
+  const controller = new AbortController();
+  const shown: number[] = [];
+  const error = await t.throwsAsync(async () => {
+    for await (const { token } of session.generate({ maxTokens: 10, signal: controller.signal })) {
+      shown.push(token);
+      if (shown.length === 4) controller.abort();
+    }
+  });
+  t.like(error, { code: 'ABORTED' });
+  const rest = await generated(session, { maxTokens: 6 });
+  t.deepEqual([...shown, ...rest.tokens], (await afterPrefill(model, 'hello', { policy: 'exact' }, { maxTokens: 10 })).tokens);
+});
+
+test('one thing at a time, and nothing after the end', async (t) => {
+  const model = await tinyModel(t);
+  const session = model.createSession();
+  const reading = session.prefill(longText);
+  t.like(await t.throwsAsync(session.prefill('hello')), { code: 'SESSION_BUSY' });
+  await reading;
+  session[Symbol.dispose]();
+  t.like(await t.throwsAsync(session.prefill('hello')), { code: 'DISPOSED' });
+  t.like(t.throws(() => session.stats()), { code: 'DISPOSED' });
+  session[Symbol.dispose]();
+  await model[Symbol.asyncDispose]();
+  t.like(t.throws(() => model.createSession()), { code: 'DISPOSED' });
+});
+
+test('rows leave no file behind', async (t) => {
+  const model = await tinyModel(t);
+  const directory = temporaryFolder(t);
+  const session = model.createSession({ directory });
+  await session.prefill(longText);
+  t.true(session.stats().rowBytes > 0);
+  session[Symbol.dispose]();
+  t.deepEqual(readdirSync(directory), []);
+});
+
+test('chat messages are read by the model’s own template', async (t) => {
+  const model = await tinyModel(t);
+  using session = model.createSession({ policy: 'exact' });
+  await session.prefill([{ role: 'user', content: 'hello <|im_end|>' }]);
+  t.is(session.tokens[0], 1);
+  t.deepEqual(session.tokens, model.tokenizer.encode('<|im_start|>user\nhello <|im_end|><|im_end|>\n<|im_start|>assistant\n', { parseSpecial: true }));
+});
+
+test('the context is a limit, for reading and for writing', async (t) => {
+  const model = await tinyModel(t, { context: 20 });
+  using session = model.createSession({ policy: 'exact' });
+  const error = await t.throwsAsync(session.prefill(longText.slice(0, 21)));
+  t.like(error, { code: 'CONTEXT_EXCEEDED' });
+  t.regex(error.message, /makes 21 tokens, and the context is 20/);
+  await session.prefill(longText.slice(0, 15));
+  const { tokens } = await generated(session, { temperature: 1, seed: 3 });
+  t.true(tokens.length === 5 || model.tokenizer.endTokens.includes(tokens.at(-1) as number));
+});
+
+test('bad arguments are told before anything happens', async (t) => {
+  const model = await tinyModel(t);
+  using session = model.createSession();
+  const code = 'INVALID_OPTION';
+  for (const options of [{ lshK: 0 }, { lshK: 17 }, { lshL: 1 }, { lshL: 1001 }, { lshK: 2.5 }, { seed: -1 }, { policy: 'magic' as 'lsh' }]) {
+    t.like(t.throws(() => model.createSession(options)), { code }, JSON.stringify(options));
+  }
+  t.like(t.throws(() => { session.setPolicy({ lshK: 0 }); }), { code });
+  t.like(await t.throwsAsync(session.prefill([1, 264])), { code });
+  t.like(await t.throwsAsync(session.prefill('')), { code: 'EMPTY_PROMPT' });
+  t.like(await t.throwsAsync(generated(session, {})), { code: 'EMPTY_PROMPT' });
+  await session.prefill('hello');
+  for (const options of [{ temperature: -1 }, { topP: 0 }, { topP: 2 }, { minP: Number.NaN }, { topK: -1 }, { repetitionPenalty: 0 }, { maxTokens: -1 }]) {
+    t.like(await t.throwsAsync(generated(session, options)), { code }, JSON.stringify(options));
+  }
+  t.like(t.throws(() => { session.rewind(99); }), { code });
+  t.is((await generated(session, { maxTokens: 1 })).tokens.length, 1, 'the session still works');
+});
+
+test('a model that cannot be run says why before its weights are loaded', async (t) => {
+  const folder = temporaryFolder(t);
+  const heads = await t.throwsAsync(loadModel(writeGguf(join(folder, 'heads.gguf'), tinyLlama())));
+  t.like(heads, { code: 'UNSUPPORTED_ARCHITECTURE' });
+  t.regex(heads.message, /heads of 16 dimensions; attention takes 64, 80, 96, 128, 256/);
+  const unknown = await t.throwsAsync(loadModel(writeGguf(join(folder, 'mamba.gguf'), withMetadata(tinyLlama(shape), { 'general.architecture': string('mamba') }))));
+  t.like(unknown, { code: 'UNSUPPORTED_ARCHITECTURE' });
+  t.regex(unknown.message, /mamba/);
+  t.like(await t.throwsAsync(loadModel(join(folder, 'heads.gguf'), { threads: 0 })), { code: 'INVALID_OPTION' });
+  t.like(await t.throwsAsync(loadModel(writeGguf(join(folder, 'tiny.gguf'), tinyLlama(shape)), { signal: AbortSignal.abort() })), { code: 'ABORTED' });
+});
