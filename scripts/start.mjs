@@ -17,6 +17,12 @@ const PROMPT_CHARACTERS = 28_000;
 
 process.chdir(join(import.meta.dirname, '..'));
 
+/** What the model is to go on from: a small one drifts off without a hint of what should come. */
+const LEAD = '\n\n## What this text has said so far\n\nA language model reads a text as tokens.';
+
+/** Small models repeat themselves when they always take the most likely token. */
+const SAMPLING = [['--temperature', '0.6'], ['--top-p', '0.9'], ['--repetition-penalty', '1.1']];
+
 /** The text up to its last whole paragraph within the limit. */
 function beginning(text, characters) {
   return text.length <= characters ? text : text.slice(0, text.lastIndexOf('\n\n', characters));
@@ -54,11 +60,11 @@ const args = process.argv.slice(2);
 const folder = mkdtempSync(join(tmpdir(), 'magicpig-start-'));
 try {
   const prompt = join(folder, 'prompt.md');
-  writeFileSync(prompt, beginning(readFileSync('docs/sampled-attention.md', 'utf8'), PROMPT_CHARACTERS));
+  writeFileSync(prompt, beginning(readFileSync('docs/sampled-attention.md', 'utf8'), PROMPT_CHARACTERS) + LEAD);
   const source = args.some((arg) => /^--prompt(-file)?(=|$)/.test(arg)) ? [] : [['--prompt-file', prompt]];
   process.exitCode = await runCommandLine([
     'generate',
-    ...withDefaults(args, [['--model', 'smollm2-135m'], ...source, ['--policy', 'lsh'], ['--max-tokens', '256']]),
+    ...withDefaults(args, [['--model', 'smollm2-135m'], ...source, ['--policy', 'lsh'], ['--max-tokens', '256'], ...SAMPLING]),
   ]);
 } finally {
   rmSync(folder, { recursive: true, force: true });
