@@ -9,6 +9,12 @@
  */
 export declare const __napiBindingTarget: 'native' | 'wasm32-wasi' | 'wasm32-wasip1'
 
+/** The dense layers of a model, for the tokens that sessions take through it one by one or a few at a time. */
+export declare class NativeModel {
+  /** Maps the file and checks that every tensor is in it. */
+  constructor(options: NativeModelOptions)
+}
+
 /**
  * One sequence: its rows of keys and values, their index, and attention over both.
  *
@@ -31,6 +37,16 @@ export declare class NativeSession {
    * [rows, heads * headDim], k and v [rows, kvHeads * headDim]. Copies its inputs.
    */
   attendPrefill(layer: number, rows: number, q: Float32Array, k: Float32Array, v: Float32Array): Promise<Float32Array>
+  /**
+   * Takes one token through the whole model, attended under the policy, and writes the logits [vocabulary] of the
+   * next one.
+   */
+  decodeToken(model: NativeModel, token: number, logits: Float32Array): void
+  /**
+   * Takes a few tokens through the whole model, attended exactly; resolves with the logits [vocabulary] after the
+   * last one.
+   */
+  prefillTokens(model: NativeModel, tokens: Uint32Array): Promise<Float32Array>
   /** Indexes what the policy samples from, up to the newest rows. */
   buildIndex(): Promise<void>
   /**
@@ -66,6 +82,47 @@ export interface CpuInfo {
 
 /** The head dimensions that there are kernels for. */
 export declare function headDims(): Array<number>
+
+/** The weights of one layer. */
+export interface NativeLayer {
+  attentionNorm: NativeTensor
+  query: NativeTensor
+  key: NativeTensor
+  value: NativeTensor
+  attentionOutput: NativeTensor
+  mlpNorm: NativeTensor
+  gate: NativeTensor
+  up: NativeTensor
+  down: NativeTensor
+}
+
+/** A model of the llama architecture, its rotary pairs interleaved. */
+export interface NativeModelOptions {
+  /** The model's file, which must not change while the model is used. */
+  path: string
+  /** Elements of the residual stream. */
+  hiddenSize: number
+  /** Elements inside the MLP. */
+  intermediateSize: number
+  /** Query heads of a layer. */
+  heads: number
+  /** KV heads of a layer. */
+  kvHeads: number
+  /** Elements of a head. */
+  headDim: number
+  /** Added to the mean square before its root. */
+  normEpsilon: number
+  /** Base of the rotary frequencies. */
+  ropeTheta: number
+  /** Leading elements of a head that rotate. */
+  ropeDimensions: number
+  /** Divisors of the rotary frequencies, one a pair; none for all ones. */
+  ropeFactors: Array<number>
+  embedding: NativeTensor
+  finalNorm: NativeTensor
+  lmHead: NativeTensor
+  layers: Array<NativeLayer>
+}
 
 /** Which keys a decoding step reads. */
 export interface NativePolicy {
@@ -116,4 +173,16 @@ export interface NativeStats {
   tokens: number
   /** Of these, tokens that every layer has indexed. */
   indexedTokens: number
+}
+
+/** Where a tensor [outputs, inputs] lies in the model's file. */
+export interface NativeTensor {
+  /** GGUF's name of its format. */
+  type: string
+  /** Rows; 1 for a vector. */
+  outputs: number
+  /** Elements of a row. */
+  inputs: number
+  /** Bytes before it in the file. */
+  offset: number
 }

@@ -298,7 +298,7 @@ test.serial('200 sessions leave neither files nor memory behind', async (t) => {
     t.true(rowBytes + indexBytes > 500_000);
     session.dispose();
   };
-  for (let warm = 0; warm < 20; warm++) await use();
+  for (let warm = 0; warm < 60; warm++) await use();
   const files = openFiles();
   const memory = residentMemory();
   for (let i = 0; i < 200; i++) await use();

@@ -1,7 +1,7 @@
-import type { CpuInfo, NativePolicy, NativeSessionOptions, NativeStats } from '../index.js';
+import type { CpuInfo, NativeModelOptions, NativePolicy, NativeSessionOptions, NativeStats } from '../index.js';
 import { type ErrorCode, MagicpigError, errorCodes } from './errors.js';
 
-export type { CpuInfo, NativePolicy, NativeSessionOptions, NativeStats };
+export type { CpuInfo, NativeModelOptions, NativePolicy, NativeSessionOptions, NativeStats };
 
 // The loader throws while it is imported where there is no addon for the platform; that is reported when one is needed.
 const addon = await import('../index.js').catch((cause: unknown) => new MagicpigError(
@@ -41,6 +41,17 @@ export function headDims(): readonly number[] {
   return loaded().headDims();
 }
 
+/** The weights of a model's dense layers, mapped from its file. */
+export class NativeModel {
+  /** @internal */
+  readonly weights;
+
+  constructor(options: NativeModelOptions) {
+    const { NativeModel: Addon } = loaded();
+    this.weights = translating(() => new Addon(options));
+  }
+}
+
 /** Rows, index and attention of one sequence, in Rust. The addon's class, with errors of this package. */
 export class NativeSession {
   readonly #session;
@@ -62,6 +73,16 @@ export class NativeSession {
   /** Many tokens in one layer, causally and exactly, on other threads. */
   async attendPrefill(layer: number, rows: number, q: Float32Array, k: Float32Array, v: Float32Array): Promise<Float32Array> {
     return await this.#session.attendPrefill(layer, rows, q, k, v).catch((cause: unknown) => { throw translated(cause); });
+  }
+
+  /** One token through the whole model, attended under the policy; writes logits [vocabulary]. Blocks for milliseconds. */
+  decodeToken(model: NativeModel, token: number, logits: Float32Array): void {
+    translating(() => { this.#session.decodeToken(model.weights, token, logits); });
+  }
+
+  /** A few tokens through the whole model, attended exactly, on other threads: the logits [vocabulary] after the last one. */
+  async prefillTokens(model: NativeModel, tokens: readonly number[]): Promise<Float32Array> {
+    return await this.#session.prefillTokens(model.weights, Uint32Array.from(tokens)).catch((cause: unknown) => { throw translated(cause); });
   }
 
   async buildIndex(): Promise<void> {

@@ -3,8 +3,8 @@ import { MagicpigError } from '../errors.js';
 import { openGguf } from '../model/gguf.js';
 import { resolveModel } from '../model/resolve.js';
 import { Tokenizer } from '../model/tokenizer.js';
-import type { ModelConfig, ModelFile } from '../model/types.js';
-import { NativeSession, headDims } from '../native.js';
+import type { LayerTensor, ModelConfig, ModelFile, Tensor } from '../model/types.js';
+import { NativeModel, NativeSession, headDims } from '../native.js';
 import { DenseGraph } from '../onnx/dense-graph.js';
 import { type Device, type PolicyOptions, deviceFrom, integer, policyFrom, seedFrom, threadsFrom } from './options.js';
 import { Sequence } from './sequence.js';
@@ -58,7 +58,7 @@ export async function loadModel(reference: string, options: LoadOptions = {}): P
       signal,
       onPart: (done, total) => onProgress?.({ phase: 'load', done, total }),
     });
-    return new Model(file, tokenizer, dense, threads, options.context ?? file.config.contextLength);
+    return new Model(file, tokenizer, dense, nativeModel(file), threads, options.context ?? file.config.contextLength);
   } catch (cause) {
     await file[Symbol.asyncDispose]();
     if (signal?.aborted === true) throw new MagicpigError('ABORTED', 'aborted by the caller', { cause });
@@ -73,6 +73,33 @@ function checkAttention({ headDim }: ModelConfig): void {
   throw new MagicpigError('UNSUPPORTED_ARCHITECTURE', `the model has heads of ${headDim} dimensions; attention takes ${known.join(', ')}`);
 }
 
+/** Maps the weights for the tokens that come one at a time. */
+function nativeModel(file: ModelFile): NativeModel {
+  const { path, config } = file;
+  const { hiddenSize, intermediateSize, heads, kvHeads, headDim, rope } = config;
+  const span = ({ type, shape, offset }: Tensor) => ({ type, outputs: shape.length > 1 ? (shape[0] ?? 0) : 1, inputs: shape.at(-1) ?? 0, offset });
+  const roles = ['attentionNorm', 'query', 'key', 'value', 'attentionOutput', 'mlpNorm', 'gate', 'up', 'down'] as const satisfies LayerTensor[];
+  return new NativeModel({
+    path,
+    hiddenSize,
+    intermediateSize,
+    heads,
+    kvHeads,
+    headDim,
+    normEpsilon: config.rmsNormEps,
+    ropeTheta: rope.theta,
+    ropeDimensions: rope.dimensions,
+    ropeFactors: [...(rope.factors ?? [])],
+    embedding: span(file.embedding),
+    finalNorm: span(file.finalNorm),
+    lmHead: span(file.lmHead),
+    layers: Array.from({ length: config.layers }, (_, layer) => {
+      const spans = roles.map((role) => [role, span(file.layerTensor(layer, role))]);
+      return Object.fromEntries(spans) as Record<LayerTensor, ReturnType<typeof span>>;
+    }),
+  });
+}
+
 /** A loaded model. Sessions share its weights. */
 export class Model implements AsyncDisposable {
   readonly config: ModelConfig;
@@ -81,17 +108,19 @@ export class Model implements AsyncDisposable {
   readonly context: number;
   readonly #file: ModelFile;
   readonly #dense: DenseGraph;
+  readonly #weights: NativeModel;
   readonly #threads: number;
   readonly #sessions = new Set<Session>();
   #disposed = false;
 
   /** @internal */
-  constructor(file: ModelFile, tokenizer: Tokenizer, dense: DenseGraph, threads: number, context: number) {
+  constructor(file: ModelFile, tokenizer: Tokenizer, dense: DenseGraph, weights: NativeModel, threads: number, context: number) {
     this.config = file.config;
     this.tokenizer = tokenizer;
     this.context = context;
     this.#file = file;
     this.#dense = dense;
+    this.#weights = weights;
     this.#threads = threads;
   }
 
@@ -114,7 +143,7 @@ export class Model implements AsyncDisposable {
       seed: seedFrom(options.seed),
       directory: options.directory ?? tmpdir(),
     });
-    const session = new Session(this, native, new Sequence(this.config, this.#dense, native), options);
+    const session = new Session(this, native, new Sequence(this.config, this.#dense, this.#weights, native), options);
     this.#sessions.add(session);
     return session;
   }

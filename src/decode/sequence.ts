@@ -1,10 +1,17 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { MagicpigError } from '../errors.js';
 import type { ModelConfig } from '../model/types.js';
-import type { NativeSession } from '../native.js';
+import type { NativeModel, NativeSession } from '../native.js';
 import type { DenseGraph } from '../onnx/dense-graph.js';
 
 /** Tokens that prefill takes through the layers together: large enough for matrix products, small enough to stop within. */
 const CHUNK = 512;
+
+/**
+ * So many tokens at most go through the addon's dense layers together. They are exact to 16 bits and read the weights where
+ * they lie, which is right for steps and short prompts; the matrix products of long ones are ONNX Runtime's.
+ */
+const FEW = 32;
 
 /** What a sequence's decoding has cost since the counts were reset. */
 export interface DecodeCounts {
@@ -19,17 +26,17 @@ export interface DecodeCounts {
 export class Sequence {
   readonly #config: ModelConfig;
   readonly #dense: DenseGraph;
+  readonly #weights: NativeModel;
   readonly #native: NativeSession;
-  readonly #attended: Float32Array;
   readonly #tokens: number[] = [];
   #logits: Float32Array | undefined;
   readonly counts: DecodeCounts = { steps: 0, seconds: 0, allRows: 0 };
 
-  constructor(config: ModelConfig, dense: DenseGraph, native: NativeSession) {
+  constructor(config: ModelConfig, dense: DenseGraph, weights: NativeModel, native: NativeSession) {
     this.#config = config;
     this.#dense = dense;
+    this.#weights = weights;
     this.#native = native;
-    this.#attended = new Float32Array(config.heads * config.headDim);
   }
 
   /** Tokens whose rows are stored. */
@@ -37,7 +44,7 @@ export class Sequence {
     return this.#tokens;
   }
 
-  /** Logits [vocabulary] of the token after the last one. */
+  /** Logits [vocabulary] of the token after the last one, valid until the next call. */
   get logits(): Float32Array {
     if (this.#logits === undefined) throw new MagicpigError('EMPTY_PROMPT', 'there is no text to continue; prefill one first');
     return this.#logits;
@@ -47,17 +54,21 @@ export class Sequence {
   async prefill(tokens: readonly number[], signal: AbortSignal | undefined, onProgress: (done: number) => void): Promise<void> {
     const before = this.#tokens.length;
     await this.#orTakeBack(before, signal, async () => {
-      for (let first = 0; first < tokens.length; first += CHUNK) {
-        const chunk = tokens.slice(first, first + CHUNK);
-        const select = first + CHUNK >= tokens.length ? [chunk.length - 1] : [];
-        const logits = await this.#dense.run(chunk, before + first, select, async (layer, { q, k, v }) => {
+      const many = tokens.length > FEW ? tokens.length - 1 : 0;
+      for (let first = 0; first < many; first += CHUNK) {
+        const chunk = tokens.slice(first, Math.min(first + CHUNK, many));
+        await this.#dense.run(chunk, before + first, async (layer, { q, k, v }) => {
           signal?.throwIfAborted();
           return this.#native.attendPrefill(layer, chunk.length, q, k, v);
         });
         this.#tokens.push(...chunk);
-        this.#logits = logits;
         onProgress(first + chunk.length);
       }
+      signal?.throwIfAborted();
+      const last = tokens.slice(many);
+      this.#logits = await this.#native.prefillTokens(this.#weights, last);
+      this.#tokens.push(...last);
+      onProgress(tokens.length);
       signal?.throwIfAborted();
       await this.#native.buildIndex();
     });
@@ -67,14 +78,13 @@ export class Sequence {
   async step(token: number, signal: AbortSignal | undefined): Promise<void> {
     const position = this.#tokens.length;
     const started = performance.now();
+    const logits = (this.#logits ??= new Float32Array(this.#config.vocabSize));
     await this.#orTakeBack(position, signal, async () => {
-      const logits = await this.#dense.run([token], position, [0], (layer, { q, k, v }) => {
-        signal?.throwIfAborted();
-        this.#native.attendDecode(layer, q, k, v, this.#attended);
-        return this.#attended;
-      });
+      // Steps do not wait for anything, so events have their turn here.
+      await nextTurn();
+      signal?.throwIfAborted();
+      this.#native.decodeToken(this.#weights, token, logits);
       this.#tokens.push(token);
-      this.#logits = logits;
     });
     this.counts.steps += 1;
     this.counts.seconds += (performance.now() - started) / 1000;

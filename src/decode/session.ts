@@ -151,7 +151,7 @@ export class Session implements Disposable {
     this.#checkTokens([token]);
     await this.#catchUp(signal);
     await this.#sequence.step(token, signal);
-    return this.#sequence.logits;
+    return this.#sequence.logits.slice();
   }
 
   /** Forgets every token from position `tokens` on. The text must be given one token or more before it can be continued. */

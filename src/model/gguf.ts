@@ -93,7 +93,14 @@ class GgufFile implements ModelFile {
   #tensor(name: string): Tensor {
     const span = this.#spans.get(name);
     if (span === undefined) throw new MagicpigError('INVALID_OPTION', `${this.path} has no tensor ${quoted(name)}`);
-    return { name, type: span.type, shape: span.shape, bytes: () => this.#read(span), row: (index) => this.#read(rowOf(span, index)) };
+    return {
+      name,
+      type: span.type,
+      shape: span.shape,
+      offset: span.start,
+      bytes: () => this.#read(span),
+      row: (index) => this.#read(rowOf(span, index)),
+    };
   }
 
   #read(span: Span): Uint8Array {

@@ -6,6 +6,8 @@ export interface Tensor {
   readonly type: TensorType;
   /** Row-major, outermost axis first: a linear layer's weight is [outputs, inputs]. */
   readonly shape: readonly number[];
+  /** Bytes before it in the file. */
+  readonly offset: number;
   /** The bytes as they lie in the file, in the file's own block format. Valid until the model file is closed. */
   bytes(): Uint8Array;
   /** The bytes of one row, shape[0] of which there are: what an embedding needs of a token. Likewise. */

@@ -1,62 +1,44 @@
 import type { ModelConfig, ModelFile, Tensor } from '../model/types.js';
 import { CONTRIB, GraphBuilder, type Value } from './graph.js';
-import { Activation, Refinement, linear } from './linear.js';
+import { Activation, linear } from './linear.js';
 import { dequantise } from './quantised-blocks.js';
 
 /**
- * The dense graph of the llama architecture, cut at its attention calls into `layers + 1` parts:
+ * The dense graph of the llama architecture up to the last layer's queries, keys and values, cut at the attention calls
+ * into a part a layer:
  *
  * - part 0: norm, q k v and rotary embedding of layer 0;
- * - part l: output projection and MLP of layer l - 1, then norm, q k v and rotary embedding of layer l;
- * - part `layers`: output projection and MLP of the last layer, final norm, lm_head, for the rows asked for.
+ * - part l: output projection and MLP of layer l - 1, then norm, q k v and rotary embedding of layer l.
+ *
+ * What follows the last attention matters to the token that logits come from alone, which does not come this way.
  *
  * Inputs and outputs, in f32: `x` [rows, hidden] the residual stream, `o` [rows, heads * headDim] attention's output,
- * `cos` and `sin` [rows, rotating dimensions / 2], `q`, `k`, `v`, and `logits` [selected, vocabulary] for the rows that
- * `select` (int64) names. The inputs of {@link Refinement} are there in every part.
+ * `cos` and `sin` [rows, rotating dimensions / 2], `q`, `k` and `v`.
  */
 export function llamaParts(model: ModelFile): (() => Uint8Array)[] {
-  const parts = [];
-  for (let layer = 0; layer <= model.config.layers; layer += 1) {
-    parts.push(() => llamaPart(model, layer));
-  }
-  return parts;
+  return Array.from({ length: model.config.layers }, (_, layer) => () => llamaPart(model, layer));
 }
 
 function llamaPart(model: ModelFile, layer: number): Uint8Array {
   const { config } = model;
   const graph = new GraphBuilder();
-  const refinement = new Refinement(graph);
-  const last = layer === config.layers;
   let x = graph.input('x', 'float32', ['rows', config.hiddenSize]);
+  const nextNorm = model.layerTensor(layer, 'attentionNorm');
   let normed: Value;
-
   if (layer === 0) {
-    normed = norm(graph, config, x, model.layerTensor(0, 'attentionNorm'));
+    normed = norm(graph, config, x, nextNorm);
   } else {
-    let o = graph.input('o', 'float32', ['rows', config.heads * config.headDim]);
-    if (last) {
-      const select = graph.input('select', 'int64', ['selected']);
-      x = graph.node('Gather', [x, select]);
-      o = graph.node('Gather', [o, select]);
-    }
-    const nextNorm = last ? model.finalNorm : model.layerTensor(layer, 'attentionNorm');
-    ({ x, normed } = afterAttention(graph, refinement, model, layer - 1, x, o, nextNorm));
+    const o = graph.input('o', 'float32', ['rows', config.heads * config.headDim]);
+    ({ x, normed } = afterAttention(graph, model, layer - 1, x, o, nextNorm));
+    graph.output('x_out', x, 'float32', ['rows', config.hiddenSize]);
   }
-
-  if (last) {
-    const logits = linear(new Activation(graph, refinement, normed, config.hiddenSize), model.lmHead);
-    graph.output('logits', logits, 'float32', ['selected', config.vocabSize]);
-  } else {
-    if (layer > 0) graph.output('x_out', x, 'float32', ['rows', config.hiddenSize]);
-    beforeAttention(graph, refinement, model, layer, normed);
-  }
+  beforeAttention(graph, model, layer, normed);
   return graph.build();
 }
 
 /** Output projection and MLP of `layer` with both residual sums, then the norm that follows. */
 function afterAttention(
   graph: GraphBuilder,
-  refinement: Refinement,
   model: ModelFile,
   layer: number,
   x: Value,
@@ -64,13 +46,10 @@ function afterAttention(
   nextNorm: Tensor,
 ) {
   const { config } = model;
-  const attended = linear(
-    new Activation(graph, refinement, o, config.heads * config.headDim),
-    model.layerTensor(layer, 'attentionOutput'),
-  );
+  const attended = linear(new Activation(graph, o, config.heads * config.headDim), model.layerTensor(layer, 'attentionOutput'));
   const mlp = addAndNorm(graph, config, x, attended, model.layerTensor(layer, 'mlpNorm'));
   const gateAndUp = linear(
-    new Activation(graph, refinement, mlp.normed, config.hiddenSize),
+    new Activation(graph, mlp.normed, config.hiddenSize),
     model.layerTensor(layer, 'gate'),
     model.layerTensor(layer, 'up'),
   );
@@ -78,17 +57,17 @@ function afterAttention(
   // QuickGelu with alpha 1 is SiLU, in one operator.
   const activated = graph.node('QuickGelu', [gate], { alpha: { float: 1 } }, CONTRIB);
   const hidden = graph.node('Mul', [activated, up]);
-  const down = linear(new Activation(graph, refinement, hidden, config.intermediateSize), model.layerTensor(layer, 'down'));
+  const down = linear(new Activation(graph, hidden, config.intermediateSize), model.layerTensor(layer, 'down'));
   return addAndNorm(graph, config, mlp.x, down, nextNorm);
 }
 
 /** Outputs `q`, `k` (rotated) and `v` of `layer`. */
-function beforeAttention(graph: GraphBuilder, refinement: Refinement, model: ModelFile, layer: number, normed: Value): void {
+function beforeAttention(graph: GraphBuilder, model: ModelFile, layer: number, normed: Value): void {
   const { heads, kvHeads, headDim, hiddenSize, rope } = model.config;
   const cos = graph.input('cos', 'float32', ['rows', rope.dimensions / 2]);
   const sin = graph.input('sin', 'float32', ['rows', rope.dimensions / 2]);
   const qkv = linear(
-    new Activation(graph, refinement, normed, hiddenSize),
+    new Activation(graph, normed, hiddenSize),
     model.layerTensor(layer, 'query'),
     model.layerTensor(layer, 'key'),
     model.layerTensor(layer, 'value'),

@@ -5,7 +5,7 @@ import { MagicpigError } from '../errors.js';
 export type Tensors = Record<string, RunTensor>;
 
 export interface RunTensor {
-  readonly data: Float32Array | BigInt64Array;
+  readonly data: Float32Array;
   readonly shape: readonly number[];
 }
 
@@ -47,8 +47,7 @@ export class Part {
   async run(inputs: Tensors): Promise<Record<string, Float32Array>> {
     const feeds: Record<string, ort.Tensor> = {};
     for (const [name, { data, shape }] of Object.entries(inputs)) {
-      feeds[name] =
-        data instanceof Float32Array ? new ort.Tensor('float32', data, shape) : new ort.Tensor('int64', data, shape);
+      feeds[name] = new ort.Tensor('float32', data, shape);
     }
     try {
       const results = await this.#session.run(feeds);

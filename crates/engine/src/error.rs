@@ -10,6 +10,9 @@ pub enum EngineError {
     /// The rows could not be stored.
     #[error(transparent)]
     Store(#[from] kv_store::StoreError),
+    /// The model's weights cannot be used.
+    #[error(transparent)]
+    Weights(#[from] dense::WeightsError),
     /// `MAGICPIG_ISA` names what is not there.
     #[error(transparent)]
     Isa(#[from] lsh_attn::kernels::IsaError),
@@ -32,6 +35,8 @@ impl EngineError {
         match self {
             EngineError::Invalid(_) | EngineError::Isa(_) | EngineError::Threads { .. } => "INVALID_OPTION",
             EngineError::Store(error) => error.code(),
+            EngineError::Weights(dense::WeightsError::Io { .. }) => "FILE_UNREADABLE",
+            EngineError::Weights(_) => "GGUF_MALFORMED",
             EngineError::Cancelled => "ABORTED",
         }
     }

@@ -1,5 +1,5 @@
-//! A session: rows in the store, their index, and attention over both. The only crate that knows the store and
-//! the mathematics.
+//! A session: rows in the store, their index, attention over both, and whole decoding steps. The only crate that
+//! knows the store, the mathematics and the dense layers.
 #![deny(unsafe_code)]
 
 mod config;
@@ -9,8 +9,10 @@ mod index;
 mod prefill;
 mod session;
 mod stats;
+mod step;
 
 pub use config::{Policy, SINKS, SessionConfig, Shape, WINDOW};
+pub use dense::{LayerSpans, Llama, LlamaConfig, RopeConfig, TensorSpan};
 pub use error::EngineError;
 pub use lsh_attn::HEAD_DIMS;
 pub use lsh_attn::kernels::{Isa, Kernels};

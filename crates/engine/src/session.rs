@@ -1,5 +1,6 @@
 //! The session: appends tokens layer by layer and attends them.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
@@ -23,7 +24,7 @@ pub struct Session {
     shape: Shape,
     seed: u64,
     kernels: Kernels,
-    pool: ThreadPool,
+    pool: Arc<ThreadPool>,
     store: RowStore,
     /// Tokens in each layer.
     lengths: Vec<usize>,
@@ -31,6 +32,7 @@ pub struct Session {
     index: Option<LshIndex>,
     stats: Stats,
     row: Vec<u16>,
+    pub(crate) scratch: dense::Scratch,
 }
 
 impl Session {
@@ -54,6 +56,7 @@ impl Session {
                 .num_threads(threads)
                 .thread_name(|index| format!("magicpig-{index}"))
                 .build()
+                .map(Arc::new)
                 .map_err(|cause| EngineError::Threads { threads, cause })?,
             store: RowStore::ephemeral(&directory, layout)?,
             lengths: vec![0; shape.layers],
@@ -61,7 +64,21 @@ impl Session {
             index: None,
             stats: Stats::default(),
             row: vec![0; 2 * shape.head_dim],
+            scratch: dense::Scratch::default(),
         })
+    }
+
+    /// The model's shape.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    pub(crate) fn kernels(&self) -> Kernels {
+        self.kernels
+    }
+
+    pub(crate) fn pool(&self) -> Arc<ThreadPool> {
+        Arc::clone(&self.pool)
     }
 
     /// Tokens that every layer holds.

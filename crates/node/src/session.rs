@@ -9,8 +9,10 @@ use napi_derive::napi;
 use crate::arguments::{apart, integer, length};
 use crate::build_index::BuildIndexTask;
 use crate::failure::{Code, Failure, contained};
+use crate::model::NativeModel;
 use crate::options::{NativePolicy, NativeSessionOptions};
 use crate::prefill::{Prefill, PrefillTask};
+use crate::prefill_tokens::{PrefillTokens, PrefillTokensTask};
 use crate::slot::Slot;
 use crate::stats::NativeStats;
 
@@ -74,6 +76,31 @@ impl NativeSession {
         v: &[f32],
     ) -> AsyncTask<PrefillTask> {
         AsyncTask::new(PrefillTask(self.prefill(layer, rows, q, k, v)))
+    }
+
+    /// Takes one token through the whole model, attended under the policy, and writes the logits [vocabulary] of the
+    /// next one.
+    #[napi]
+    pub fn decode_token(
+        &self,
+        model: &NativeModel,
+        token: f64,
+        #[napi(ts_arg_type = "Float32Array")] logits: Written<'_>,
+    ) -> napi::Result<(), Code> {
+        let token = integer("token", token, u32::MAX)? as u32;
+        Ok(self.slot.with(|session| session.decode_token(&model.llama, token, logits))?)
+    }
+
+    /// Takes a few tokens through the whole model, attended exactly; resolves with the logits [vocabulary] after the
+    /// last one.
+    #[napi]
+    pub fn prefill_tokens(&self, model: &NativeModel, tokens: &[u32]) -> AsyncTask<PrefillTokensTask> {
+        let (llama, tokens) = (Arc::clone(&model.llama), tokens.to_vec());
+        AsyncTask::new(PrefillTokensTask(self.slot.claim().map(|claim| PrefillTokens {
+            claim,
+            llama,
+            tokens,
+        })))
     }
 
     /// Indexes what the policy samples from, up to the newest rows.

@@ -42,7 +42,7 @@ mod scalar;
 pub enum Isa {
     /// Portable Rust: the meaning of every kernel.
     Scalar,
-    /// x86-64 with AVX2 and FMA.
+    /// x86-64 with AVX2, FMA and F16C.
     Avx2,
     /// x86-64 with AVX-512 F, BW, VL and DQ.
     Avx512,
@@ -262,9 +262,10 @@ fn table(isa: Isa) -> Option<&'static Table> {
     match isa {
         Isa::Scalar => Some(&scalar::TABLE),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => {
-            (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(&avx2::TABLE)
-        }
+        Isa::Avx2 => (is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c"))
+        .then_some(&avx2::TABLE),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => (is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")

@@ -1,0 +1,116 @@
+//! Rows of weights times activations, once per instruction set. `scalar` is the meaning.
+//!
+//! Which instruction sets there are, and which is used, is `lsh_attn::kernels`' to say.
+
+// Kernels index raw memory and call intrinsics.
+#![allow(unsafe_code)]
+
+use lsh_attn::kernels::{Isa, Kernels};
+
+use crate::activations::{Activations, BLOCK};
+use crate::matrix::WeightType;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod scalar;
+
+/// Rows that a kernel likes to have together.
+pub const ROW_GROUP: usize = 4;
+
+/// Runs `body::<FORMAT, T>` over the activations in groups of four, two and one: a group shares each row's loads.
+macro_rules! by_token_groups {
+    ($tokens:expr, $body:ident::<$format:ident>, $($argument:expr),*) => {{
+        let mut first = 0;
+        while first < $tokens {
+            // SAFETY: tokens `first` up to `first + T` exist, the rest is the caller's promise.
+            unsafe {
+                match $tokens - first {
+                    1 => { $body::<$format, 1>(first, $($argument),*); first += 1 }
+                    2 | 3 => { $body::<$format, 2>(first, $($argument),*); first += 2 }
+                    _ => { $body::<$format, 4>(first, $($argument),*); first += 4 }
+                }
+            }
+        }
+    }};
+}
+pub(crate) use by_token_groups;
+
+/// `y[row, token]` of the rows in `bytes`, each of `row_bytes`, which the format and `x.size` call for.
+type Multiply = unsafe fn(bytes: &[u8], row_bytes: usize, x: &Activations, y: &mut [f32]);
+
+/// One function per format, which every instruction set's file has. They are unsafe since the CPU must have the
+/// features, and since they trust the lengths; [`DenseKernels::multiply`] checks them.
+struct Table {
+    f32: Multiply,
+    f16: Multiply,
+    bf16: Multiply,
+    q8_0: Multiply,
+    q4_0: Multiply,
+    q4_1: Multiply,
+}
+
+/// Formats as const parameters of the kernels.
+pub(crate) mod format {
+    pub const F32: u8 = 0;
+    pub const F16: u8 = 1;
+    pub const BF16: u8 = 2;
+    pub const Q8_0: u8 = 3;
+    pub const Q4_0: u8 = 4;
+    pub const Q4_1: u8 = 5;
+}
+
+/// The kernels of one instruction set. Cheap to copy.
+#[derive(Clone, Copy)]
+pub struct DenseKernels(&'static Table);
+
+impl std::fmt::Debug for DenseKernels {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("DenseKernels")
+    }
+}
+
+impl From<Kernels> for DenseKernels {
+    /// The kernels of the same instruction set.
+    fn from(kernels: Kernels) -> DenseKernels {
+        // A `Kernels` exists only where the CPU has the features of its instruction set.
+        DenseKernels(match kernels.isa() {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => &avx2::TABLE,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => &avx512::TABLE,
+            _ => &scalar::TABLE,
+        })
+    }
+}
+
+impl DenseKernels {
+    /// `y[row, token] = row . x[token]` for the rows in `bytes`.
+    pub(crate) fn multiply(
+        self,
+        kind: WeightType,
+        bytes: &[u8],
+        row_bytes: usize,
+        x: &Activations,
+        y: &mut [f32],
+    ) {
+        assert_eq!(kind.row_bytes(x.size), Some(row_bytes));
+        assert!(bytes.len().is_multiple_of(row_bytes) && y.len() == bytes.len() / row_bytes * x.tokens);
+        assert_eq!(x.values.len(), x.tokens * x.size);
+        if kind.block().0 == BLOCK {
+            let blocks = x.values.len() / BLOCK;
+            assert!(x.quants.len() == x.values.len() && x.scales.len() == blocks && x.sums.len() == blocks);
+        }
+        let multiply = match kind {
+            WeightType::F32 => self.0.f32,
+            WeightType::F16 => self.0.f16,
+            WeightType::Bf16 => self.0.bf16,
+            WeightType::Q8_0 => self.0.q8_0,
+            WeightType::Q4_0 => self.0.q4_0,
+            WeightType::Q4_1 => self.0.q4_1,
+        };
+        // SAFETY: the CPU has the features (`From`), and the lengths agree (above).
+        unsafe { multiply(bytes, row_bytes, x, y) }
+    }
+}

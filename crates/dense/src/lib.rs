@@ -1,0 +1,21 @@
+//! The dense layers of a few tokens on the CPU, from a model file's own blocks.
+//!
+//! A decoding step multiplies every weight by one vector, so it costs the time to read the weights. They are read
+//! where they lie, in the mapped file and in its own block format; activations are rounded to 16 bits a block, which
+//! moves logits less than the bf16 rows of attention do. Long prompts are another matter, of matrix products that
+//! are bound by arithmetic: those run in ONNX Runtime.
+#![deny(unsafe_code)]
+
+mod activations;
+mod kernels;
+mod llama;
+mod matrix;
+mod rope;
+mod weights_file;
+
+pub use activations::Activations;
+pub use kernels::{DenseKernels, ROW_GROUP};
+pub use llama::{LayerSpans, Llama, LlamaConfig, Scratch};
+pub use matrix::{Matrix, WeightType};
+pub use rope::RopeConfig;
+pub use weights_file::{TensorSpan, WeightsError, WeightsFile};

@@ -1,0 +1,272 @@
+//! The llama architecture without its attention: what comes before, between and after the attention calls.
+
+use std::path::Path;
+
+use crate::activations::Activations;
+use crate::kernels::DenseKernels;
+use crate::matrix::{Matrix, WeightType};
+use crate::rope::{Rope, RopeConfig};
+use crate::weights_file::{TensorSpan, WeightsError, WeightsFile};
+
+/// The shape of a model, and where its weights are in the file.
+#[derive(Clone, Debug)]
+pub struct LlamaConfig {
+    /// Elements of the residual stream.
+    pub hidden: usize,
+    /// Elements inside the MLP.
+    pub intermediate: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// KV heads.
+    pub kv_heads: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// Added to the mean square before its root.
+    pub norm_epsilon: f32,
+    /// Positions.
+    pub rope: RopeConfig,
+    /// `[vocabulary, hidden]`
+    pub embedding: TensorSpan,
+    /// `[hidden]`
+    pub final_norm: TensorSpan,
+    /// `[vocabulary, hidden]`
+    pub lm_head: TensorSpan,
+    /// Weights of each layer.
+    pub layers: Vec<LayerSpans>,
+}
+
+/// The weights of one layer.
+#[derive(Clone, Copy, Debug)]
+pub struct LayerSpans {
+    /// `[hidden]`
+    pub attention_norm: TensorSpan,
+    /// `[heads * head_dim, hidden]`
+    pub query: TensorSpan,
+    /// `[kv_heads * head_dim, hidden]`
+    pub key: TensorSpan,
+    /// `[kv_heads * head_dim, hidden]`
+    pub value: TensorSpan,
+    /// `[hidden, heads * head_dim]`
+    pub attention_output: TensorSpan,
+    /// `[hidden]`
+    pub mlp_norm: TensorSpan,
+    /// `[intermediate, hidden]`
+    pub gate: TensorSpan,
+    /// `[intermediate, hidden]`
+    pub up: TensorSpan,
+    /// `[hidden, intermediate]`
+    pub down: TensorSpan,
+}
+
+/// A model whose weights are mapped. Several sequences may step through it at once.
+#[derive(Debug)]
+pub struct Llama {
+    config: LlamaConfig,
+    file: WeightsFile,
+    rope: Rope,
+    /// Norms of attention and MLP, a layer after the other, and the final one.
+    norms: Vec<Vec<f32>>,
+}
+
+/// What a step works with, kept between steps.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    x: Vec<f32>,
+    normed: Vec<f32>,
+    activations: Activations,
+    /// A product as the kernels leave it, `[outputs, tokens]`.
+    product: Vec<f32>,
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    attended: Vec<f32>,
+    gate: Vec<f32>,
+    up: Vec<f32>,
+}
+
+impl Llama {
+    /// Maps the model and checks that every weight is there in its shape.
+    ///
+    /// # Errors
+    /// If the file cannot be mapped, or a tensor is not in it or of another shape than the configuration's.
+    pub fn open(path: &Path, config: LlamaConfig) -> Result<Llama, WeightsError> {
+        let file = WeightsFile::open(path)?;
+        check(&config)?;
+        let vector = |span: TensorSpan| Ok::<_, WeightsError>(file.matrix(span)?.row(0));
+        let mut norms = Vec::with_capacity(2 * config.layers.len() + 1);
+        for layer in &config.layers {
+            norms.push(vector(layer.attention_norm)?);
+            norms.push(vector(layer.mlp_norm)?);
+            let LayerSpans { query, key, value, attention_output, gate, up, down, .. } = *layer;
+            for span in [query, key, value, attention_output, gate, up, down] {
+                file.matrix(span)?;
+            }
+        }
+        norms.push(vector(config.final_norm)?);
+        for span in [config.embedding, config.lm_head] {
+            file.matrix(span)?;
+        }
+        Ok(Llama { rope: Rope::new(&config.rope), config, file, norms })
+    }
+
+    /// Tokens that the model knows.
+    pub fn vocabulary(&self) -> usize {
+        self.config.embedding.outputs
+    }
+
+    /// Takes tokens at consecutive positions from `position` on through all layers, and writes the logits
+    /// `[vocabulary]` after the last one. `attend(layer, q, k, v, out)` attends a layer: `q` and `out` are `[tokens, heads * head_dim]`, `k`
+    /// and `v` `[tokens, kv_heads * head_dim]`, q and k rotated. Runs on the rayon pool that the caller is in.
+    ///
+    /// # Errors
+    /// What `attend` says.
+    ///
+    /// # Panics
+    /// If a token is not in the vocabulary, there is none, or `logits` has another length.
+    pub fn forward<E>(
+        &self,
+        kernels: DenseKernels,
+        tokens: &[u32],
+        position: usize,
+        scratch: &mut Scratch,
+        logits: &mut [f32],
+        mut attend: impl FnMut(usize, &[f32], &[f32], &[f32], &mut [f32]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let LlamaConfig { hidden, heads, kv_heads, head_dim, .. } = self.config;
+        assert!(!tokens.is_empty() && logits.len() == self.vocabulary());
+        let embedding = self.matrix(self.config.embedding);
+        scratch.x.clear();
+        for &token in tokens {
+            scratch.x.extend(embedding.row(token as usize));
+        }
+        let angles: Vec<_> = (position..position + tokens.len()).map(|at| self.rope.angles(at)).collect();
+
+        for (number, layer) in self.config.layers.iter().enumerate() {
+            let Scratch { x, normed, activations, product, q, k, v, attended, gate, up } = scratch;
+            self.norm(x, 2 * number, normed);
+            activations.set(normed, hidden);
+            self.linear(kernels, layer.query, activations, product, q);
+            self.linear(kernels, layer.key, activations, product, k);
+            self.linear(kernels, layer.value, activations, product, v);
+            for ((q, k), angles) in
+                q.chunks_exact_mut(heads * head_dim).zip(k.chunks_exact_mut(kv_heads * head_dim)).zip(&angles)
+            {
+                Rope::rotate(q, head_dim, angles);
+                Rope::rotate(k, head_dim, angles);
+            }
+            attended.resize(q.len(), 0.0);
+            attend(number, q, k, v, attended)?;
+
+            activations.set(attended, heads * head_dim);
+            self.linear(kernels, layer.attention_output, activations, product, normed);
+            add(x, normed);
+            self.norm(x, 2 * number + 1, normed);
+            activations.set(normed, hidden);
+            self.linear(kernels, layer.gate, activations, product, gate);
+            self.linear(kernels, layer.up, activations, product, up);
+            for (gate, up) in gate.iter_mut().zip(&*up) {
+                *gate = *gate / (1.0 + (-*gate).exp()) * up;
+            }
+            activations.set(gate, self.config.intermediate);
+            self.linear(kernels, layer.down, activations, product, normed);
+            add(x, normed);
+        }
+
+        let Scratch { x, normed, activations, .. } = scratch;
+        self.norm(&x[(tokens.len() - 1) * hidden..], 2 * self.config.layers.len(), normed);
+        activations.set(normed, hidden);
+        self.matrix(self.config.lm_head).multiply(kernels, activations, logits);
+        Ok(())
+    }
+
+    fn matrix(&self, span: TensorSpan) -> Matrix<'_> {
+        self.file.matrix(span).expect("checked by open")
+    }
+
+    /// `out` `[tokens, outputs]`; `product` is scratch space.
+    fn linear(
+        &self,
+        kernels: DenseKernels,
+        span: TensorSpan,
+        x: &Activations,
+        product: &mut Vec<f32>,
+        out: &mut Vec<f32>,
+    ) {
+        let tokens = x.tokens();
+        out.resize(span.outputs * tokens, 0.0);
+        if tokens == 1 {
+            return self.matrix(span).multiply(kernels, x, out);
+        }
+        product.resize(span.outputs * tokens, 0.0);
+        self.matrix(span).multiply(kernels, x, product);
+        for (token, out) in out.chunks_exact_mut(span.outputs).enumerate() {
+            for (out, product) in out.iter_mut().zip(product.chunks_exact(tokens)) {
+                *out = product[token];
+            }
+        }
+    }
+
+    /// x / sqrt(mean(x^2) + epsilon) times the norm's weights, for each vector.
+    fn norm(&self, x: &[f32], number: usize, out: &mut Vec<f32>) {
+        let weights = &self.norms[number];
+        out.clear();
+        for x in x.chunks_exact(weights.len()) {
+            let square: f64 = x.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+            let scale = 1.0 / (square / x.len() as f64 + f64::from(self.config.norm_epsilon)).sqrt();
+            out.extend(x.iter().zip(weights).map(|(x, weight)| x * scale as f32 * weight));
+        }
+    }
+}
+
+fn add(x: &mut [f32], y: &[f32]) {
+    for (x, y) in x.iter_mut().zip(y) {
+        *x += y;
+    }
+}
+
+/// Every tensor has the shape that the configuration calls for.
+fn check(config: &LlamaConfig) -> Result<(), WeightsError> {
+    let LlamaConfig { hidden, intermediate, heads, kv_heads, head_dim, .. } = *config;
+    let (queries, keys) = (heads * head_dim, kv_heads * head_dim);
+    let mismatch = |what: String| Err(WeightsError::Mismatch(what));
+    let expect = |name: &str, span: TensorSpan, outputs: usize, inputs: usize| {
+        if (span.outputs, span.inputs) == (outputs, inputs) {
+            return Ok(());
+        }
+        mismatch(format!("{name} is {}x{}, not {outputs}x{inputs}", span.outputs, span.inputs))
+    };
+    for layer in &config.layers {
+        expect("attention_norm", layer.attention_norm, 1, hidden)?;
+        expect("query", layer.query, queries, hidden)?;
+        expect("key", layer.key, keys, hidden)?;
+        expect("value", layer.value, keys, hidden)?;
+        expect("attention_output", layer.attention_output, hidden, queries)?;
+        expect("mlp_norm", layer.mlp_norm, 1, hidden)?;
+        expect("gate", layer.gate, intermediate, hidden)?;
+        expect("up", layer.up, intermediate, hidden)?;
+        expect("down", layer.down, hidden, intermediate)?;
+    }
+    let vocabulary = config.embedding.outputs;
+    expect("embedding", config.embedding, vocabulary, hidden)?;
+    expect("final_norm", config.final_norm, 1, hidden)?;
+    expect("lm_head", config.lm_head, vocabulary, hidden)?;
+    let rotating = config.rope.dimensions;
+    if rotating > head_dim || !rotating.is_multiple_of(2) {
+        return mismatch(format!("{rotating} of {head_dim} dimensions rotate"));
+    }
+    Ok(())
+}
+
+impl TensorSpan {
+    /// A span of a vector or matrix, from the format's name in GGUF.
+    pub fn named(
+        kind: &str,
+        outputs: usize,
+        inputs: usize,
+        offset: usize,
+    ) -> Result<TensorSpan, WeightsError> {
+        let known = WeightType::ALL.into_iter().find(|known| known.name() == kind);
+        let kind = known.ok_or_else(|| WeightsError::Mismatch(format!("the type {kind} is unknown")))?;
+        Ok(TensorSpan { kind, outputs, inputs, offset })
+    }
+}

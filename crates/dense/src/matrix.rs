@@ -1,0 +1,137 @@
+//! A weight matrix in the block format of its file.
+
+use half::{bf16, f16};
+use rayon::prelude::*;
+
+use crate::activations::{Activations, BLOCK};
+use crate::kernels::{DenseKernels, ROW_GROUP};
+
+/// Formats of weights, by GGUF's names. The quantised ones hold blocks of 32 along a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightType {
+    /// IEEE single.
+    F32,
+    /// IEEE half.
+    F16,
+    /// The upper half of a single.
+    Bf16,
+    /// f16 scale, 32 signed bytes: d q.
+    Q8_0,
+    /// f16 scale, 16 bytes of nibbles (elements 0 to 15 low, 16 to 31 high): d (q - 8).
+    Q4_0,
+    /// f16 scale and offset, nibbles: d q + m.
+    Q4_1,
+}
+
+impl WeightType {
+    /// Every format.
+    pub const ALL: [WeightType; 6] = [
+        WeightType::F32,
+        WeightType::F16,
+        WeightType::Bf16,
+        WeightType::Q8_0,
+        WeightType::Q4_0,
+        WeightType::Q4_1,
+    ];
+
+    /// GGUF's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            WeightType::F32 => "F32",
+            WeightType::F16 => "F16",
+            WeightType::Bf16 => "BF16",
+            WeightType::Q8_0 => "Q8_0",
+            WeightType::Q4_0 => "Q4_0",
+            WeightType::Q4_1 => "Q4_1",
+        }
+    }
+
+    /// Elements and bytes of a block.
+    pub fn block(self) -> (usize, usize) {
+        match self {
+            WeightType::F32 => (1, 4),
+            WeightType::F16 | WeightType::Bf16 => (1, 2),
+            WeightType::Q8_0 => (BLOCK, 34),
+            WeightType::Q4_0 => (BLOCK, 18),
+            WeightType::Q4_1 => (BLOCK, 20),
+        }
+    }
+
+    /// Bytes of a row of `size` elements, or None where it is not of whole blocks.
+    pub fn row_bytes(self, size: usize) -> Option<usize> {
+        let (elements, bytes) = self.block();
+        size.is_multiple_of(elements).then(|| size / elements * bytes)
+    }
+}
+
+/// Weights `[outputs, inputs]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Matrix<'a> {
+    kind: WeightType,
+    inputs: usize,
+    row_bytes: usize,
+    bytes: &'a [u8],
+}
+
+impl<'a> Matrix<'a> {
+    /// The matrix with rows of `inputs` elements in `bytes`, or None where these are not whole rows.
+    pub fn new(kind: WeightType, inputs: usize, bytes: &'a [u8]) -> Option<Matrix<'a>> {
+        let row_bytes = kind.row_bytes(inputs)?;
+        (row_bytes > 0 && bytes.len().is_multiple_of(row_bytes)).then_some(Matrix {
+            kind,
+            inputs,
+            row_bytes,
+            bytes,
+        })
+    }
+
+    /// Rows.
+    pub fn outputs(&self) -> usize {
+        self.bytes.len() / self.row_bytes
+    }
+
+    /// The elements of row `index`, dequantised.
+    pub fn row(&self, index: usize) -> Vec<f32> {
+        let mut out = Vec::with_capacity(self.inputs);
+        for block in self.bytes[index * self.row_bytes..][..self.row_bytes].chunks_exact(self.kind.block().1)
+        {
+            dequantise(self.kind, block, &mut out);
+        }
+        out
+    }
+
+    /// `y = x W^T` into `y` `[outputs, tokens]`, on the rayon pool that the caller is in.
+    ///
+    /// Products are exact in i32 within a block for quantised weights, and summed over blocks in f32: within `blocks * 2^-24` of the
+    /// sum of absolute products. Activations have been rounded by 2^-16 of the greatest one of their block.
+    ///
+    /// # Panics
+    /// If the sizes do not agree.
+    pub fn multiply(&self, kernels: DenseKernels, x: &Activations, y: &mut [f32]) {
+        assert!(x.size == self.inputs && y.len() == self.outputs() * x.tokens, "sizes of a linear layer");
+        // Some parts more than threads: a core that is interrupted leaves its rest to the others.
+        let parts = 2 * rayon::current_num_threads();
+        let rows = self.outputs().div_ceil(parts).next_multiple_of(ROW_GROUP);
+        self.bytes
+            .par_chunks(rows * self.row_bytes)
+            .zip(y.par_chunks_mut(rows * x.tokens))
+            .with_max_len(1)
+            .for_each(|(bytes, y)| kernels.multiply(self.kind, bytes, self.row_bytes, x, y));
+    }
+}
+
+fn dequantise(kind: WeightType, block: &[u8], out: &mut Vec<f32>) {
+    let half = |at: usize| f16::from_le_bytes([block[at], block[at + 1]]).to_f32();
+    match kind {
+        WeightType::F32 => out.push(f32::from_le_bytes([block[0], block[1], block[2], block[3]])),
+        WeightType::F16 => out.push(half(0)),
+        WeightType::Bf16 => out.push(bf16::from_le_bytes([block[0], block[1]]).to_f32()),
+        WeightType::Q8_0 => out.extend(block[2..].iter().map(|&q| half(0) * f32::from(q as i8))),
+        WeightType::Q4_0 => out.extend(nibbles(&block[2..]).map(|q| half(0) * (f32::from(q) - 8.0))),
+        WeightType::Q4_1 => out.extend(nibbles(&block[4..]).map(|q| half(0) * f32::from(q) + half(2))),
+    }
+}
+
+fn nibbles(bytes: &[u8]) -> impl Iterator<Item = u8> + '_ {
+    bytes.iter().map(|byte| byte & 15).chain(bytes.iter().map(|byte| byte >> 4))
+}

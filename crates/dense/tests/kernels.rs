@@ -1,0 +1,99 @@
+//! Products of every weight format on every instruction set: against dequantised rows in f64.
+
+use dense::{Activations, DenseKernels, Matrix, WeightType};
+use lsh_attn::kernels::{Isa, Kernels};
+use lsh_attn::mix::mix64;
+
+/// Numbers in [-1, 1) from a counter.
+fn noise(seed: u64, count: usize) -> Vec<f32> {
+    (0..count as u64).map(|i| (mix64(seed << 32 | i) >> 40) as f32 / (1u64 << 23) as f32 - 1.0).collect()
+}
+
+/// Rows of random blocks whose scales, where there are any, are around 0.01.
+fn weights(kind: WeightType, rows: usize, size: usize) -> Vec<u8> {
+    let bytes = rows * kind.row_bytes(size).expect("whole blocks");
+    let mut out: Vec<u8> = (0..bytes as u64).map(|i| mix64(i) as u8).collect();
+    let (_, block) = kind.block();
+    for (number, block) in out.chunks_exact_mut(block).enumerate() {
+        let value = noise(9, 1 + number)[number];
+        match kind {
+            WeightType::F32 => block.copy_from_slice(&value.to_le_bytes()),
+            WeightType::F16 => block.copy_from_slice(&half::f16::from_f32(value).to_le_bytes()),
+            WeightType::Bf16 => block.copy_from_slice(&half::bf16::from_f32(value).to_le_bytes()),
+            _ => {
+                block[..2].copy_from_slice(&half::f16::from_f32(0.01 * (1.5 + value)).to_le_bytes());
+                if kind == WeightType::Q4_1 {
+                    block[2..4].copy_from_slice(&half::f16::from_f32(-0.08 * (1.5 + value)).to_le_bytes());
+                }
+            }
+        }
+    }
+    out
+}
+
+#[test]
+fn isa_dense_products() {
+    let (here, missing): (Vec<Isa>, Vec<Isa>) = Isa::ALL.into_iter().partition(|isa| isa.is_available());
+    let names = |list: &[Isa]| list.iter().map(|isa| isa.name()).collect::<Vec<_>>().join(" ");
+    let missing = if missing.is_empty() { "none".to_owned() } else { names(&missing) };
+    println!("isa-coverage: dense: tested {}; not on this machine: {missing}", names(&here));
+    for kind in WeightType::ALL {
+        let sizes: &[usize] = if kind.block().0 == 1 { &[1, 7, 16, 33, 96] } else { &[32, 64, 576] };
+        for &size in sizes {
+            for (rows, tokens) in [(1, 1), (5, 1), (9, 2), (13, 3), (64, 4), (70, 7)] {
+                let bytes = weights(kind, rows, size);
+                let matrix = Matrix::new(kind, size, &bytes).expect("whole rows");
+                let values = noise(3, tokens * size);
+                let mut x = Activations::default();
+                x.set(&values, size);
+                for &isa in &here {
+                    let kernels = DenseKernels::from(Kernels::of(isa).expect("available"));
+                    let mut y = vec![f32::NAN; rows * tokens];
+                    matrix.multiply(kernels, &x, &mut y);
+                    for (row, y) in y.chunks_exact(tokens).enumerate() {
+                        let weights = matrix.row(row);
+                        for (y, x) in y.iter().zip(values.chunks_exact(size)) {
+                            let terms = weights.iter().zip(x).map(|(&w, &x)| f64::from(w) * f64::from(x));
+                            let (mut exact, mut greatest) = (0.0, 0.0);
+                            for term in terms {
+                                exact += term;
+                                greatest += term.abs();
+                            }
+                            // 16 bits of activation, offsets of half a block's range, and f32 sums.
+                            let error = (f64::from(*y) - exact).abs();
+                            assert!(
+                                error <= 1e-4 * greatest + 1e-6,
+                                "{kind:?} {size} x {rows}, {tokens} tokens, {isa}: {y} is not {exact}"
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn activations_keep_fifteen_bits_and_zeros_stay_zero() {
+    let mut values = noise(4, 64);
+    values[32..].fill(0.0);
+    let bytes: Vec<u8> = (0..64).flat_map(|_| [0x00, 0x3c]).collect();
+    let row = Matrix::new(WeightType::F16, 64, &bytes).expect("a row");
+    assert!(row.row(0).iter().all(|&w| w == 1.0));
+    let identity: Vec<u8> = (0..32)
+        .flat_map(|i| {
+            let mut block = vec![0x00, 0x3c];
+            block.extend((0..32).map(|j| u8::from(i == j)));
+            block.extend([0u8; 34]);
+            block
+        })
+        .collect();
+    let identity = Matrix::new(WeightType::Q8_0, 64, &identity).expect("32 rows of 2 blocks");
+    let mut x = Activations::default();
+    x.set(&values, 64);
+    let mut y = vec![0.0; 32];
+    identity.multiply(DenseKernels::from(Kernels::detect().expect("a kernel")), &x, &mut y);
+    for (y, x) in y.iter().zip(&values) {
+        assert!((y - x).abs() < 1.0 / 60_000.0, "{y} {x}");
+    }
+}

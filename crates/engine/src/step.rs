@@ -1,0 +1,68 @@
+//! Tokens through the whole model: dense layers and attention in one call, on the session's threads.
+
+use std::sync::atomic::AtomicBool;
+
+use dense::{DenseKernels, Llama};
+
+use crate::{EngineError, Session};
+
+impl Session {
+    /// Appends one token to every layer, attends it under the policy, and writes the logits `[vocabulary]` of the
+    /// next one.
+    ///
+    /// # Errors
+    /// If the model has another shape than the session, the token is not in its vocabulary, `logits` has another
+    /// length, or the rows cannot be stored; layers may then differ in length until [`Session::truncate`].
+    pub fn decode_token(&mut self, model: &Llama, token: u32, logits: &mut [f32]) -> Result<(), EngineError> {
+        self.forward(model, &[token], logits, |session, layer, q, k, v, out| {
+            session.decode(layer, q, k, v, out)
+        })
+    }
+
+    /// Appends a few tokens, attended exactly, and writes the logits `[vocabulary]` after the last one.
+    ///
+    /// # Errors
+    /// As [`Session::decode_token`], and [`EngineError::Cancelled`] soon after `cancel` is set.
+    pub fn prefill_tokens(
+        &mut self,
+        model: &Llama,
+        tokens: &[u32],
+        logits: &mut [f32],
+        cancel: &AtomicBool,
+    ) -> Result<(), EngineError> {
+        self.forward(model, tokens, logits, |session, layer, q, k, v, out| {
+            session.prefill(layer, q, k, v, out, cancel)
+        })
+    }
+
+    fn forward(
+        &mut self,
+        model: &Llama,
+        tokens: &[u32],
+        logits: &mut [f32],
+        mut attend: impl FnMut(&mut Session, usize, &[f32], &[f32], &[f32], &mut [f32]) -> Result<(), EngineError>
+        + Send,
+    ) -> Result<(), EngineError> {
+        let vocabulary = model.vocabulary();
+        if tokens.is_empty() || logits.len() != vocabulary {
+            return Err(EngineError::Invalid(format!(
+                "{} tokens and {} logits; there must be a token, and {vocabulary} logits",
+                tokens.len(),
+                logits.len()
+            )));
+        }
+        if let Some(token) = tokens.iter().find(|&&token| token as usize >= vocabulary) {
+            return Err(EngineError::Invalid(format!("token {token} of a vocabulary of {vocabulary}")));
+        }
+        let kernels = DenseKernels::from(self.kernels());
+        let position = self.tokens();
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let result = self.pool().install(|| {
+            model.forward(kernels, tokens, position, &mut scratch, logits, |layer, q, k, v, out| {
+                attend(self, layer, q, k, v, out)
+            })
+        });
+        self.scratch = scratch;
+        result
+    }
+}
