@@ -29,6 +29,8 @@ export class Part {
         executionProviders: [device],
         intraOpNumThreads: threads,
         interOpNumThreads: 1,
+        enableCpuMemArena: false,
+        enableMemPattern: false,
         extra: {
           session: {
             // Each part has a thread pool of its own; spinning threads would take the cores from the part, and the
