@@ -126,12 +126,19 @@ export interface NativeModelOptions {
 
 /** Which keys a decoding step reads. */
 export interface NativePolicy {
-  /** `exact` reads all keys; `lsh` the static set and the keys that collide with the query in two tables or more. */
-  kind: 'exact' | 'lsh'
+  /**
+   * `exact` reads all keys; `lsh` the static set and the keys that collide with the query in two tables or more; `sketch`
+   * the static set and keys drawn by estimates from low-bit codes.
+   */
+  kind: 'exact' | 'lsh' | 'sketch'
   /** `lsh`: bits a table, 10 by default. */
   k?: number
   /** `lsh`: tables, 150 by default. */
   l?: number
+  /** `sketch`: bits of a code element: 1, 2 or 4, which is the default. */
+  bits?: number
+  /** `sketch`: mean fraction of the indexed keys that are drawn, 0.02 by default. */
+  budget?: number
 }
 
 /** The shape of a model, and where and with how many threads a session works. */

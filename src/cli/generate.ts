@@ -13,7 +13,9 @@ const options = {
   prompt: { alias: 'p', type: 'string', describe: 'The text to continue' },
   'prompt-file': { alias: 'f', type: 'string', describe: 'The file that holds the text to continue; - is standard input' },
   'max-tokens': { alias: 'n', type: 'number', default: 256, describe: 'Tokens to generate at most' },
-  policy: { type: 'string', choices: ['lsh', 'exact'], default: 'lsh', describe: 'How attention is computed while generating' },
+  policy: { type: 'string', choices: ['sketch', 'lsh', 'exact'], default: 'sketch', describe: 'How attention is computed while generating' },
+  budget: { type: 'number', default: 0.02, describe: 'sketch: mean fraction of the indexed keys that a step reads' },
+  'sketch-bits': { type: 'number', default: 4, describe: 'sketch: bits of the copy of each key element: 1, 2 or 4' },
   'lsh-k': { type: 'number', default: 10, describe: 'lsh: bits a table, 1 to 16; more bits, fewer keys read' },
   'lsh-l': { type: 'number', default: 150, describe: 'lsh: tables, 2 to 1000; more tables, more keys read' },
   temperature: { alias: 't', type: 'number', default: 0, describe: 'Divides logits; 0 always takes the most likely token' },
@@ -56,7 +58,7 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
   using progress = terminal.progress();
   const { samplingFrom, policyFrom, integer } = await import('../decode/options.js');
   // Wrong options are told before a model is downloaded or a text is read.
-  const policy = { policy: args.policy, lshK: args['lsh-k'], lshL: args['lsh-l'] };
+  const policy = { policy: args.policy, budget: args.budget, sketchBits: args['sketch-bits'], lshK: args['lsh-k'], lshL: args['lsh-l'] };
   policyFrom(policy);
   samplingFrom(sampling);
   integer('maxTokens', args['max-tokens'], 0, 2 ** 31);

@@ -4,17 +4,30 @@ import { MagicpigError } from '../errors.js';
 /** Where the dense layers run. */
 export type Device = 'cpu';
 
+/** Names of the policies. */
+export type PolicyName = 'exact' | 'lsh' | 'sketch';
+
 /** How attention is computed while generating. */
 export interface PolicyOptions {
-  /** `exact` reads every key; `lsh` samples by hash collisions. Default `lsh`. */
-  readonly policy?: 'exact' | 'lsh' | undefined;
+  /**
+   * `exact` reads every key; `sketch` samples keys by estimates from a small copy of all of them; `lsh` samples keys by hash
+   * collisions. Default `sketch`.
+   */
+  readonly policy?: PolicyName | undefined;
+  /** `sketch`: mean fraction of the indexed keys that a step reads, above 0 and up to 1. Default 0.02. */
+  readonly budget?: number | undefined;
+  /** `sketch`: bits of the copy for each element of a key: 1, 2 or 4. More bits, less noise and a larger index. Default 4. */
+  readonly sketchBits?: number | undefined;
   /** `lsh`: bits a table, 1 to 16. More bits, fewer keys read. Default 10. */
   readonly lshK?: number | undefined;
   /** `lsh`: tables, 2 to 1000. More tables, more keys read and a larger index. Default 150. */
   readonly lshL?: number | undefined;
 }
 
-export type Policy = { readonly kind: 'exact' } | { readonly kind: 'lsh'; readonly k: number; readonly l: number };
+export type Policy =
+  | { readonly kind: 'exact' }
+  | { readonly kind: 'lsh'; readonly k: number; readonly l: number }
+  | { readonly kind: 'sketch'; readonly bits: number; readonly budget: number };
 
 /** How the next token is chosen from the logits, in this order: penalty, top-k, top-p, min-p, temperature. */
 export interface SamplingOptions {
@@ -34,12 +47,21 @@ export interface SamplingOptions {
 
 export type Sampling = { readonly [Name in keyof SamplingOptions]-?: number };
 
-export function policyFrom({ policy = 'lsh', lshK = 10, lshL = 150 }: PolicyOptions): Policy {
+export function policyFrom({ policy = 'sketch', budget = 0.02, sketchBits = 4, lshK = 10, lshL = 150 }: PolicyOptions): Policy {
   // Types are no promise where options come from JavaScript or a command line.
   const kind: string = policy;
-  if (kind === 'exact') return { kind };
-  if (kind !== 'lsh') throw new MagicpigError('INVALID_OPTION', `policy ${JSON.stringify(policy)} is unknown; there are exact and lsh`);
-  return { kind, k: integer('lshK', lshK, 1, 16), l: integer('lshL', lshL, 2, 1000) };
+  switch (kind) {
+    case 'exact':
+      return { kind };
+    case 'lsh':
+      return { kind, k: integer('lshK', lshK, 1, 16), l: integer('lshL', lshL, 2, 1000) };
+    case 'sketch':
+      if (![1, 2, 4].includes(sketchBits)) throw outOfRange('sketchBits', sketchBits, '1, 2 or 4');
+      if (!(budget > 0 && budget <= 1)) throw outOfRange('budget', budget, 'above 0, up to 1');
+      return { kind, bits: sketchBits, budget };
+    default:
+      throw new MagicpigError('INVALID_OPTION', `policy ${JSON.stringify(policy)} is unknown; there are exact, lsh and sketch`);
+  }
 }
 
 export function samplingFrom(options: SamplingOptions): Sampling {

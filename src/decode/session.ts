@@ -2,7 +2,7 @@ import { MagicpigError } from '../errors.js';
 import { type ChatMessage, renderChat } from '../model/template.js';
 import type { NativeSession } from '../native.js';
 import type { Model } from './model.js';
-import { type PolicyOptions, type SamplingOptions, integer, policyFrom, samplingFrom } from './options.js';
+import { type PolicyName, type PolicyOptions, type SamplingOptions, integer, policyFrom, samplingFrom } from './options.js';
 import { Sampler } from './sampler.js';
 import { Sequence } from './sequence.js';
 import { StopWatch } from './stop.js';
@@ -30,7 +30,7 @@ export interface GeneratedToken {
 }
 
 export interface SessionStats {
-  readonly policy: 'exact' | 'lsh';
+  readonly policy: PolicyName;
   readonly promptTokens: number;
   /** Prompt tokens whose rows were there already. */
   readonly reusedTokens: number;

@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use lsh_attn::HEAD_DIMS;
+use lsh_attn::sketch::SKETCH_BITS;
 
 use crate::EngineError;
 
@@ -61,7 +62,7 @@ impl Shape {
 }
 
 /// Which keys a decoding step reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Policy {
     /// All of them.
     Exact,
@@ -71,6 +72,13 @@ pub enum Policy {
         k: usize,
         /// Tables, 2 to 1000.
         l: usize,
+    },
+    /// The static set, and keys drawn by estimates from low-bit codes of all of them.
+    Sketch {
+        /// Bits an element of a code: 1, 2 or 4.
+        bits: u32,
+        /// Mean fraction of the indexed keys that a step draws, above 0 and up to 1.
+        budget: f64,
     },
 }
 
@@ -89,6 +97,13 @@ impl Policy {
                 LSH_L.end()
             ))),
             Policy::Lsh { .. } => Ok(()),
+            Policy::Sketch { bits, .. } if !SKETCH_BITS.contains(&bits) => Err(EngineError::Invalid(
+                format!("{bits} bits a code element; it must be one of {SKETCH_BITS:?}"),
+            )),
+            Policy::Sketch { budget, .. } if !(budget > 0.0 && budget <= 1.0) => {
+                Err(EngineError::Invalid(format!("budget = {budget}; it must be above 0, up to 1")))
+            }
+            Policy::Sketch { .. } => Ok(()),
         }
     }
 }

@@ -90,8 +90,24 @@ pub(crate) fn sampled(step: Step<'_>, index: &LshIndex, q: &[f32], out: &mut [f3
     run(step, Some(index), &codes, &q, &tasks, out)
 }
 
+/// All query heads of a KV head over consecutive rows, which may be in several segments. `q` is of all heads.
+pub(crate) fn attend_rows(step: Step<'_>, kv_head: usize, rows: Range<usize>, q: &[f32]) -> Partial {
+    let (group, d) = (step.shape.group(), step.shape.head_dim);
+    let mut partial = Partial::new(group, d);
+    let mut start = rows.start;
+    while start < rows.end {
+        let (segment, first) = (start / SEGMENT_ROWS, start % SEGMENT_ROWS);
+        let end = (rows.end - segment * SEGMENT_ROWS).min(SEGMENT_ROWS);
+        let stored = &step.store.rows(step.layer, kv_head, segment)[first * 2 * d..end * 2 * d];
+        let q = &q[kv_head * group * d..][..group * d];
+        LOGITS.with_borrow_mut(|logits| partial.add_rows(step.kernels, q, stored, logits));
+        start = segment * SEGMENT_ROWS + end;
+    }
+    partial
+}
+
 /// The queries times 1/sqrt(d).
-fn scaled(shape: Shape, q: &[f32]) -> Vec<f32> {
+pub(crate) fn scaled(shape: Shape, q: &[f32]) -> Vec<f32> {
     let scale = 1.0 / (shape.head_dim as f32).sqrt();
     q.iter().map(|q| q * scale).collect()
 }
@@ -119,11 +135,8 @@ fn run(
     let (group, d) = (step.shape.group(), step.shape.head_dim);
     let attend = |task: &Task| match task {
         Task::Rows { kv_head, segment, rows } => {
-            let stored = step.store.rows(step.layer, *kv_head, *segment);
-            let stored = &stored[rows.start * 2 * d..rows.end * 2 * d];
-            let mut partial = Partial::new(group, d);
-            let q = &q[kv_head * group * d..][..group * d];
-            LOGITS.with_borrow_mut(|logits| partial.add_rows(step.kernels, q, stored, logits));
+            let first = segment * SEGMENT_ROWS;
+            let partial = attend_rows(step, *kv_head, first + rows.start..first + rows.end, q);
             let fixed = (rows.len() * group) as u64;
             (kv_head * group, partial, RowsRead { fixed, ..RowsRead::default() })
         }

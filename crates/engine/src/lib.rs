@@ -4,10 +4,12 @@
 
 mod config;
 mod decode;
+mod decode_sketch;
 mod error;
 mod index;
 mod prefill;
 mod session;
+mod sketch;
 mod stats;
 mod step;
 
@@ -16,5 +18,6 @@ pub use dense::{LayerSpans, Llama, LlamaConfig, RopeConfig, TensorSpan};
 pub use error::EngineError;
 pub use lsh_attn::HEAD_DIMS;
 pub use lsh_attn::kernels::{Isa, Kernels};
+pub use lsh_attn::sketch::SKETCH_BITS;
 pub use session::Session;
 pub use stats::Stats;

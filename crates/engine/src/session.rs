@@ -11,9 +11,19 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::config::{Policy, SessionConfig, Shape};
 use crate::decode::{self, Step};
+use crate::decode_sketch::sketched;
 use crate::index::LshIndex;
 use crate::prefill;
+use crate::sketch::SessionSketch;
 use crate::{EngineError, Stats};
+
+/// What the policy samples from.
+#[derive(Debug)]
+enum Index {
+    None,
+    Lsh(LshIndex),
+    Sketch(SessionSketch),
+}
 
 /// One sequence: its rows, their index, and the policy that reads them.
 ///
@@ -29,7 +39,7 @@ pub struct Session {
     /// Tokens in each layer.
     lengths: Vec<usize>,
     policy: Policy,
-    index: Option<LshIndex>,
+    index: Index,
     stats: Stats,
     row: Vec<u16>,
     pub(crate) scratch: dense::Scratch,
@@ -61,7 +71,7 @@ impl Session {
             store: RowStore::ephemeral(&directory, layout)?,
             lengths: vec![0; shape.layers],
             policy: Policy::Exact,
-            index: None,
+            index: Index::None,
             stats: Stats::default(),
             row: vec![0; 2 * shape.head_dim],
             scratch: dense::Scratch::default(),
@@ -93,10 +103,16 @@ impl Session {
     /// If K or L is out of range.
     pub fn set_policy(&mut self, policy: Policy) -> Result<(), EngineError> {
         policy.check()?;
-        if let Policy::Lsh { k, l } = policy
-            && !self.index.as_ref().is_some_and(|index| index.has(k, l))
-        {
-            self.index = Some(LshIndex::new(self.shape, k, l, self.seed));
+        match (policy, &mut self.index) {
+            (Policy::Exact, _) => {}
+            (Policy::Lsh { k, l }, Index::Lsh(index)) if index.has(k, l) => {}
+            (Policy::Lsh { k, l }, index) => *index = Index::Lsh(LshIndex::new(self.shape, k, l, self.seed)),
+            (Policy::Sketch { bits, budget }, Index::Sketch(index)) if index.has(bits) => {
+                index.set_budget(budget)
+            }
+            (Policy::Sketch { bits, budget }, index) => {
+                *index = Index::Sketch(SessionSketch::new(self.shape, bits, budget, self.seed));
+            }
         }
         self.policy = policy;
         Ok(())
@@ -128,9 +144,13 @@ impl Session {
             tokens: self.lengths[layer],
         };
         let read = match (self.policy, &mut self.index) {
-            (Policy::Lsh { .. }, Some(index)) => {
+            (Policy::Lsh { .. }, Index::Lsh(index)) => {
                 index.keep_up(step);
                 decode::sampled(step, index, q, out)
+            }
+            (Policy::Sketch { .. }, Index::Sketch(index)) => {
+                index.keep_up(step);
+                sketched(step, index, q, out)
             }
             _ => decode::exact(step, q, out),
         };
@@ -182,8 +202,14 @@ impl Session {
     /// # Errors
     /// [`EngineError::Cancelled`] soon after `cancel` is set; what is indexed by then stays.
     pub fn build_index(&mut self, cancel: &AtomicBool) -> Result<(), EngineError> {
-        let (Policy::Lsh { .. }, Some(index)) = (self.policy, &mut self.index) else { return Ok(()) };
-        index.build(self.kernels, &self.pool, &self.store, &self.lengths, cancel)
+        let (kernels, pool, store, lengths) = (self.kernels, &self.pool, &self.store, &self.lengths);
+        match (self.policy, &mut self.index) {
+            (Policy::Lsh { .. }, Index::Lsh(index)) => index.build(kernels, pool, store, lengths, cancel),
+            (Policy::Sketch { .. }, Index::Sketch(index)) => {
+                index.build(kernels, pool, store, lengths, cancel)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Drops every token from `tokens` on, in every layer, from rows and index.
@@ -199,19 +225,26 @@ impl Session {
         }
         self.store.truncate(tokens)?;
         self.lengths.fill(tokens);
-        if let Some(index) = &mut self.index {
-            index.truncate(tokens);
+        match &mut self.index {
+            Index::None => {}
+            Index::Lsh(index) => index.truncate(tokens),
+            Index::Sketch(index) => index.truncate(tokens),
         }
         Ok(())
     }
 
     /// Counts since the last reset, and sizes now.
     pub fn stats(&self) -> Stats {
+        let (index_bytes, indexed_tokens) = match &self.index {
+            Index::None => (0, 0),
+            Index::Lsh(index) => (index.bytes(), index.tokens()),
+            Index::Sketch(index) => (index.bytes(), index.tokens()),
+        };
         Stats {
-            index_bytes: self.index.as_ref().map_or(0, LshIndex::bytes),
+            index_bytes,
             row_bytes: self.store.bytes(),
             tokens: self.tokens(),
-            indexed_tokens: self.index.as_ref().map_or(0, LshIndex::tokens),
+            indexed_tokens,
             ..self.stats
         }
     }

@@ -15,6 +15,7 @@ pub mod prefill;
 pub mod rows;
 pub mod sampled;
 pub mod segment_index;
+pub mod sketch;
 pub mod softmax;
 pub mod tables;
 

@@ -16,6 +16,10 @@ const MOST: u32 = 4096;
 const LSH_K: f64 = 10.0;
 const LSH_L: f64 = 150.0;
 
+/// Bits of a code element and budget of the `sketch` policy where the caller names none.
+const SKETCH_BITS: f64 = 4.0;
+const BUDGET: f64 = 0.02;
+
 /// The shape of a model, and where and with how many threads a session works.
 #[napi(object, object_to_js = false)]
 pub struct NativeSessionOptions {
@@ -55,13 +59,18 @@ impl NativeSessionOptions {
 /// Which keys a decoding step reads.
 #[napi(object, object_to_js = false)]
 pub struct NativePolicy {
-    /// `exact` reads all keys; `lsh` the static set and the keys that collide with the query in two tables or more.
-    #[napi(ts_type = "'exact' | 'lsh'")]
+    /// `exact` reads all keys; `lsh` the static set and the keys that collide with the query in two tables or more; `sketch`
+    /// the static set and keys drawn by estimates from low-bit codes.
+    #[napi(ts_type = "'exact' | 'lsh' | 'sketch'")]
     pub kind: String,
     /// `lsh`: bits a table, 10 by default.
     pub k: Option<f64>,
     /// `lsh`: tables, 150 by default.
     pub l: Option<f64>,
+    /// `sketch`: bits of a code element: 1, 2 or 4, which is the default.
+    pub bits: Option<f64>,
+    /// `sketch`: mean fraction of the indexed keys that are drawn, 0.02 by default.
+    pub budget: Option<f64>,
 }
 
 impl NativePolicy {
@@ -72,7 +81,11 @@ impl NativePolicy {
                 k: integer("k", self.k.unwrap_or(LSH_K), u32::MAX)?,
                 l: integer("l", self.l.unwrap_or(LSH_L), u32::MAX)?,
             }),
-            kind => Err(Failure::invalid(format!("policy {kind} is none of exact, lsh"))),
+            "sketch" => Ok(Policy::Sketch {
+                bits: integer("bits", self.bits.unwrap_or(SKETCH_BITS), u32::MAX)? as u32,
+                budget: self.budget.unwrap_or(BUDGET),
+            }),
+            kind => Err(Failure::invalid(format!("policy {kind} is none of exact, lsh, sketch"))),
         }
     }
 }

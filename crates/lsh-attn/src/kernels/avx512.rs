@@ -3,11 +3,27 @@
 
 use core::arch::x86_64::*;
 
+mod sketch;
+
+use self::sketch::{rotate, sketch_encode, sketch_sums, sketch_weights};
 use super::{GemmShape, Isa, Table, scalar};
 use crate::hash::{HashPlan, LANES, Lanes};
 
-pub(super) static TABLE: Table =
-    Table { isa: Isa::Avx512, hash, dot_gathered, add_gathered, dot_block, add_block, max, exp_sum, gemm };
+pub(super) static TABLE: Table = Table {
+    isa: Isa::Avx512,
+    hash,
+    rotate,
+    sketch_encode,
+    sketch_sums,
+    sketch_weights,
+    dot_gathered,
+    add_gathered,
+    dot_block,
+    add_block,
+    max,
+    exp_sum,
+    gemm,
+};
 
 /// Rows whose cache lines are asked for before they are needed: about a memory latency's worth of work.
 const AHEAD: usize = 12;

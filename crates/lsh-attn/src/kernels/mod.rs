@@ -12,19 +12,20 @@ use std::str::FromStr;
 use std::sync::OnceLock;
 
 use crate::hash::{HashPlan, LANES, Lanes};
+use crate::sketch::{BLOCK_KEYS, SKETCH_BITS, SketchQueries, block_bytes};
 
 /// Runs `body::<G>` over groups of four queries and then one by one: four share each widened row.
 macro_rules! by_query_groups {
-    ($queries:expr, $body:ident, $($argument:expr),*) => {{
+    ($queries:expr, $body:ident $(::<$constant:ident>)?, $($argument:expr),*) => {{
         let mut first = 0;
         while first < $queries {
             // SAFETY: `first` up to `first + G` are queries, the rest is the caller's promise.
             unsafe {
                 match $queries - first {
-                    1 => { $body::<1>(first, $($argument),*); first += 1 }
-                    2 => { $body::<2>(first, $($argument),*); first += 2 }
-                    3 => { $body::<3>(first, $($argument),*); first += 3 }
-                    _ => { $body::<4>(first, $($argument),*); first += 4 }
+                    1 => { $body::<$($constant,)? 1>(first, $($argument),*); first += 1 }
+                    2 => { $body::<$($constant,)? 2>(first, $($argument),*); first += 2 }
+                    3 => { $body::<$($constant,)? 3>(first, $($argument),*); first += 3 }
+                    _ => { $body::<$($constant,)? 4>(first, $($argument),*); first += 4 }
                 }
             }
         }
@@ -44,7 +45,7 @@ pub enum Isa {
     Scalar,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
-    /// x86-64 with AVX-512 F, BW, VL and DQ.
+    /// x86-64 with AVX-512 F, BW, VL, DQ and VNNI.
     Avx512,
 }
 
@@ -94,6 +95,17 @@ pub enum IsaError {
 }
 
 type Hash = unsafe fn(&HashPlan, &[Lanes], &mut [Lanes], &mut [[u16; LANES]]);
+type Rotate = unsafe fn(signs: &[f32], x: &mut [Lanes]);
+type SketchEncode = unsafe fn(bits: u32, x: &[Lanes], block: &mut [u8]);
+type SketchSums =
+    unsafe fn(bits: u32, padded_dim: usize, blocks: &[u8], queries: SketchQueries<'_>, sums: &mut [f32]);
+type SketchWeights = unsafe fn(
+    bits: u32,
+    padded_dim: usize,
+    block: &[u8],
+    queries: SketchQueries<'_>,
+    out: &mut [[f32; BLOCK_KEYS]],
+);
 type DotGathered = unsafe fn(q: &[f32], rows: &[u16], row_len: usize, ids: &[u16], out: &mut [f32]);
 type AddGathered = unsafe fn(acc: &mut [f32], rows: &[u16], row_len: usize, ids: &[u16], weights: &[f32]);
 type DotBlock = unsafe fn(q: &[f32], rows: &[u16], head_dim: usize, out: &mut [f32]);
@@ -107,6 +119,10 @@ type Gemm = unsafe fn(shape: GemmShape, a: &[f32], b: &[f32], c: &mut [f32]);
 struct Table {
     isa: Isa,
     hash: Hash,
+    rotate: Rotate,
+    sketch_encode: SketchEncode,
+    sketch_sums: SketchSums,
+    sketch_weights: SketchWeights,
     dot_gathered: DotGathered,
     add_gathered: AddGathered,
     dot_block: DotBlock,
@@ -179,6 +195,56 @@ impl Kernels {
         unsafe { (self.0.hash)(plan, input, work, codes) }
     }
 
+    /// Rotates 16 vectors at once, one a lane: `signs` is a number of rounds times `x.len()`, a power of two. Bit-exact on
+    /// every ISA.
+    pub fn rotate(self, signs: &[f32], x: &mut [Lanes]) {
+        assert!(x.len().is_power_of_two() && signs.len().is_multiple_of(x.len()));
+        // SAFETY: features as above; the lengths were just checked.
+        unsafe { (self.0.rotate)(signs, x) }
+    }
+
+    /// Codes of 16 rotated keys, one a lane of `x` `[padded_dim]`, into `block`. Bit-exact on every ISA.
+    pub fn sketch_encode(self, bits: u32, x: &[Lanes], block: &mut [u8]) {
+        assert!(SKETCH_BITS.contains(&bits) && block.len() == block_bytes(x.len(), bits));
+        assert!(x.len().is_multiple_of(32));
+        // SAFETY: features as above; the lengths were just checked.
+        unsafe { (self.0.sketch_encode)(bits, x, block) }
+    }
+
+    /// `sums[block, query]`, the sum of the block's estimated weights. Bit-exact on every ISA, and with what
+    /// [`Kernels::sketch_weights`] says of the same keys but for the order of the sum.
+    ///
+    /// An estimate is 2^x with the fraction of x taken for the mantissa's, up to 6% more than the power itself: a
+    /// proposal has to be known exactly, not to be exact. x is cut to -126..=100.
+    pub fn sketch_sums(
+        self,
+        bits: u32,
+        padded_dim: usize,
+        blocks: &[u8],
+        queries: SketchQueries<'_>,
+        sums: &mut [f32],
+    ) {
+        let count = check_sketch(bits, padded_dim, blocks, queries);
+        assert_eq!(sums.len(), count * queries.offsets.len(), "one sum a block and query");
+        // SAFETY: features as above; the lengths were just checked.
+        unsafe { (self.0.sketch_sums)(bits, padded_dim, blocks, queries, sums) }
+    }
+
+    /// The estimated weights `[queries][16]` of one block's keys. Bit-exact on every ISA.
+    pub fn sketch_weights(
+        self,
+        bits: u32,
+        padded_dim: usize,
+        block: &[u8],
+        queries: SketchQueries<'_>,
+        out: &mut [[f32; BLOCK_KEYS]],
+    ) {
+        assert_eq!(check_sketch(bits, padded_dim, block, queries), 1, "one block");
+        assert_eq!(out.len(), queries.offsets.len());
+        // SAFETY: features as above; the lengths were just checked.
+        unsafe { (self.0.sketch_weights)(bits, padded_dim, block, queries, out) }
+    }
+
     /// `out[i] = q . rows[ids[i]][..d]`, d = `q.len()`, for bf16 rows of `row_len` elements.
     ///
     /// Accumulates in f32; differs from scalar by at most `d * 2^-24 * sum|q_j k_j|`.
@@ -244,6 +310,17 @@ impl Kernels {
     }
 }
 
+/// The number of blocks, once everything agrees.
+fn check_sketch(bits: u32, padded_dim: usize, blocks: &[u8], queries: SketchQueries<'_>) -> usize {
+    assert!(SKETCH_BITS.contains(&bits) && padded_dim > 0 && padded_dim.is_multiple_of(32));
+    let count = queries.offsets.len();
+    assert!(queries.quants.len() == count * padded_dim);
+    assert!(queries.scales.len() == count && queries.zeros.len() == count);
+    let bytes = block_bytes(padded_dim, bits);
+    assert!(blocks.len().is_multiple_of(bytes));
+    blocks.len() / bytes
+}
+
 fn check_gather(dim: usize, rows: &[u16], row_len: usize, ids: &[u16], values: usize) {
     assert!(dim.is_multiple_of(16) && dim <= row_len, "head dimension {dim}, row of {row_len}");
     assert_eq!(ids.len(), values, "one value an id");
@@ -270,12 +347,19 @@ fn table(isa: Isa) -> Option<&'static Table> {
         Isa::Avx512 => (is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("avx512dq"))
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vnni"))
         .then_some(&avx512::TABLE),
         #[cfg(not(target_arch = "x86_64"))]
         Isa::Avx2 | Isa::Avx512 => None,
     }
 }
+
+/// Bounds of an estimate's base-2 logarithm: 2^100 summed over a segment is still finite.
+const SKETCH_LOG2: (f32, f32) = (-126.0, 100.0);
+/// 2^23, an f32's exponent step as an integer, and the integer of 1.0: x * STEP + ONE, rounded, are the bits of about 2^x.
+const EXPONENT_STEP: f32 = 8_388_608.0;
+const EXPONENT_ONE: f32 = 127.0 * EXPONENT_STEP;
 
 /// ln 2 in two parts: the first has 9 trailing zero bits, so that n times it is exact for |n| < 512.
 const LN2_HIGH: f32 = 0.693_359_4;

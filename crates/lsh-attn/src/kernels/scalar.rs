@@ -3,12 +3,158 @@
 use super::{GemmShape, Isa, Table};
 use crate::hash::{HashPlan, LANES, Lanes};
 use crate::rows::widen;
+use crate::sketch::{SketchQueries, block_bytes, code_bytes, middle};
+use half::f16;
 
-pub(super) static TABLE: Table =
-    Table { isa: Isa::Scalar, hash, dot_gathered, add_gathered, dot_block, add_block, max, exp_sum, gemm };
+pub(super) static TABLE: Table = Table {
+    isa: Isa::Scalar,
+    hash,
+    rotate,
+    sketch_encode,
+    sketch_sums,
+    sketch_weights,
+    dot_gathered,
+    add_gathered,
+    dot_block,
+    add_block,
+    max,
+    exp_sum,
+    gemm,
+};
 
 fn hash(plan: &HashPlan, input: &[Lanes], work: &mut [Lanes], codes: &mut [[u16; LANES]]) {
     hash_body(plan, input, work, codes);
+}
+
+fn rotate(signs: &[f32], x: &mut [Lanes]) {
+    rotate_body(signs, x);
+}
+
+/// Inlined into each instruction set's `rotate`.
+#[inline(always)]
+pub(super) fn rotate_body(signs: &[f32], x: &mut [Lanes]) {
+    for signs in signs.chunks_exact(x.len()) {
+        for (x, sign) in x.iter_mut().zip(signs) {
+            x.0.iter_mut().for_each(|x| *x *= sign);
+        }
+        hadamard(x);
+    }
+}
+
+fn sketch_encode(bits: u32, x: &[Lanes], block: &mut [u8]) {
+    encode_body(bits, x, block);
+}
+
+/// Steps between code values that are tried, in units of the key's root mean square: the best one differs from key to
+/// key by how far its greatest elements reach.
+fn steps(bits: u32) -> &'static [f32] {
+    match bits {
+        1 => &[1.0],
+        2 => &[0.8, 0.95, 1.1],
+        _ => &[0.25, 0.29, 0.335, 0.38, 0.44],
+    }
+}
+
+/// Inlined into each instruction set's `sketch_encode`: for each key the step with the best cosine between key and code.
+#[inline(always)]
+pub(super) fn encode_body(bits: u32, x: &[Lanes], block: &mut [u8]) {
+    let (middle, top) = (middle(bits), ((1u32 << bits) - 1) as f32);
+    let code = |x: f32, inverse: f32| (x * inverse + (middle + 0.5)).max(0.0).min(top + 0.5) as i32 as f32;
+    let mut square = [0.0f32; LANES];
+    for x in x {
+        for (square, x) in square.iter_mut().zip(x.0) {
+            *square += x * x;
+        }
+    }
+    let (mut best, mut factor, mut inverse) = ([0.0f32; LANES], [0.0f32; LANES], [0.0f32; LANES]);
+    for step in steps(bits) {
+        let mut tried = [0.0f32; LANES];
+        let (mut product, mut length) = ([0.0f32; LANES], [0.0f32; LANES]);
+        for lane in 0..LANES {
+            let size = step * (square[lane] / x.len() as f32).sqrt();
+            tried[lane] = if size > 0.0 { 1.0 / size } else { 0.0 };
+        }
+        for x in x {
+            for lane in 0..LANES {
+                let value = code(x.0[lane], tried[lane]) - middle;
+                product[lane] += x.0[lane] * value;
+                length[lane] += value * value;
+            }
+        }
+        for lane in 0..LANES {
+            // The square of the cosine, times the key's own length.
+            let good = product[lane] * product[lane] / length[lane];
+            if good > best[lane] {
+                best[lane] = good;
+                factor[lane] = square[lane] / product[lane];
+                inverse[lane] = tried[lane];
+            }
+        }
+    }
+    let (codes, factors) = block.split_at_mut(code_bytes(x.len(), bits));
+    codes.fill(0);
+    let groups = (8 / bits) as usize;
+    for (dim, x) in x.iter().enumerate() {
+        let (line, shift) = (dim / 4 / groups, (dim / 4 % groups) as u32 * bits);
+        for lane in 0..LANES {
+            codes[line * 64 + lane * 4 + dim % 4] |= (code(x.0[lane], inverse[lane]) as u8) << shift;
+        }
+    }
+    for (out, factor) in factors.chunks_exact_mut(2).zip(factor) {
+        // Factors of keys whose elements are all but equal, or huge, stay finite.
+        out.copy_from_slice(&f16::from_f32(factor.min(65_000.0)).to_le_bytes());
+    }
+}
+
+fn sketch_sums(bits: u32, padded_dim: usize, blocks: &[u8], queries: SketchQueries<'_>, sums: &mut [f32]) {
+    let count = queries.offsets.len();
+    let bytes = block_bytes(padded_dim, bits);
+    for (block, sums) in blocks.chunks_exact(bytes).zip(sums.chunks_exact_mut(count)) {
+        for (query, sum) in sums.iter_mut().enumerate() {
+            let w = estimates(bits, padded_dim, block, queries, query);
+            // The order in which registers of 16, 8 and 4 lanes are folded.
+            let eight: [f32; 8] = std::array::from_fn(|i| w[i] + w[i + 8]);
+            let four: [f32; 4] = std::array::from_fn(|i| eight[i] + eight[i + 4]);
+            *sum = (four[0] + four[1]) + (four[2] + four[3]);
+        }
+    }
+}
+
+fn sketch_weights(
+    bits: u32,
+    padded_dim: usize,
+    block: &[u8],
+    queries: SketchQueries<'_>,
+    out: &mut [[f32; LANES]],
+) {
+    for (query, out) in out.iter_mut().enumerate() {
+        *out = estimates(bits, padded_dim, block, queries, query);
+    }
+}
+
+fn estimates(
+    bits: u32,
+    padded_dim: usize,
+    block: &[u8],
+    queries: SketchQueries<'_>,
+    query: usize,
+) -> [f32; LANES] {
+    let quants = &queries.quants[query * padded_dim..][..padded_dim];
+    let (codes, factors) = block.split_at(code_bytes(padded_dim, bits));
+    let groups = (8 / bits) as usize;
+    std::array::from_fn(|lane| {
+        let mut product = 0i32;
+        for (dim, &q) in quants.iter().enumerate() {
+            let (line, shift) = (dim / 4 / groups, (dim / 4 % groups) as u32 * bits);
+            let code = codes[line * 64 + lane * 4 + dim % 4] >> shift & ((1u32 << bits) - 1) as u8;
+            product += i32::from(code) * i32::from(q);
+        }
+        let factor = f16::from_le_bytes([factors[2 * lane], factors[2 * lane + 1]]).to_f32();
+        let scaled = (product as f32 - queries.zeros[query]) * factor;
+        let x = scaled.mul_add(queries.scales[query], queries.offsets[query]);
+        let x = x.max(super::SKETCH_LOG2.0).min(super::SKETCH_LOG2.1);
+        f32::from_bits(x.mul_add(super::EXPONENT_STEP, super::EXPONENT_ONE).round_ties_even() as i32 as u32)
+    })
 }
 
 /// Inlined into each instruction set's `hash`, where the compiler turns the loops over lanes into its vectors.

@@ -11,7 +11,7 @@ const COUNTS: [usize; 12] = [0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 70];
 const ULP: f32 = 1.0 / (1u32 << 24) as f32;
 
 /// Runs `check` for every instruction set but scalar that this machine has, and says which those were.
-fn on_each_isa(name: &str, check: impl Fn(Kernels)) {
+pub fn on_each_isa(name: &str, check: impl Fn(Kernels)) {
     let (here, missing): (Vec<Isa>, Vec<Isa>) = Isa::ALL.into_iter().partition(|isa| isa.is_available());
     let names = |list: &[Isa]| list.iter().map(|isa| isa.name()).collect::<Vec<_>>().join(" ");
     println!(

@@ -3,5 +3,6 @@
 mod attention;
 mod index;
 mod kernels;
+mod sketch;
 mod statistics;
 mod support;

@@ -1,0 +1,162 @@
+//! A step under the `sketch` policy: the static set, a scan of all codes, and the rows that are drawn.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use kv_store::SEGMENT_ROWS;
+use lsh_attn::mix::{derive_seed, mix64};
+use lsh_attn::sketch::{BLOCK_KEYS, Draw, QueryCodes, Scanned, SketchIndex, attend_drawn, draw, totals};
+use lsh_attn::softmax::Partial;
+use rayon::prelude::*;
+
+use crate::config::SINKS;
+use crate::decode::{RowsRead, Step, attend_rows, scaled};
+use crate::sketch::{LayerSketch, SessionSketch};
+
+/// Blocks that one task scans and draws from: 8,192 keys, whose codes stay in the second-level cache from the scan to the
+/// draw. It does not depend on the number of threads, so neither does the sample.
+const TASK_BLOCKS: usize = 512;
+
+#[derive(Default)]
+struct Scratch {
+    ids: Vec<u16>,
+    ln_pi: Vec<f32>,
+    scores: Vec<f32>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// Consecutive blocks of a segment.
+struct Task {
+    kv_head: usize,
+    segment: usize,
+    blocks: Range<usize>,
+}
+
+impl Task {
+    /// The codes of the task's blocks.
+    fn codes<'a>(&self, layer: &'a LayerSketch) -> &'a [u8] {
+        let bytes = layer.plan.block_bytes();
+        &self.index(layer).blocks()[self.blocks.start * bytes..self.blocks.end * bytes]
+    }
+
+    fn index<'a>(&self, layer: &'a LayerSketch) -> &'a SketchIndex {
+        &layer.heads[self.kv_head].segments[self.segment]
+    }
+}
+
+pub(crate) fn sketched(step: Step<'_>, sketch: &mut SessionSketch, q: &[f32], out: &mut [f32]) -> RowsRead {
+    let layer = sketch.layer(step.layer);
+    let (group, d) = (step.shape.group(), step.shape.head_dim);
+    let q = scaled(step.shape, q);
+    let mut codes = QueryCodes::default();
+    codes.encode(step.kernels, &layer.plan, &q);
+
+    let mut read = RowsRead::default();
+    let mut whole = Partial::new(step.shape.heads, d);
+    for (kv_head, index) in layer.heads.iter().enumerate() {
+        let tail = index.end().max(SINKS).min(step.tokens)..step.tokens;
+        let first =
+            layer.heads[kv_head].segments.first().map_or(0, SketchIndex::first).max(SINKS).min(tail.start);
+        for rows in [0..first, tail] {
+            read.fixed += (rows.len() * group) as u64;
+            whole.merge(kv_head * group, &attend_rows(step, kv_head, rows, &q));
+        }
+    }
+    let tasks = tasks(layer);
+    // Estimates are relative to the static set's weight, which is never 0: it has the newest token.
+    let references: Vec<f32> =
+        (0..step.shape.heads).map(|head| whole.max(head) + whole.den(head).ln()).collect();
+    let offsets: Vec<Vec<f32>> = tasks
+        .iter()
+        .map(|task| {
+            let heads = task.kv_head * group..(task.kv_head + 1) * group;
+            let centre = task.index(layer).centre();
+            heads
+                .map(|head| {
+                    let product: f32 = q[head * d..][..d].iter().zip(centre).map(|(q, c)| q * c).sum();
+                    (product - references[head]) * std::f32::consts::LOG2_E
+                })
+                .collect()
+        })
+        .collect();
+
+    let sums: Vec<Vec<f32>> = step.pool.install(|| {
+        let scan = |(task, offsets): (&Task, &Vec<f32>)| {
+            let mut sums = vec![0.0; task.blocks.len() * group];
+            let queries = codes.queries(task.kv_head * group, offsets);
+            let (bits, padded_dim) = (layer.plan.bits(), layer.plan.padded_dim());
+            step.kernels.sketch_sums(bits, padded_dim, task.codes(layer), queries, &mut sums);
+            sums
+        };
+        tasks.par_iter().zip(&offsets).with_max_len(1).map(scan).collect()
+    });
+    let mut weight = vec![1.0; step.shape.heads];
+    for (task, sums) in tasks.iter().zip(&sums) {
+        for (weight, total) in weight[task.kv_head * group..].iter_mut().zip(totals(sums, group)) {
+            *weight += total;
+        }
+    }
+    let keys: usize = tasks.iter().map(|task| task.blocks.len() * BLOCK_KEYS).sum();
+    let lambda = sketch.lambda(keys / step.shape.kv_heads);
+    let coefficients: Vec<f32> = weight.iter().map(|weight| (lambda / weight) as f32).collect();
+    let seed = derive_seed(derive_seed(sketch.seed, step.tokens as u64), step.layer as u64);
+
+    let parts: Vec<(Partial, usize, f64)> = step.pool.install(|| {
+        let attend = |number: usize| {
+            let (task, offsets, sums) = (&tasks[number], &offsets[number], &sums[number]);
+            let heads = task.kv_head * group;
+            let random = mix64(derive_seed(seed, number as u64));
+            let how = Draw {
+                coefficients: &coefficients[heads..][..group],
+                floor: sketch.floor() as f32,
+                start: (random >> 11) as f64 / (1u64 << 53) as f64,
+                first: task.index(layer).first() + task.blocks.start * BLOCK_KEYS,
+            };
+            let scanned = Scanned {
+                plan: &layer.plan,
+                blocks: task.codes(layer),
+                queries: codes.queries(heads, offsets),
+                sums,
+            };
+            let rows = step.store.rows(step.layer, task.kv_head, task.segment);
+            let mut partial = Partial::new(group, d);
+            SCRATCH.with_borrow_mut(|Scratch { ids, ln_pi, scores }| {
+                ids.clear();
+                ln_pi.clear();
+                let expected = draw(step.kernels, scanned, how, ids, ln_pi);
+                let q = &q[heads * d..][..group * d];
+                attend_drawn(step.kernels, q, d, rows, (ids, ln_pi), scores, &mut partial);
+                (partial, ids.len(), expected)
+            })
+        };
+        (0..tasks.len()).into_par_iter().with_max_len(1).map(attend).collect()
+    });
+    let mut expected = 0.0;
+    for (task, (partial, drawn, likely)) in tasks.iter().zip(&parts) {
+        whole.merge(task.kv_head * group, partial);
+        read.sampled += (drawn * group) as u64;
+        expected += likely;
+    }
+    read.indexed = (keys * group) as u64;
+    whole.finish(out);
+    sketch.steer(step.layer, expected, keys as f64);
+    read
+}
+
+fn tasks(layer: &LayerSketch) -> Vec<Task> {
+    let mut tasks = Vec::new();
+    for (kv_head, head) in layer.heads.iter().enumerate() {
+        for (segment, index) in head.segments.iter().enumerate() {
+            let blocks = (index.end() - index.first()) / BLOCK_KEYS;
+            for first in (0..blocks).step_by(TASK_BLOCKS) {
+                tasks.push(Task { kv_head, segment, blocks: first..blocks.min(first + TASK_BLOCKS) });
+            }
+        }
+    }
+    tasks
+}
+
+const _: () = assert!(SEGMENT_ROWS.is_multiple_of(BLOCK_KEYS * TASK_BLOCKS));

@@ -1,0 +1,213 @@
+//! The scan of sketches with AVX2: products of bytes in pairs, then of pairs.
+
+use core::arch::x86_64::*;
+
+use super::super::scalar;
+use crate::hash::{LANES, Lanes};
+use crate::sketch::{SketchQueries, block_bytes, code_bytes};
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn rotate(signs: &[f32], x: &mut [Lanes]) {
+    scalar::rotate_body(signs, x);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn sketch_encode(bits: u32, x: &[Lanes], block: &mut [u8]) {
+    scalar::encode_body(bits, x, block);
+}
+
+/// # Safety
+/// - blocks, queries and sums agree, as [`super::super::Kernels::sketch_sums`] checks.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn sketch_sums(
+    bits: u32,
+    padded_dim: usize,
+    blocks: &[u8],
+    queries: SketchQueries<'_>,
+    sums: &mut [f32],
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match bits {
+            1 => sums_of_bits::<1>(padded_dim, blocks, queries, sums),
+            2 => sums_of_bits::<2>(padded_dim, blocks, queries, sums),
+            _ => sums_of_bits::<4>(padded_dim, blocks, queries, sums),
+        }
+    }
+}
+
+/// # Safety
+/// - as [`sketch_sums`].
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn sums_of_bits<const BITS: u32>(
+    padded_dim: usize,
+    blocks: &[u8],
+    queries: SketchQueries<'_>,
+    sums: &mut [f32],
+) {
+    by_query_groups!(queries.offsets.len(), sums_of::<BITS>, padded_dim, blocks, queries, sums)
+}
+
+/// # Safety
+/// - as [`sketch_sums`], and queries `first..first + G` exist.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn sums_of<const BITS: u32, const G: usize>(
+    first: usize,
+    padded_dim: usize,
+    blocks: &[u8],
+    queries: SketchQueries<'_>,
+    sums: &mut [f32],
+) {
+    let count = queries.offsets.len();
+    let bytes = block_bytes(padded_dim, BITS);
+    for (block, sums) in blocks.chunks_exact(bytes).zip(sums.chunks_exact_mut(count)) {
+        // SAFETY: a whole block, and queries that exist (caller).
+        let weights = unsafe { estimates::<BITS, G>(first, padded_dim, block, queries) };
+        for g in 0..G {
+            sums[first + g] = lane_sum(weights[g]);
+        }
+    }
+}
+
+/// # Safety
+/// - block, queries and out agree, as [`super::super::Kernels::sketch_weights`] checks.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn sketch_weights(
+    bits: u32,
+    padded_dim: usize,
+    block: &[u8],
+    queries: SketchQueries<'_>,
+    out: &mut [[f32; LANES]],
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match bits {
+            1 => weights_of_bits::<1>(padded_dim, block, queries, out),
+            2 => weights_of_bits::<2>(padded_dim, block, queries, out),
+            _ => weights_of_bits::<4>(padded_dim, block, queries, out),
+        }
+    }
+}
+
+/// # Safety
+/// - as [`sketch_weights`].
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn weights_of_bits<const BITS: u32>(
+    padded_dim: usize,
+    block: &[u8],
+    queries: SketchQueries<'_>,
+    out: &mut [[f32; LANES]],
+) {
+    by_query_groups!(queries.offsets.len(), weights_of::<BITS>, padded_dim, block, queries, out)
+}
+
+/// # Safety
+/// - as [`sketch_weights`], and queries `first..first + G` exist.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn weights_of<const BITS: u32, const G: usize>(
+    first: usize,
+    padded_dim: usize,
+    block: &[u8],
+    queries: SketchQueries<'_>,
+    out: &mut [[f32; LANES]],
+) {
+    // SAFETY: a whole block, and queries that exist (caller).
+    let weights = unsafe { estimates::<BITS, G>(first, padded_dim, block, queries) };
+    for (out, weights) in out[first..].iter_mut().zip(weights) {
+        // SAFETY: out has 16 elements, as weights has lanes.
+        unsafe { store_lanes(out, weights) };
+    }
+}
+
+/// The weights of a block's 16 keys, in two registers, for each of G queries.
+///
+/// # Safety
+/// - `block` is whole, and queries `first..first + G` exist.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn estimates<const BITS: u32, const G: usize>(
+    first: usize,
+    padded_dim: usize,
+    block: &[u8],
+    queries: SketchQueries<'_>,
+) -> [[__m256; 2]; G] {
+    let mask = _mm256_set1_epi8(((1u32 << BITS) - 1) as i8);
+    let ones = _mm256_set1_epi16(1);
+    let codes = code_bytes(padded_dim, BITS);
+    let mut products = [[_mm256_setzero_si256(); 2]; G];
+    let mut four = 0;
+    for line in block[..codes].chunks_exact(64) {
+        // SAFETY: a line has 64 bytes.
+        let mut halves = unsafe {
+            let from: *const __m256i = line.as_ptr().cast();
+            [_mm256_loadu_si256(from), _mm256_loadu_si256(from.add(1))]
+        };
+        for _ in 0..8 / BITS {
+            let codes = halves.map(|half| _mm256_and_si256(half, mask));
+            halves = halves.map(|half| _mm256_srl_epi16(half, _mm_cvtsi32_si128(BITS as i32)));
+            for (g, product) in products.iter_mut().enumerate() {
+                // SAFETY: elements four..four + 4 of query first + g (caller).
+                let q = unsafe {
+                    queries
+                        .quants
+                        .as_ptr()
+                        .add((first + g) * padded_dim + four)
+                        .cast::<i32>()
+                        .read_unaligned()
+                };
+                let q = _mm256_set1_epi32(q);
+                for (product, codes) in product.iter_mut().zip(codes) {
+                    // Pairs of at most 15 * 127 each stay far below an i16's end.
+                    let pairs = _mm256_maddubs_epi16(codes, q);
+                    *product = _mm256_add_epi32(*product, _mm256_madd_epi16(pairs, ones));
+                }
+            }
+            four += 4;
+        }
+    }
+    let mut weights = [[_mm256_setzero_ps(); 2]; G];
+    for half in 0..2 {
+        // SAFETY: the factors are the block's last 32 bytes.
+        let factors =
+            _mm256_cvtph_ps(unsafe { _mm_loadu_si128(block.as_ptr().add(codes + 16 * half).cast()) });
+        for g in 0..G {
+            let [scale, zero, offset] =
+                [queries.scales, queries.zeros, queries.offsets].map(|of| _mm256_set1_ps(of[first + g]));
+            let scaled = _mm256_mul_ps(_mm256_sub_ps(_mm256_cvtepi32_ps(products[g][half]), zero), factors);
+            let x = _mm256_fmadd_ps(scaled, scale, offset);
+            let x = _mm256_max_ps(x, _mm256_set1_ps(super::super::SKETCH_LOG2.0));
+            let x = _mm256_min_ps(x, _mm256_set1_ps(super::super::SKETCH_LOG2.1));
+            let bits = _mm256_fmadd_ps(
+                x,
+                _mm256_set1_ps(super::super::EXPONENT_STEP),
+                _mm256_set1_ps(super::super::EXPONENT_ONE),
+            );
+            weights[g][half] = _mm256_castsi256_ps(_mm256_cvtps_epi32(bits));
+        }
+    }
+    weights
+}
+
+/// Lanes folded to 8, 4, and pairs.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn lane_sum([low, high]: [__m256; 2]) -> f32 {
+    let eight = _mm256_add_ps(low, high);
+    let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+    let two = _mm_hadd_ps(four, four);
+    _mm_cvtss_f32(_mm_hadd_ps(two, two))
+}
+
+/// # Safety
+/// - none beyond the CPU's features.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn store_lanes(out: &mut [f32; LANES], [low, high]: [__m256; 2]) {
+    // SAFETY: out has 16 elements.
+    unsafe {
+        _mm256_storeu_ps(out.as_mut_ptr(), low);
+        _mm256_storeu_ps(out.as_mut_ptr().add(8), high);
+    }
+}

@@ -1,0 +1,130 @@
+//! Codes of a segment's keys, appended block by block.
+
+use crate::hash::{LANES, Lanes};
+use crate::kernels::Kernels;
+use crate::mix::{derive_seed, mix64};
+use crate::rows::widen;
+use crate::sketch::{BLOCK_KEYS, SKETCH_BITS, block_bytes};
+
+/// Rounds of (random signs, Hadamard transform) that make a rotation.
+const ROUNDS: usize = 3;
+
+/// The rotation of one layer and the length of its codes.
+#[derive(Clone, Debug)]
+pub struct SketchPlan {
+    dim: usize,
+    padded_dim: usize,
+    bits: u32,
+    /// `[ROUNDS, padded_dim]`, of one magnitude that keeps lengths.
+    signs: Vec<f32>,
+}
+
+impl SketchPlan {
+    /// Codes of `bits` bits an element for keys of `dim` elements.
+    ///
+    /// # Panics
+    /// If `bits` is not of [`SKETCH_BITS`], or `dim` is 0.
+    pub fn new(dim: usize, bits: u32, seed: u64) -> SketchPlan {
+        assert!(SKETCH_BITS.contains(&bits) && dim > 0, "{bits} bits, d = {dim}");
+        let padded_dim = dim.next_power_of_two().max(32);
+        let size = 1.0 / (padded_dim as f32).sqrt();
+        let sign = |index: usize| if mix64(derive_seed(seed, index as u64)) & 1 == 0 { size } else { -size };
+        SketchPlan { dim, padded_dim, bits, signs: (0..ROUNDS * padded_dim).map(sign).collect() }
+    }
+
+    /// Elements of a key.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// [`SketchPlan::dim`] rounded up to a power of two of at least 32.
+    pub fn padded_dim(&self) -> usize {
+        self.padded_dim
+    }
+
+    /// Bits an element.
+    pub fn bits(&self) -> u32 {
+        self.bits
+    }
+
+    /// Bytes of a block of [`BLOCK_KEYS`] keys.
+    pub fn block_bytes(&self) -> usize {
+        block_bytes(self.padded_dim, self.bits)
+    }
+
+    /// Rotates [`LANES`] vectors, `element(lane, j)` their element j, into `out` `[padded_dim]`.
+    pub(crate) fn rotate(
+        &self,
+        kernels: Kernels,
+        out: &mut Vec<Lanes>,
+        element: impl Fn(usize, usize) -> f32,
+    ) {
+        out.clear();
+        out.extend((0..self.dim).map(|j| Lanes(std::array::from_fn(|lane| element(lane, j)))));
+        out.resize(self.padded_dim, Lanes([0.0; LANES]));
+        kernels.rotate(&self.signs, out);
+    }
+}
+
+/// Codes of the rows `first..end` of a segment, in blocks of [`BLOCK_KEYS`].
+#[derive(Clone, Debug)]
+pub struct SketchIndex {
+    first: usize,
+    centre: Vec<f32>,
+    blocks: Vec<u8>,
+    count: usize,
+}
+
+impl SketchIndex {
+    /// An empty index whose first row will be `first`, for keys around `centre` `[dim]`. Any centre is correct; one near
+    /// the keys' mean makes codes spend their bits on what tells keys apart.
+    pub fn new(first: usize, centre: Vec<f32>) -> SketchIndex {
+        SketchIndex { first, centre, blocks: Vec::new(), count: 0 }
+    }
+
+    /// Position within the segment of the first row.
+    pub fn first(&self) -> usize {
+        self.first
+    }
+
+    /// Position within the segment after the last indexed row.
+    pub fn end(&self) -> usize {
+        self.first + self.count * BLOCK_KEYS
+    }
+
+    /// The centre `[dim]`.
+    pub fn centre(&self) -> &[f32] {
+        &self.centre
+    }
+
+    /// The blocks, one after another.
+    pub fn blocks(&self) -> &[u8] {
+        &self.blocks
+    }
+
+    /// Bytes of codes, factors and centre.
+    pub fn bytes(&self) -> usize {
+        self.blocks.len() + 4 * self.centre.len()
+    }
+
+    /// Indexes rows from [`SketchIndex::end`] on, as many whole blocks as end before `end`. `rows` are the segment's rows
+    /// from its start, each `[2 * dim]`.
+    pub fn extend(&mut self, kernels: Kernels, plan: &SketchPlan, rows: &[u16], end: usize) {
+        let dim = plan.dim;
+        let mut work = Vec::new();
+        while self.end() + BLOCK_KEYS <= end {
+            let block = &rows[self.end() * 2 * dim..];
+            plan.rotate(kernels, &mut work, |lane, j| widen(block[lane * 2 * dim + j]) - self.centre[j]);
+            let at = self.blocks.len();
+            self.blocks.resize(at + plan.block_bytes(), 0);
+            kernels.sketch_encode(plan.bits, &work, &mut self.blocks[at..]);
+            self.count += 1;
+        }
+    }
+
+    /// Forgets rows from `end` on; a block that it cuts goes whole.
+    pub fn truncate(&mut self, plan: &SketchPlan, end: usize) {
+        self.count = self.count.min(end.saturating_sub(self.first) / BLOCK_KEYS);
+        self.blocks.truncate(self.count * plan.block_bytes());
+    }
+}

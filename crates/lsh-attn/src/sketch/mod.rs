@@ -1,0 +1,42 @@
+//! The `sketch` proposal: a low-bit code of every key, scanned whole at each step, says how likely each key is drawn.
+//!
+//! A key is centred, rotated and rounded to 1, 2 or 4 bits an element; the estimate of q.(k - c) is `factor * q'.code`,
+//! with the factor <k, k> / <k, code> that makes it right along the key itself (RaBitQ, Gao and Long 2024). From the
+//! estimated weights w^_hi of the queries h that share a KV head, key i is drawn with
+//!
+//! `pi_i = min(1, lambda sum_h w^_hi / Z_h + floor)`, where Z_h is the static set's true weight plus the sum of w^_hi.
+//!
+//! pi is exact whatever the code's error is, so the estimate is unbiased; a better code only lowers its variance. One
+//! sample serves all queries of the group, and one lambda all heads: those that look at the static set draw almost nothing.
+//! The floor bounds the weight of a key whose estimate is wrong (a defensive mixture, Hesterberg 1995).
+
+mod index;
+mod query;
+mod sample;
+
+pub use index::{SketchIndex, SketchPlan};
+pub use query::{QueryCodes, SketchQueries};
+pub use sample::{Draw, Scanned, attend_drawn, draw, totals};
+
+/// Keys of a block: a SIMD lane each.
+pub const BLOCK_KEYS: usize = crate::hash::LANES;
+
+/// Code lengths, in bits an element.
+pub const SKETCH_BITS: [u32; 3] = [1, 2, 4];
+
+/// Bytes of the codes in a block: 64-byte lines, each with `8 / bits` groups of four dimensions at its bit positions,
+/// for each key the four bytes of a group side by side. So a line, shifted and masked, meets four elements of a query
+/// in one instruction, and no sum is across lanes.
+pub(crate) fn code_bytes(padded_dim: usize, bits: u32) -> usize {
+    padded_dim * BLOCK_KEYS * bits as usize / 8
+}
+
+/// Bytes of a block: its codes, then the factors of its keys in f16.
+pub(crate) fn block_bytes(padded_dim: usize, bits: u32) -> usize {
+    code_bytes(padded_dim, bits) + 2 * BLOCK_KEYS
+}
+
+/// The code that stands for zero, which codes are symmetric about: the middle of 0..2^bits.
+pub(crate) fn middle(bits: u32) -> f32 {
+    ((1u32 << bits) - 1) as f32 / 2.0
+}

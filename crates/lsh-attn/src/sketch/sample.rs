@@ -1,0 +1,117 @@
+//! Drawing keys by their estimated weights, and attending those that were drawn.
+
+use crate::kernels::Kernels;
+use crate::sketch::{BLOCK_KEYS, SketchPlan, SketchQueries};
+use crate::softmax::Partial;
+
+/// Drawn rows whose K and V stay in the first-level cache while every query of the group takes them.
+const CHUNK: usize = 32;
+
+/// Consecutive blocks, and what [`Kernels::sketch_sums`] made of them for some queries.
+#[derive(Clone, Copy, Debug)]
+pub struct Scanned<'a> {
+    /// How keys are coded.
+    pub plan: &'a SketchPlan,
+    /// The codes.
+    pub blocks: &'a [u8],
+    /// The queries of a KV head.
+    pub queries: SketchQueries<'a>,
+    /// `[blocks, queries]`
+    pub sums: &'a [f32],
+}
+
+/// How keys are drawn.
+#[derive(Clone, Copy, Debug)]
+pub struct Draw<'a> {
+    /// lambda / Z of each query.
+    pub coefficients: &'a [f32],
+    /// Least probability of every key.
+    pub floor: f32,
+    /// Where on the line of probabilities the first step lands, uniform in [0, 1).
+    pub start: f64,
+    /// Id of the first block's first key within its segment.
+    pub first: usize,
+}
+
+/// Sums of w^ over all blocks, for each query, in f64.
+pub fn totals(sums: &[f32], queries: usize) -> Vec<f64> {
+    let mut totals = vec![0.0; queries];
+    for block in sums.chunks_exact(queries) {
+        for (total, &sum) in totals.iter_mut().zip(block) {
+            *total += f64::from(sum);
+        }
+    }
+    totals
+}
+
+/// Draws keys of consecutive blocks by systematic sampling (Madow 1949): their probabilities are lengths on a line, and a
+/// key is drawn where a step of length one lands on it. Appends ids, ascending, and ln pi of each; returns the expected
+/// number of keys. Only a block on which a step lands is looked at key by key.
+pub fn draw(
+    kernels: Kernels,
+    scanned: Scanned<'_>,
+    how: Draw<'_>,
+    ids: &mut Vec<u16>,
+    ln_pi: &mut Vec<f32>,
+) -> f64 {
+    let Scanned { plan, blocks, queries, sums } = scanned;
+    let Draw { coefficients, floor, start, first } = how;
+    let group = coefficients.len();
+    let mut weights = vec![[0.0f32; BLOCK_KEYS]; group];
+    let mut position = start;
+    let mut expected = 0.0;
+    for (number, (block, sums)) in
+        blocks.chunks_exact(plan.block_bytes()).zip(sums.chunks_exact(group)).enumerate()
+    {
+        let sampled: f32 = sums.iter().zip(coefficients).map(|(sum, coefficient)| sum * coefficient).sum();
+        let length = f64::from(sampled + BLOCK_KEYS as f32 * floor);
+        // No key of a block shorter than one is longer than one, so none of them is cut to 1.
+        if position + length < 1.0 {
+            position += length;
+            expected += length;
+            continue;
+        }
+        kernels.sketch_weights(plan.bits(), plan.padded_dim(), block, queries, &mut weights);
+        for key in 0..BLOCK_KEYS {
+            let weighted: f32 = weights
+                .iter()
+                .zip(coefficients)
+                .map(|(weights, coefficient)| weights[key] * coefficient)
+                .sum();
+            let pi = (weighted + floor).min(1.0);
+            expected += f64::from(pi);
+            position += f64::from(pi);
+            if position >= 1.0 {
+                position -= 1.0;
+                ids.push((first + number * BLOCK_KEYS + key) as u16);
+                ln_pi.push(pi.ln());
+            }
+        }
+    }
+    expected
+}
+
+/// Adds drawn keys to every query of `partial`, with logits s_i - ln pi_i.
+///
+/// `q` is `[queries, head_dim]`, scaled; `rows` are the segment's from its start; `scores` is scratch space.
+pub fn attend_drawn(
+    kernels: Kernels,
+    q: &[f32],
+    head_dim: usize,
+    rows: &[u16],
+    (ids, ln_pi): (&[u16], &[f32]),
+    scores: &mut Vec<f32>,
+    partial: &mut Partial,
+) {
+    for (ids, ln_pi) in ids.chunks(CHUNK).zip(ln_pi.chunks(CHUNK)) {
+        for (query, q) in q.chunks_exact(head_dim).enumerate() {
+            scores.clear();
+            scores.resize(ids.len(), 0.0);
+            kernels.dot_gathered(q, rows, 2 * head_dim, ids, scores);
+            for (score, ln_pi) in scores.iter_mut().zip(ln_pi) {
+                *score -= ln_pi;
+            }
+            partial.add_gathered(kernels, query, rows, ids, scores);
+        }
+    }
+}
