@@ -2,11 +2,12 @@
 
 use std::cell::RefCell;
 use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use kv_store::{RowStore, SEGMENT_ROWS};
 use lsh_attn::hash::{Hasher, LANES};
 use lsh_attn::kernels::Kernels;
-use lsh_attn::sampled::{SampleScratch, SampledQuery, attend_sampled};
+use lsh_attn::sampled::{SampleScratch, SampledQuery, attend_retrieved, retrieve};
 use lsh_attn::softmax::Partial;
 use rayon::ThreadPool;
 use rayon::prelude::*;
@@ -35,12 +36,15 @@ pub(crate) struct Step<'a> {
     pub tokens: usize,
 }
 
-/// Rows that a step read in one layer, summed over query heads.
+/// Rows that a step read in one layer, summed over query heads, and where its time went.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct RowsRead {
     pub fixed: u64,
     pub sampled: u64,
     pub indexed: u64,
+    pub hash: Duration,
+    /// Summed over threads.
+    pub retrieve: Duration,
 }
 
 /// A part of a step's work.
@@ -75,6 +79,7 @@ pub(crate) fn sampled(step: Step<'_>, index: &LshIndex, q: &[f32], out: &mut [f3
             tasks.extend(queries.map(|query| Task::Sample { kv_head, query, segment }));
         }
     }
+    let started = Instant::now();
     let d = step.shape.head_dim;
     let mut codes = vec![0; step.shape.heads * layer.plan.tables()];
     let mut hasher = Hasher::new(&layer.plan);
@@ -87,7 +92,8 @@ pub(crate) fn sampled(step: Step<'_>, index: &LshIndex, q: &[f32], out: &mut [f3
             }
         }
     }
-    run(step, Some(index), &codes, &q, &tasks, out)
+    let hash = started.elapsed();
+    RowsRead { hash, ..run(step, Some(index), &codes, &q, &tasks, out) }
 }
 
 /// All query heads of a KV head over consecutive rows, which may be in several segments. `q` is of all heads.
@@ -148,19 +154,16 @@ fn run(
             let query = SampledQuery { q: &q[head * d..][..d], codes: &codes[head * tables..][..tables] };
             let rows = step.store.rows(step.layer, *kv_head, *segment);
             let mut partial = Partial::new(1, d);
-            let sampled = SCRATCH.with_borrow_mut(|scratch| {
-                attend_sampled(
-                    step.kernels,
-                    &index.inclusion,
-                    segment_index,
-                    rows,
-                    query,
-                    scratch,
-                    &mut partial,
-                )
-            }) as u64;
+            let (sampled, retrieve) = SCRATCH.with_borrow_mut(|scratch| {
+                let started = Instant::now();
+                let sampled = retrieve(step.kernels, segment_index, query, scratch) as u64;
+                let elapsed = started.elapsed();
+                let inclusion = &index.inclusion;
+                attend_retrieved(step.kernels, inclusion, segment_index, rows, query, scratch, &mut partial);
+                (sampled, elapsed)
+            });
             let indexed = (segment_index.end() - segment_index.first()) as u64;
-            (head, partial, RowsRead { fixed: 0, sampled, indexed })
+            (head, partial, RowsRead { sampled, indexed, retrieve, ..RowsRead::default() })
         }
     };
     let rows: usize = tasks
@@ -183,6 +186,7 @@ fn run(
         read.fixed += counts.fixed;
         read.sampled += counts.sampled;
         read.indexed += counts.indexed;
+        read.retrieve += counts.retrieve;
     }
     whole.finish(out);
     read

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use kv_store::SEGMENT_ROWS;
 use lsh_attn::mix::{derive_seed, mix64};
@@ -51,10 +52,10 @@ pub(crate) fn sketched(step: Step<'_>, sketch: &mut SessionSketch, q: &[f32], ou
     let layer = sketch.layer(step.layer);
     let (group, d) = (step.shape.group(), step.shape.head_dim);
     let q = scaled(step.shape, q);
+    let started = Instant::now();
     let mut codes = QueryCodes::default();
     codes.encode(step.kernels, &layer.plan, &q);
-
-    let mut read = RowsRead::default();
+    let mut read = RowsRead { hash: started.elapsed(), ..RowsRead::default() };
     let mut whole = Partial::new(step.shape.heads, d);
     for (kv_head, index) in layer.heads.iter().enumerate() {
         let tail = index.end().max(SINKS).min(step.tokens)..step.tokens;
@@ -83,6 +84,7 @@ pub(crate) fn sketched(step: Step<'_>, sketch: &mut SessionSketch, q: &[f32], ou
         })
         .collect();
 
+    let started = Instant::now();
     let sums: Vec<Vec<f32>> = step.pool.install(|| {
         let scan = |(task, offsets): (&Task, &Vec<f32>)| {
             let mut sums = vec![0.0; task.blocks.len() * group];
@@ -93,6 +95,7 @@ pub(crate) fn sketched(step: Step<'_>, sketch: &mut SessionSketch, q: &[f32], ou
         };
         tasks.par_iter().zip(&offsets).with_max_len(1).map(scan).collect()
     });
+    read.retrieve += started.elapsed() * step.pool.current_num_threads() as u32;
     let mut weight = vec![1.0; step.shape.heads];
     for (task, sums) in tasks.iter().zip(&sums) {
         for (weight, total) in weight[task.kv_head * group..].iter_mut().zip(totals(sums, group)) {
@@ -104,7 +107,7 @@ pub(crate) fn sketched(step: Step<'_>, sketch: &mut SessionSketch, q: &[f32], ou
     let coefficients: Vec<f32> = weight.iter().map(|weight| (lambda / weight) as f32).collect();
     let seed = derive_seed(derive_seed(sketch.seed, step.tokens as u64), step.layer as u64);
 
-    let parts: Vec<(Partial, usize, f64)> = step.pool.install(|| {
+    let parts: Vec<(Partial, usize, f64, Duration)> = step.pool.install(|| {
         let attend = |number: usize| {
             let (task, offsets, sums) = (&tasks[number], &offsets[number], &sums[number]);
             let heads = task.kv_head * group;
@@ -126,19 +129,22 @@ pub(crate) fn sketched(step: Step<'_>, sketch: &mut SessionSketch, q: &[f32], ou
             SCRATCH.with_borrow_mut(|Scratch { ids, ln_pi, scores }| {
                 ids.clear();
                 ln_pi.clear();
+                let started = Instant::now();
                 let expected = draw(step.kernels, scanned, how, ids, ln_pi);
+                let drawing = started.elapsed();
                 let q = &q[heads * d..][..group * d];
                 attend_drawn(step.kernels, q, d, rows, (ids, ln_pi), scores, &mut partial);
-                (partial, ids.len(), expected)
+                (partial, ids.len(), expected, drawing)
             })
         };
         (0..tasks.len()).into_par_iter().with_max_len(1).map(attend).collect()
     });
     let mut expected = 0.0;
-    for (task, (partial, drawn, likely)) in tasks.iter().zip(&parts) {
+    for (task, (partial, drawn, likely, drawing)) in tasks.iter().zip(&parts) {
         whole.merge(task.kv_head * group, partial);
         read.sampled += (drawn * group) as u64;
         expected += likely;
+        read.retrieve += *drawing;
     }
     read.indexed = (keys * group) as u64;
     whole.finish(out);

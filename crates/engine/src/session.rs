@@ -157,6 +157,8 @@ impl Session {
         self.stats.rows_read += read.fixed + read.sampled;
         self.stats.sampled_rows += read.sampled;
         self.stats.indexed_rows += read.indexed;
+        self.stats.hash_time += read.hash;
+        self.stats.retrieve_time += read.retrieve / self.pool.current_num_threads() as u32;
         self.stats.attend_time += started.elapsed();
         Ok(())
     }
@@ -255,7 +257,7 @@ impl Session {
     }
 
     /// Stores the rows of new tokens; returns the position of the first.
-    fn append(&mut self, layer: usize, k: &[f32], v: &[f32]) -> Result<usize, EngineError> {
+    pub(crate) fn append(&mut self, layer: usize, k: &[f32], v: &[f32]) -> Result<usize, EngineError> {
         let (width, d) = (self.shape.kv_len(), self.shape.head_dim);
         let position = self.lengths[layer];
         let tokens = k.len() / width;

@@ -13,6 +13,10 @@ pub struct Stats {
     pub indexed_rows: u64,
     /// Wall time of decoding's attention, the insertion of new rows included.
     pub attend_time: Duration,
+    /// Of this, hashing or rotating the queries.
+    pub hash_time: Duration,
+    /// And finding the rows to read; where several threads do it at once, their mean.
+    pub retrieve_time: Duration,
     /// Bytes of the index.
     pub index_bytes: u64,
     /// Bytes that the rows occupy on disk.

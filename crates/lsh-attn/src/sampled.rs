@@ -10,6 +10,9 @@ use crate::kernels::Kernels;
 use crate::segment_index::SegmentIndex;
 use crate::softmax::Partial;
 
+/// Sampled rows whose logits are held at once.
+const CHUNK: usize = 64;
+
 /// One query head of a step.
 #[derive(Clone, Copy, Debug)]
 pub struct SampledQuery<'a> {
@@ -19,7 +22,7 @@ pub struct SampledQuery<'a> {
     pub codes: &'a [u16],
 }
 
-/// Scratch space of [`attend_sampled`], kept by a thread between calls.
+/// Scratch space of [`retrieve`] and [`attend_retrieved`], kept by a thread between calls.
 #[derive(Debug, Default)]
 pub struct SampleScratch {
     collisions: Collisions,
@@ -27,10 +30,23 @@ pub struct SampleScratch {
     logits: Vec<f32>,
 }
 
-/// Adds the keys of a segment that `query` samples to query 0 of `partial`; returns how many there were.
+/// Finds the keys of a segment that `query` samples, for [`attend_retrieved`]; returns how many there are.
+pub fn retrieve(
+    kernels: Kernels,
+    index: &SegmentIndex,
+    query: SampledQuery<'_>,
+    scratch: &mut SampleScratch,
+) -> usize {
+    let SampleScratch { collisions, ids, .. } = scratch;
+    ids.clear();
+    index.sample(kernels, query.codes, collisions, ids);
+    ids.len()
+}
+
+/// Adds the keys that [`retrieve`] found to query 0 of `partial`.
 ///
 /// `rows` are the segment's rows from its start, `[n, 2 * head_dim]`.
-pub fn attend_sampled(
+pub fn attend_retrieved(
     kernels: Kernels,
     inclusion: &InclusionTable,
     index: &SegmentIndex,
@@ -38,21 +54,21 @@ pub fn attend_sampled(
     query: SampledQuery<'_>,
     scratch: &mut SampleScratch,
     partial: &mut Partial,
-) -> usize {
-    let SampleScratch { collisions, ids, logits } = scratch;
-    ids.clear();
-    index.sample(query.codes, collisions, ids);
-    logits.clear();
-    logits.resize(ids.len(), 0.0);
-    kernels.dot_gathered(query.q, rows, 2 * query.q.len(), ids, logits);
-
+) {
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
     let q_norm = dot(query.q, query.q).sqrt();
     let q_centre = dot(query.q, index.centre());
-    for (logit, &id) in logits.iter_mut().zip(ids.iter()) {
-        let cosine = (*logit - q_centre) / (q_norm * index.norm(id)).max(f32::MIN_POSITIVE);
-        *logit -= inclusion.ln_u(cosine);
+    let SampleScratch { ids, logits, .. } = scratch;
+    // In chunks: the V of a row is still in a near cache when its weight is known.
+    for first in (0..ids.len()).step_by(CHUNK) {
+        let (from, count) = (&ids[first..], CHUNK.min(ids.len() - first));
+        logits.clear();
+        logits.resize(count, 0.0);
+        kernels.dot_gathered(query.q, rows, 2 * query.q.len(), from, logits);
+        for (logit, &id) in logits.iter_mut().zip(from) {
+            let cosine = (*logit - q_centre) / (q_norm * index.norm(id)).max(f32::MIN_POSITIVE);
+            *logit -= inclusion.ln_u(cosine);
+        }
+        partial.add_gathered(kernels, 0, rows, &from[..count], logits);
     }
-    partial.add_gathered(kernels, 0, rows, ids, logits);
-    ids.len()
 }

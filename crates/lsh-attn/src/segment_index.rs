@@ -93,11 +93,9 @@ impl SegmentIndex {
 
     /// Ids of the rows that collide with `codes` (one a table) in at least two tables, ascending, appended to
     /// `ids`.
-    pub fn sample(&self, codes: &[u16], collisions: &mut Collisions, ids: &mut Vec<u16>) {
+    pub fn sample(&self, kernels: Kernels, codes: &[u16], collisions: &mut Collisions, ids: &mut Vec<u16>) {
         for run in &self.runs {
-            for (table, &code) in codes.iter().enumerate() {
-                collisions.record(run.bucket(table, code));
-            }
+            run.each_bucket(kernels, codes, |bucket| collisions.record(bucket));
         }
         collisions.drain_into(ids);
     }

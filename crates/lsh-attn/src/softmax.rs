@@ -6,9 +6,9 @@
 
 use crate::kernels::Kernels;
 
-/// Rows whose logits are held at once when consecutive rows are added: their K and V stay in the first-level
-/// cache between the two passes.
-const BLOCK_ROWS: usize = 64;
+/// bf16 elements of rows whose logits are held at once when consecutive rows are added: their K and V take half of a
+/// first-level cache and stay there between the two passes.
+const BLOCK_ELEMENTS: usize = 8192;
 
 /// Attention of a group of queries over some of the keys, not yet normalised.
 #[derive(Clone, Debug)]
@@ -35,7 +35,7 @@ impl Partial {
     /// 1/sqrt(d).
     pub fn add_rows(&mut self, kernels: Kernels, q: &[f32], rows: &[u16], logits: &mut Vec<f32>) {
         let queries = self.max.len();
-        for block in rows.chunks(BLOCK_ROWS * 2 * self.head_dim) {
+        for block in rows.chunks(BLOCK_ELEMENTS / (2 * self.head_dim) * 2 * self.head_dim) {
             let count = block.len() / (2 * self.head_dim);
             logits.clear();
             logits.resize(queries * count, 0.0);

@@ -1,6 +1,11 @@
 //! Hash tables of consecutive rows of a segment: for each table, the rows' ids grouped by bucket.
 
 use crate::SEGMENT_ROWS;
+use crate::kernels::Kernels;
+
+/// Tables between asking for a bucket's place and reading it, and between asking for its ids and reading those.
+const PLACES_AHEAD: usize = 16;
+const IDS_AHEAD: usize = 16;
 
 /// L tables over one run of consecutive rows, in compressed form: ids by bucket, and where each bucket begins.
 /// 2 L bytes a row, and 2 L (2^K + 1) bytes of offsets.
@@ -81,6 +86,26 @@ impl Run {
         let at = table * (self.buckets + 1) + usize::from(code);
         let (start, end) = (usize::from(self.offsets[at]), usize::from(self.offsets[at + 1]));
         &self.ids[table * self.rows..][start..end]
+    }
+
+    /// Hands `use_bucket` the bucket of `codes[table]` of every table. Each is a jump through memory, and what it needs is
+    /// asked for a few tables ahead: the bucket's place, then its ids.
+    pub fn each_bucket(&self, kernels: Kernels, codes: &[u16], mut use_bucket: impl FnMut(&[u16])) {
+        let place = |table: usize| table * (self.buckets + 1) + usize::from(codes[table]);
+        let tables = codes.len();
+        for table in 0..tables + IDS_AHEAD + PLACES_AHEAD {
+            if table < tables {
+                kernels.prefetch(&self.offsets[place(table)..][..2]);
+            }
+            if let Some(table) = table.checked_sub(PLACES_AHEAD)
+                && table < tables
+            {
+                kernels.prefetch(self.bucket(table, codes[table]));
+            }
+            if let Some(table) = table.checked_sub(PLACES_AHEAD + IDS_AHEAD) {
+                use_bucket(self.bucket(table, codes[table]));
+            }
+        }
     }
 
     /// Bytes of ids and offsets.

@@ -5,12 +5,13 @@ use core::arch::x86_64::*;
 mod sketch;
 
 use self::sketch::{rotate, sketch_encode, sketch_sums, sketch_weights};
-use super::{GemmShape, Isa, Table, scalar};
+use super::{GemmShape, Isa, STREAM_AHEAD, Table, scalar};
 use crate::hash::{HashPlan, LANES, Lanes};
 
 pub(super) static TABLE: Table = Table {
     isa: Isa::Avx2,
     hash,
+    prefetch: prefetch_bytes,
     rotate,
     sketch_encode,
     sketch_sums,
@@ -24,8 +25,8 @@ pub(super) static TABLE: Table = Table {
     gemm,
 };
 
-/// Rows whose cache lines are asked for before they are needed: about a memory latency's worth of work.
-const AHEAD: usize = 12;
+/// Gathered rows whose cache lines, of K and V, are asked for before they are needed.
+const AHEAD: usize = 32;
 /// f32 lanes of a register.
 const WIDTH: usize = 8;
 
@@ -54,25 +55,32 @@ fn horizontal_sum(x: __m256) -> f32 {
     _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
 }
 
-/// Asks for the cache lines of `elements` bf16 at `from`.
+#[target_feature(enable = "avx2,fma")]
+fn prefetch_bytes(bytes: &[u8]) {
+    for line in (0..bytes.len()).step_by(64) {
+        _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(line).cast());
+    }
+}
+
+/// Asks for the cache lines of `elements` bf16 at `from`, into the second-level cache.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 fn prefetch(from: *const u16, elements: usize) {
     for line in (0..elements).step_by(32) {
         // A prefetch never faults, so the address need not even be valid.
-        _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(line).cast());
+        _mm_prefetch::<_MM_HINT_T1>(from.wrapping_add(line).cast());
     }
 }
 
 /// # Safety
 /// - every id times `row_len`, plus `q.len()`, is within `rows`; `q.len()` is a multiple of 16;
-/// - `out` is as long as `ids`.
+/// - `out` is at most as long as `ids`.
 #[target_feature(enable = "avx2,fma")]
 unsafe fn dot_gathered(q: &[f32], rows: &[u16], row_len: usize, ids: &[u16], out: &mut [f32]) {
     let row = |id: u16| rows.as_ptr().wrapping_add(usize::from(id) * row_len);
     for (i, (&id, out)) in ids.iter().zip(out).enumerate() {
         if let Some(&next) = ids.get(i + AHEAD) {
-            prefetch(row(next), q.len());
+            prefetch(row(next), row_len);
         }
         let k = row(id);
         let (mut even, mut odd) = (_mm256_setzero_ps(), _mm256_setzero_ps());
@@ -99,10 +107,7 @@ unsafe fn dot_gathered(q: &[f32], rows: &[u16], row_len: usize, ids: &[u16], out
 unsafe fn add_gathered(acc: &mut [f32], rows: &[u16], row_len: usize, ids: &[u16], weights: &[f32]) {
     let dim = acc.len();
     let values = |id: u16| rows.as_ptr().wrapping_add(usize::from(id) * row_len + row_len - dim);
-    for (i, (&id, &weight)) in ids.iter().zip(weights).enumerate() {
-        if let Some(&next) = ids.get(i + AHEAD) {
-            prefetch(values(next), dim);
-        }
+    for (&id, &weight) in ids.iter().zip(weights) {
         let (v, weight) = (values(id), _mm256_set1_ps(weight));
         for j in (0..dim).step_by(WIDTH) {
             // SAFETY: j + 8 <= dim, and the V of `id` has as many elements (caller).
@@ -134,6 +139,7 @@ unsafe fn dot_block_of<const G: usize>(
 ) {
     let count = rows.len() / (2 * head_dim);
     for i in 0..count {
+        prefetch(rows.as_ptr().wrapping_add(i * 2 * head_dim + STREAM_AHEAD), 2 * head_dim);
         let mut sums = [_mm256_setzero_ps(); G];
         for j in (0..head_dim).step_by(WIDTH) {
             // SAFETY: i < count and j + 8 <= head_dim, in row i and in query first + g.

@@ -2,7 +2,7 @@
 //!
 //! `scalar` is the meaning. Each other file has the same functions and equals it within the tolerances that
 //! [`Kernels`] states per function. This module alone detects CPU features, once; `MAGICPIG_ISA` forces a
-//! lower instruction set (`scalar`, `avx2`, `avx512`), for tests and for finding out what a machine gains.
+//! lower instruction set (`scalar`, `avx2`, `avx512`, `avx512bf16`), for tests and for finding out what a machine gains.
 
 // Kernels index raw memory and call intrinsics: the one place in this crate where unsafe code is.
 #![allow(unsafe_code)]
@@ -36,6 +36,8 @@ macro_rules! by_query_groups {
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512bf16;
 mod scalar;
 
 /// An instruction set that there are kernels for.
@@ -47,11 +49,13 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F, BW, VL, DQ and VNNI.
     Avx512,
+    /// The same with BF16.
+    Avx512Bf16,
 }
 
 impl Isa {
     /// Every instruction set, slowest first.
-    pub const ALL: [Isa; 3] = [Isa::Scalar, Isa::Avx2, Isa::Avx512];
+    pub const ALL: [Isa; 4] = [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16];
 
     /// The name that `MAGICPIG_ISA` takes.
     pub fn name(self) -> &'static str {
@@ -59,6 +63,7 @@ impl Isa {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
+            Isa::Avx512Bf16 => "avx512bf16",
         }
     }
 
@@ -87,7 +92,9 @@ impl FromStr for Isa {
 #[non_exhaustive]
 pub enum IsaError {
     /// No kernels of that name exist.
-    #[error("MAGICPIG_ISA={0} is none of scalar, avx2, avx512; unset it to use the best that is there")]
+    #[error(
+        "MAGICPIG_ISA={0} is none of scalar, avx2, avx512, avx512bf16; unset it to use the best that is there"
+    )]
     Unknown(String),
     /// The machine lacks it.
     #[error("MAGICPIG_ISA={0} is not available on this machine; unset it to use the best that is there")]
@@ -95,6 +102,7 @@ pub enum IsaError {
 }
 
 type Hash = unsafe fn(&HashPlan, &[Lanes], &mut [Lanes], &mut [[u16; LANES]]);
+type Prefetch = unsafe fn(bytes: &[u8]);
 type Rotate = unsafe fn(signs: &[f32], x: &mut [Lanes]);
 type SketchEncode = unsafe fn(bits: u32, x: &[Lanes], block: &mut [u8]);
 type SketchSums =
@@ -119,6 +127,7 @@ type Gemm = unsafe fn(shape: GemmShape, a: &[f32], b: &[f32], c: &mut [f32]);
 struct Table {
     isa: Isa,
     hash: Hash,
+    prefetch: Prefetch,
     rotate: Rotate,
     sketch_encode: SketchEncode,
     sketch_sums: SketchSums,
@@ -183,6 +192,11 @@ impl Kernels {
         self.0.isa
     }
 
+    /// Whether weights are rounded to bf16, as values are, before they meet blocks of consecutive rows.
+    pub fn rounds_weights(self) -> bool {
+        self.0.isa == Isa::Avx512Bf16
+    }
+
     /// SimHash codes of 16 vectors at once, one a lane: `codes[table][lane]`.
     ///
     /// `input` is `[plan.padded_dim()]`, `work` as long, `codes` is `[plan.tables()]`. Bit-exact on every ISA:
@@ -193,6 +207,12 @@ impl Kernels {
         );
         // SAFETY: a `Kernels` exists only where the CPU has the features of its table (`table`).
         unsafe { (self.0.hash)(plan, input, work, codes) }
+    }
+
+    /// Asks for the cache lines of `values`, which are needed soon. Changes nothing but time.
+    pub fn prefetch<T: bytemuck::NoUninit>(self, values: &[T]) {
+        // SAFETY: features as above; there is no other precondition.
+        unsafe { (self.0.prefetch)(bytemuck::cast_slice(values)) }
     }
 
     /// Rotates 16 vectors at once, one a lane: `signs` is a number of rounds times `x.len()`, a power of two. Bit-exact on
@@ -245,11 +265,13 @@ impl Kernels {
         unsafe { (self.0.sketch_weights)(bits, padded_dim, block, queries, out) }
     }
 
-    /// `out[i] = q . rows[ids[i]][..d]`, d = `q.len()`, for bf16 rows of `row_len` elements.
+    /// `out[i] = q . rows[ids[i]][..d]`, d = `q.len()`, for bf16 rows of `row_len` elements. Ids beyond `out.len()` name
+    /// rows that come next: their memory is asked for.
     ///
     /// Accumulates in f32; differs from scalar by at most `d * 2^-24 * sum|q_j k_j|`.
     pub fn dot_gathered(self, q: &[f32], rows: &[u16], row_len: usize, ids: &[u16], out: &mut [f32]) {
-        check_gather(q.len(), rows, row_len, ids, out.len());
+        assert!(out.len() <= ids.len(), "one result an id at most");
+        check_gather(q.len(), rows, row_len, ids);
         // SAFETY: features as above; every id is inside `rows` and d <= row_len (`check_gather`).
         unsafe { (self.0.dot_gathered)(q, rows, row_len, ids, out) }
     }
@@ -259,7 +281,8 @@ impl Kernels {
     ///
     /// Accumulates in f32; differs from scalar by at most `n * 2^-24 * sum|w_i v_ij|`.
     pub fn add_gathered(self, acc: &mut [f32], rows: &[u16], row_len: usize, ids: &[u16], weights: &[f32]) {
-        check_gather(acc.len(), rows, row_len, ids, weights.len());
+        assert_eq!(ids.len(), weights.len(), "one weight an id");
+        check_gather(acc.len(), rows, row_len, ids);
         // SAFETY: features as above; every id is inside `rows` and d <= row_len (`check_gather`).
         unsafe { (self.0.add_gathered)(acc, rows, row_len, ids, weights) }
     }
@@ -267,7 +290,8 @@ impl Kernels {
     /// `out[g * n + i] = q[g] . rows[i][..d]` for every query g and each of the n rows, where `q` is `[g, d]`
     /// and a row has 2 d elements: the K half of consecutive rows against all queries of a KV head.
     ///
-    /// Accumulates in f32; tolerance as [`Kernels::dot_gathered`].
+    /// Accumulates in f32; tolerance as [`Kernels::dot_gathered`], and where [`Kernels::rounds_weights`] says so
+    /// `2^-16 * sum|q_j k_j|` more. Asks for the memory behind `rows` too, where the next block is.
     pub fn dot_block(self, q: &[f32], head_dim: usize, rows: &[u16], out: &mut [f32]) {
         check_block(q.len(), head_dim, rows.len(), out.len());
         // SAFETY: features as above; `check_block` ties all lengths to each other.
@@ -275,7 +299,8 @@ impl Kernels {
     }
 
     /// `acc[g] += sum_i weights[g * n + i] * rows[i][d..]` for every query g: the V half of consecutive rows.
-    /// Shapes as [`Kernels::dot_block`], with `acc` in the place of `q`; tolerance as [`Kernels::add_gathered`].
+    /// Shapes as [`Kernels::dot_block`], with `acc` in the place of `q`; tolerance as [`Kernels::add_gathered`], and where
+    /// [`Kernels::rounds_weights`] says so `2^-9 * sum|w_i v_ij|` more.
     pub fn add_block(self, acc: &mut [f32], head_dim: usize, rows: &[u16], weights: &[f32]) {
         check_block(acc.len(), head_dim, rows.len(), weights.len());
         // SAFETY: features as above; `check_block` ties all lengths to each other.
@@ -321,9 +346,8 @@ fn check_sketch(bits: u32, padded_dim: usize, blocks: &[u8], queries: SketchQuer
     blocks.len() / bytes
 }
 
-fn check_gather(dim: usize, rows: &[u16], row_len: usize, ids: &[u16], values: usize) {
+fn check_gather(dim: usize, rows: &[u16], row_len: usize, ids: &[u16]) {
     assert!(dim.is_multiple_of(16) && dim <= row_len, "head dimension {dim}, row of {row_len}");
-    assert_eq!(ids.len(), values, "one value an id");
     let past_last = ids.iter().copied().max().map_or(0, |id| usize::from(id) + 1);
     assert!(past_last * row_len <= rows.len(), "id {past_last} - 1 is not among the rows");
 }
@@ -332,6 +356,15 @@ fn check_block(queries: usize, head_dim: usize, rows: usize, values: usize) {
     assert!(head_dim > 0 && head_dim.is_multiple_of(16) && queries.is_multiple_of(head_dim));
     assert!(rows.is_multiple_of(2 * head_dim));
     assert_eq!((queries / head_dim) * (rows / (2 * head_dim)), values, "one value a query and row");
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx512() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vnni")
 }
 
 /// The kernels of `isa` where this CPU has its features.
@@ -344,16 +377,19 @@ fn table(isa: Isa) -> Option<&'static Table> {
             && is_x86_feature_detected!("f16c"))
         .then_some(&avx2::TABLE),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => (is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512vnni"))
-        .then_some(&avx512::TABLE),
+        Isa::Avx512 => has_avx512().then_some(&avx512::TABLE),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Bf16 => {
+            (has_avx512() && is_x86_feature_detected!("avx512bf16")).then_some(&avx512bf16::TABLE)
+        }
         #[cfg(not(target_arch = "x86_64"))]
-        Isa::Avx2 | Isa::Avx512 => None,
+        Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16 => None,
     }
 }
+
+/// How far ahead of a straight walk over rows memory is asked for, in bf16 elements: 32 KiB, into the second-level cache.
+/// Into the first it would not come faster, since the few misses that a core can have there at once are what limits.
+const STREAM_AHEAD: usize = 16_384;
 
 /// Bounds of an estimate's base-2 logarithm: 2^100 summed over a segment is still finite.
 const SKETCH_LOG2: (f32, f32) = (-126.0, 100.0);

@@ -9,6 +9,8 @@ use half::f16;
 pub(super) static TABLE: Table = Table {
     isa: Isa::Scalar,
     hash,
+    // Nothing portable asks for memory.
+    prefetch: |_| {},
     rotate,
     sketch_encode,
     sketch_sums,

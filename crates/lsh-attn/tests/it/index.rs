@@ -40,7 +40,7 @@ fn a_grown_index_samples_what_counting_says() {
             |id: &usize| codes(&centred(*id)).iter().zip(&query).filter(|(a, b)| a == b).count() >= 2;
         let expected: Vec<u16> = (first..end).filter(collides).map(|id| id as u16).collect();
         let mut sample = Vec::new();
-        index.sample(&query, &mut Collisions::default(), &mut sample);
+        index.sample(kernels, &query, &mut Collisions::default(), &mut sample);
         assert!(
             !sample.is_empty() && sample.len() < end / 2,
             "a test of {} of {end} shows little",

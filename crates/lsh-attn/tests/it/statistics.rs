@@ -7,7 +7,7 @@ use lsh_attn::hash::{HashPlan, Hasher, LANES};
 use lsh_attn::inclusion::{InclusionTable, ln_inclusion};
 use lsh_attn::kernels::Kernels;
 use lsh_attn::rows::widen;
-use lsh_attn::sampled::{SampleScratch, SampledQuery, attend_sampled};
+use lsh_attn::sampled::{SampleScratch, SampledQuery, attend_retrieved, retrieve};
 use lsh_attn::segment_index::SegmentIndex;
 use lsh_attn::softmax::Partial;
 
@@ -198,7 +198,8 @@ fn numerator_and_denominator_are_unbiased() {
         let query = SampledQuery { q: &scene.q, codes: &codes };
         let mut partial = Partial::new(1, scene.dim);
         let mut scratch = SampleScratch::default();
-        attend_sampled(kernels(), &inclusion, &index, &scene.rows, query, &mut scratch, &mut partial);
+        retrieve(kernels(), &index, query, &mut scratch);
+        attend_retrieved(kernels(), &inclusion, &index, &scene.rows, query, &mut scratch, &mut partial);
         if partial.den(0) == 0.0 {
             return vec![0.0; 1 + directions.len()];
         }
@@ -218,7 +219,7 @@ fn the_originals_offset_fails_the_same_test() {
         worst_deviation(&scene, SEEDS, |seed, directions| {
             let Drawn { index, codes } = draw(&scene, seed);
             let mut ids = Vec::new();
-            index.sample(&codes, &mut Collisions::default(), &mut ids);
+            index.sample(kernels(), &codes, &mut Collisions::default(), &mut ids);
             let mut sums = vec![0.0; 1 + directions.len()];
             for id in ids.into_iter().map(usize::from) {
                 let key = scene.key(id);
