@@ -16,7 +16,7 @@ const TOPICS: usize = 24;
 /// How much of a topic's strength stays from one token to the next.
 const MEMORY: f32 = 0.98;
 /// Share of a key's deviation that is its topics', the rest being its own.
-const TOPIC_SHARE: f32 = 0.5;
+const TOPIC_SHARE: f32 = 0.35;
 /// Standard deviation of scores over keys.
 const SCORE_SPREAD: f32 = 2.5;
 /// Of a thousand keys, those that lean towards the queries more than chance has it.

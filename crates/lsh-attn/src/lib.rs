@@ -11,6 +11,7 @@ pub mod hash;
 pub mod inclusion;
 pub mod kernels;
 pub mod mix;
+pub mod pages;
 pub mod prefill;
 pub mod rows;
 pub mod sampled;

@@ -97,7 +97,7 @@ impl SegmentIndex {
         for run in &self.runs {
             run.each_bucket(kernels, codes, |bucket| collisions.record(bucket));
         }
-        collisions.drain_into(ids);
+        collisions.drain_into(kernels, ids);
     }
 
     /// The centre c `[dim]`; empty while nothing is indexed.

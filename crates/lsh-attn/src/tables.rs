@@ -2,6 +2,7 @@
 
 use crate::SEGMENT_ROWS;
 use crate::kernels::Kernels;
+use crate::pages::Pages;
 
 /// Tables between asking for a bucket's place and reading it, and between asking for its ids and reading those.
 const PLACES_AHEAD: usize = 16;
@@ -14,9 +15,9 @@ pub struct Run {
     rows: usize,
     buckets: usize,
     /// `[tables, buckets + 1]`; a run has at most 32,768 rows, so an offset fits into 16 bits.
-    offsets: Vec<u16>,
+    offsets: Pages<u16>,
     /// `[tables, rows]`, ascending within a bucket.
-    ids: Vec<u16>,
+    ids: Pages<u16>,
 }
 
 impl Run {
@@ -28,8 +29,8 @@ impl Run {
     pub fn build(first: usize, rows: usize, buckets: usize, codes: &[u16]) -> Run {
         assert!(first + rows <= SEGMENT_ROWS && rows > 0 && codes.len().is_multiple_of(rows));
         let tables = codes.len() / rows;
-        let mut offsets = vec![0u16; tables * (buckets + 1)];
-        let mut ids = vec![0u16; tables * rows];
+        let mut offsets = Pages::zeroed(tables * (buckets + 1));
+        let mut ids = Pages::zeroed(tables * rows);
         for ((codes, offsets), ids) in codes
             .chunks_exact(rows)
             .zip(offsets.chunks_exact_mut(buckets + 1))
@@ -59,14 +60,21 @@ impl Run {
     /// If the two have different numbers of tables or buckets.
     pub fn merge(&self, later: &Run) -> Run {
         assert!(self.buckets == later.buckets && self.offsets.len() == later.offsets.len());
-        let mut ids = Vec::with_capacity(self.ids.len() + later.ids.len());
+        let mut ids = Pages::zeroed(self.ids.len() + later.ids.len());
+        let mut rest = &mut ids[..];
         for table in 0..self.tables() {
             for bucket in 0..self.buckets {
-                ids.extend_from_slice(self.bucket(table, bucket as u16));
-                ids.extend_from_slice(later.bucket(table, bucket as u16));
+                for part in [self.bucket(table, bucket as u16), later.bucket(table, bucket as u16)] {
+                    let (to, after) = rest.split_at_mut(part.len());
+                    to.copy_from_slice(part);
+                    rest = after;
+                }
             }
         }
-        let offsets = self.offsets.iter().zip(&later.offsets).map(|(a, b)| a + b).collect();
+        let mut offsets = self.offsets.clone();
+        for (offset, later) in offsets.iter_mut().zip(later.offsets.iter()) {
+            *offset += later;
+        }
         Run { rows: self.rows + later.rows, buckets: self.buckets, offsets, ids }
     }
 

@@ -5,13 +5,14 @@ use core::arch::x86_64::*;
 mod sketch;
 
 use self::sketch::{rotate, sketch_encode, sketch_sums, sketch_weights};
-use super::{GemmShape, Isa, STREAM_AHEAD, Table, scalar};
+use super::{GATHER_AHEAD, GemmShape, Isa, STREAM_AHEAD, Table, scalar};
 use crate::hash::{HashPlan, LANES, Lanes};
 
 pub(super) static TABLE: Table = Table {
     isa: Isa::Avx2,
     hash,
     prefetch: prefetch_bytes,
+    take_repeated,
     rotate,
     sketch_encode,
     sketch_sums,
@@ -25,8 +26,6 @@ pub(super) static TABLE: Table = Table {
     gemm,
 };
 
-/// Gathered rows whose cache lines, of K and V, are asked for before they are needed.
-const AHEAD: usize = 32;
 /// f32 lanes of a register.
 const WIDTH: usize = 8;
 
@@ -56,6 +55,25 @@ fn horizontal_sum(x: __m256) -> f32 {
 }
 
 #[target_feature(enable = "avx2,fma")]
+fn take_repeated(counts: &mut [u8], out: &mut Vec<u16>) {
+    for (chunk, counts) in counts.chunks_exact_mut(32).enumerate() {
+        // SAFETY: a chunk has 32 bytes.
+        let mut repeated = unsafe {
+            let from = counts.as_mut_ptr().cast();
+            let values = _mm256_loadu_si256(from);
+            _mm256_storeu_si256(from, _mm256_setzero_si256());
+            // Unsigned: at least 2 is where the greater of it and 2 is itself.
+            let least = _mm256_max_epu8(values, _mm256_set1_epi8(2));
+            _mm256_movemask_epi8(_mm256_cmpeq_epi8(values, least)) as u32
+        };
+        while repeated != 0 {
+            out.push((32 * chunk) as u16 + repeated.trailing_zeros() as u16);
+            repeated &= repeated - 1;
+        }
+    }
+}
+
+#[target_feature(enable = "avx2,fma")]
 fn prefetch_bytes(bytes: &[u8]) {
     for line in (0..bytes.len()).step_by(64) {
         _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(line).cast());
@@ -79,7 +97,7 @@ fn prefetch(from: *const u16, elements: usize) {
 unsafe fn dot_gathered(q: &[f32], rows: &[u16], row_len: usize, ids: &[u16], out: &mut [f32]) {
     let row = |id: u16| rows.as_ptr().wrapping_add(usize::from(id) * row_len);
     for (i, (&id, out)) in ids.iter().zip(out).enumerate() {
-        if let Some(&next) = ids.get(i + AHEAD) {
+        if let Some(&next) = ids.get(i + GATHER_AHEAD) {
             prefetch(row(next), row_len);
         }
         let k = row(id);

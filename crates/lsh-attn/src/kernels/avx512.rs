@@ -6,7 +6,7 @@ use core::arch::x86_64::*;
 mod sketch;
 
 use self::sketch::{rotate, sketch_encode, sketch_sums, sketch_weights};
-use super::{GemmShape, Isa, STREAM_AHEAD, Table, scalar};
+use super::{GATHER_AHEAD, GemmShape, Isa, STREAM_AHEAD, Table, scalar};
 use crate::hash::{HashPlan, LANES, Lanes};
 
 /// A constant too, since a level above takes most of it over.
@@ -14,6 +14,7 @@ pub(super) const TABLE_OF_AVX512: Table = Table {
     isa: Isa::Avx512,
     hash,
     prefetch: prefetch_bytes,
+    take_repeated,
     rotate,
     sketch_encode,
     sketch_sums,
@@ -28,8 +29,6 @@ pub(super) const TABLE_OF_AVX512: Table = Table {
 };
 pub(super) static TABLE: Table = TABLE_OF_AVX512;
 
-/// Gathered rows whose cache lines, of K and V, are asked for before they are needed.
-const AHEAD: usize = 32;
 /// f32 lanes of a register.
 const WIDTH: usize = 16;
 
@@ -48,6 +47,22 @@ unsafe fn load_bf16(from: *const u16) -> __m512 {
     // SAFETY: the caller's promise.
     let bits = unsafe { _mm256_loadu_si256(from.cast()) };
     _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(bits)))
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+fn take_repeated(counts: &mut [u8], out: &mut Vec<u16>) {
+    for (chunk, counts) in counts.chunks_exact_mut(64).enumerate() {
+        // SAFETY: a chunk has 64 bytes.
+        let mut repeated = unsafe {
+            let values = _mm512_loadu_si512(counts.as_ptr().cast());
+            _mm512_storeu_si512(counts.as_mut_ptr().cast(), _mm512_setzero_si512());
+            _mm512_cmpgt_epu8_mask(values, _mm512_set1_epi8(1))
+        };
+        while repeated != 0 {
+            out.push((64 * chunk) as u16 + repeated.trailing_zeros() as u16);
+            repeated &= repeated - 1;
+        }
+    }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
@@ -126,7 +141,7 @@ pub(super) fn lane_sums<const G: usize>(x: [__m512; G]) -> [f32; G] {
 unsafe fn dot_gathered(q: &[f32], rows: &[u16], row_len: usize, ids: &[u16], out: &mut [f32]) {
     let row = |id: u16| rows.as_ptr().wrapping_add(usize::from(id) * row_len);
     for (i, (&id, out)) in ids.iter().zip(out).enumerate() {
-        if let Some(&next) = ids.get(i + AHEAD) {
+        if let Some(&next) = ids.get(i + GATHER_AHEAD) {
             prefetch(row(next), row_len);
         }
         let k = row(id);

@@ -103,6 +103,7 @@ pub enum IsaError {
 
 type Hash = unsafe fn(&HashPlan, &[Lanes], &mut [Lanes], &mut [[u16; LANES]]);
 type Prefetch = unsafe fn(bytes: &[u8]);
+type TakeRepeated = unsafe fn(counts: &mut [u8], out: &mut Vec<u16>);
 type Rotate = unsafe fn(signs: &[f32], x: &mut [Lanes]);
 type SketchEncode = unsafe fn(bits: u32, x: &[Lanes], block: &mut [u8]);
 type SketchSums =
@@ -128,6 +129,7 @@ struct Table {
     isa: Isa,
     hash: Hash,
     prefetch: Prefetch,
+    take_repeated: TakeRepeated,
     rotate: Rotate,
     sketch_encode: SketchEncode,
     sketch_sums: SketchSums,
@@ -192,7 +194,7 @@ impl Kernels {
         self.0.isa
     }
 
-    /// Whether weights are rounded to bf16, as values are, before they meet blocks of consecutive rows.
+    /// Whether weights are rounded to bf16, as values are, before they meet them.
     pub fn rounds_weights(self) -> bool {
         self.0.isa == Isa::Avx512Bf16
     }
@@ -213,6 +215,15 @@ impl Kernels {
     pub fn prefetch<T: bytemuck::NoUninit>(self, values: &[T]) {
         // SAFETY: features as above; there is no other precondition.
         unsafe { (self.0.prefetch)(bytemuck::cast_slice(values)) }
+    }
+
+    /// Appends the places of `counts` that hold 2 or more, ascending, and sets all of them to 0. Exact.
+    ///
+    /// `counts` has a multiple of 64 elements, at most 65,536.
+    pub fn take_repeated(self, counts: &mut [u8], out: &mut Vec<u16>) {
+        assert!(counts.len().is_multiple_of(64) && counts.len() <= 1 << 16);
+        // SAFETY: features as above; the length was just checked.
+        unsafe { (self.0.take_repeated)(counts, out) }
     }
 
     /// Rotates 16 vectors at once, one a lane: `signs` is a number of rounds times `x.len()`, a power of two. Bit-exact on
@@ -268,7 +279,8 @@ impl Kernels {
     /// `out[i] = q . rows[ids[i]][..d]`, d = `q.len()`, for bf16 rows of `row_len` elements. Ids beyond `out.len()` name
     /// rows that come next: their memory is asked for.
     ///
-    /// Accumulates in f32; differs from scalar by at most `d * 2^-24 * sum|q_j k_j|`.
+    /// Accumulates in f32; differs from scalar by at most `d * 2^-24 * sum|q_j k_j|`, and where
+    /// [`Kernels::rounds_weights`] says so `2^-16 * sum|q_j k_j|` more.
     pub fn dot_gathered(self, q: &[f32], rows: &[u16], row_len: usize, ids: &[u16], out: &mut [f32]) {
         assert!(out.len() <= ids.len(), "one result an id at most");
         check_gather(q.len(), rows, row_len, ids);
@@ -279,7 +291,8 @@ impl Kernels {
     /// `acc += sum_i weights[i] * rows[ids[i]][row_len - d..]`, d = `acc.len()`, for bf16 rows of `row_len`
     /// elements: the V half of gathered rows.
     ///
-    /// Accumulates in f32; differs from scalar by at most `n * 2^-24 * sum|w_i v_ij|`.
+    /// Accumulates in f32; differs from scalar by at most `n * 2^-24 * sum|w_i v_ij|`, and where
+    /// [`Kernels::rounds_weights`] says so `2^-9 * sum|w_i v_ij|` more.
     pub fn add_gathered(self, acc: &mut [f32], rows: &[u16], row_len: usize, ids: &[u16], weights: &[f32]) {
         assert_eq!(ids.len(), weights.len(), "one weight an id");
         check_gather(acc.len(), rows, row_len, ids);
@@ -290,8 +303,7 @@ impl Kernels {
     /// `out[g * n + i] = q[g] . rows[i][..d]` for every query g and each of the n rows, where `q` is `[g, d]`
     /// and a row has 2 d elements: the K half of consecutive rows against all queries of a KV head.
     ///
-    /// Accumulates in f32; tolerance as [`Kernels::dot_gathered`], and where [`Kernels::rounds_weights`] says so
-    /// `2^-16 * sum|q_j k_j|` more. Asks for the memory behind `rows` too, where the next block is.
+    /// Accumulates in f32; tolerance as [`Kernels::dot_gathered`]. Asks for the memory behind `rows` too, where the next block is.
     pub fn dot_block(self, q: &[f32], head_dim: usize, rows: &[u16], out: &mut [f32]) {
         check_block(q.len(), head_dim, rows.len(), out.len());
         // SAFETY: features as above; `check_block` ties all lengths to each other.
@@ -299,8 +311,7 @@ impl Kernels {
     }
 
     /// `acc[g] += sum_i weights[g * n + i] * rows[i][d..]` for every query g: the V half of consecutive rows.
-    /// Shapes as [`Kernels::dot_block`], with `acc` in the place of `q`; tolerance as [`Kernels::add_gathered`], and where
-    /// [`Kernels::rounds_weights`] says so `2^-9 * sum|w_i v_ij|` more.
+    /// Shapes as [`Kernels::dot_block`], with `acc` in the place of `q`; tolerance as [`Kernels::add_gathered`].
     pub fn add_block(self, acc: &mut [f32], head_dim: usize, rows: &[u16], weights: &[f32]) {
         check_block(acc.len(), head_dim, rows.len(), weights.len());
         // SAFETY: features as above; `check_block` ties all lengths to each other.
@@ -387,6 +398,8 @@ fn table(isa: Isa) -> Option<&'static Table> {
     }
 }
 
+/// Gathered rows whose cache lines, of K and V, are asked for before they are needed.
+const GATHER_AHEAD: usize = 32;
 /// How far ahead of a straight walk over rows memory is asked for, in bf16 elements: 32 KiB, into the second-level cache.
 /// Into the first it would not come faster, since the few misses that a core can have there at once are what limits.
 const STREAM_AHEAD: usize = 16_384;

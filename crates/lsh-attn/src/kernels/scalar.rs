@@ -11,6 +11,7 @@ pub(super) static TABLE: Table = Table {
     hash,
     // Nothing portable asks for memory.
     prefetch: |_| {},
+    take_repeated,
     rotate,
     sketch_encode,
     sketch_sums,
@@ -26,6 +27,15 @@ pub(super) static TABLE: Table = Table {
 
 fn hash(plan: &HashPlan, input: &[Lanes], work: &mut [Lanes], codes: &mut [[u16; LANES]]) {
     hash_body(plan, input, work, codes);
+}
+
+fn take_repeated(counts: &mut [u8], out: &mut Vec<u16>) {
+    for (place, count) in counts.iter_mut().enumerate() {
+        if *count >= 2 {
+            out.push(place as u16);
+        }
+        *count = 0;
+    }
 }
 
 fn rotate(signs: &[f32], x: &mut [Lanes]) {

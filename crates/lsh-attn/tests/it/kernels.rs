@@ -51,11 +51,13 @@ fn isa_dot_gathered() {
                 let (mut got, mut want) = (vec![0.0; count], vec![0.0; count]);
                 kernels.dot_gathered(q, rows, row_len, &ids, &mut got);
                 scalar().dot_gathered(q, rows, row_len, &ids, &mut want);
+                // Queries as the sum of two bf16.
+                let rounding = if kernels.rounds_weights() { 1.0 / 65_536.0 } else { 0.0 };
                 for ((got, want), &id) in got.iter().zip(&want).zip(&ids) {
                     let row = &rows[usize::from(id) * row_len..];
                     let size: f32 = q.iter().zip(row).map(|(q, &k)| (q * widen(k)).abs()).sum();
                     assert!(
-                        (got - want).abs() <= dim as f32 * ULP * size,
+                        (got - want).abs() <= (dim as f32 * ULP + rounding) * size,
                         "{kernels:?} d {dim}: {got} {want}"
                     );
                 }
@@ -77,7 +79,10 @@ fn isa_add_gathered() {
                 let mut want = got.clone();
                 kernels.add_gathered(&mut got[1..], &rows[1..], 2 * dim, &ids, &weights);
                 scalar().add_gathered(&mut want[1..], &rows[1..], 2 * dim, &ids, &weights);
-                assert_close(&got, &want, (count + 1) as f32 * 8.0 * ULP * (count + 1) as f32, kernels);
+                let rounding =
+                    if kernels.rounds_weights() { 12.0 * (count as f32).sqrt() / 512.0 } else { 0.0 };
+                let tolerance = (count + 1) as f32 * 8.0 * ULP * (count + 1) as f32 + rounding;
+                assert_close(&got, &want, tolerance, kernels);
             }
         }
     });
