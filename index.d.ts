@@ -83,6 +83,9 @@ export interface CpuInfo {
 /** The head dimensions that there are kernels for. */
 export declare function headDims(): Array<number>
 
+/** Measures a policy on one layer of `context` tokens (`options.layers` is not used). */
+export declare function measure(options: NativeSessionOptions, context: number, policy: NativePolicy): Promise<NativeMeasurement>
+
 /** The weights of one layer. */
 export interface NativeLayer {
   attentionNorm: NativeTensor
@@ -94,6 +97,32 @@ export interface NativeLayer {
   gate: NativeTensor
   up: NativeTensor
   down: NativeTensor
+}
+
+/** Medians over steps of one layer on synthetic rows, in seconds. */
+export interface NativeMeasurement {
+  /** Hashing or rotating the queries. */
+  hashSeconds: number
+  /** Finding the rows to read. */
+  retrieveSeconds: number
+  /** Reading them, the static set among them. */
+  attendSeconds: number
+  /** The whole step. */
+  stepSeconds: number
+  /** The same with every row read. */
+  exactSeconds: number
+  /** What the memory delivers to the threads, in bytes a second. */
+  streamBytesPerSecond: number
+  /** Bytes of rows that `exact` reads. */
+  rowBytes: number
+  /** Building the index of all rows. */
+  indexSeconds: number
+  /** Bytes of index for a key of a KV head. */
+  indexBytesPerKey: number
+  /** Mean fraction of the indexed keys that were read. */
+  budget: number
+  /** |o - exact o| / |exact o|. */
+  relativeL2: number
 }
 
 /** A model of the llama architecture, its rotary pairs interleaved. */

@@ -1,7 +1,7 @@
-import type { CpuInfo, NativeModelOptions, NativePolicy, NativeSessionOptions, NativeStats } from '../index.js';
+import type { CpuInfo, NativeMeasurement, NativeModelOptions, NativePolicy, NativeSessionOptions, NativeStats } from '../index.js';
 import { type ErrorCode, MagicpigError, errorCodes } from './errors.js';
 
-export type { CpuInfo, NativeModelOptions, NativePolicy, NativeSessionOptions, NativeStats };
+export type { CpuInfo, NativeMeasurement, NativeModelOptions, NativePolicy, NativeSessionOptions, NativeStats };
 
 // The loader throws while it is imported where there is no addon for the platform; that is reported when one is needed.
 const addon = await import('../index.js').catch((cause: unknown) => new MagicpigError(
@@ -39,6 +39,11 @@ export function cpuInfo(): CpuInfo {
 /** The head dimensions that there are kernels for. */
 export function headDims(): readonly number[] {
   return loaded().headDims();
+}
+
+/** What one layer's attention costs under a policy, on synthetic rows; runs on other threads, for seconds. */
+export async function measureAttention(options: NativeSessionOptions, context: number, policy: NativePolicy): Promise<NativeMeasurement> {
+  return await loaded().measure(options, context, policy).catch((cause: unknown) => { throw translated(cause); });
 }
 
 /** The weights of a model's dense layers, mapped from its file. */

@@ -106,6 +106,8 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
     keysRead: stats.keysRead,
     indexBytesPerKey: stats.indexBytesPerKey,
     finishReason: stats.finishReason,
+    // Node reports kibibytes.
+    peakRssBytes: process.resourceUsage().maxRSS * 1024,
   });
 }
 

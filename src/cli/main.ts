@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs';
 import yargs from 'yargs';
 import { hideBin } from 'yargs/helpers';
 import { MagicpigError } from '../errors.js';
+import { bench } from './bench.js';
 import { doctor } from './doctor.js';
 import { generate } from './generate.js';
 import { inspect } from './inspect.js';
@@ -21,6 +22,7 @@ const parser = yargs(words)
   .command(pull(terminal))
   .command(inspect(terminal))
   .command(doctor(terminal))
+  .command(bench(terminal))
   .option('json', { type: 'boolean', default: false, describe: 'Print exactly one JSON object' })
   .demandCommand(1, 'no command was given; magicpig --help lists them')
   .check((args) => checkValues(args))

@@ -5,6 +5,7 @@
 #![deny(unsafe_code)]
 
 mod arguments;
+mod bench;
 mod build_index;
 mod cpu_info;
 mod failure;

@@ -1,0 +1,94 @@
+import type { CommandModule, InferredOptionTypes } from 'yargs';
+import { MagicpigError } from '../errors.js';
+import { count, percent, table } from './format.js';
+import { DEFAULT_MODEL, REF_HELP } from './model-option.js';
+import type { Terminal } from './terminal.js';
+
+const policies = ['sketch', 'lsh', 'exact'] as const;
+
+const policyOptions = {
+  budget: { type: 'number', default: 0.02, describe: 'sketch: mean fraction of the indexed keys that a step reads' },
+  'sketch-bits': { type: 'number', default: 4, describe: 'sketch: bits of the copy of each key element: 1, 2 or 4' },
+  'lsh-k': { type: 'number', default: 10, describe: 'lsh: bits a table' },
+  'lsh-l': { type: 'number', default: 150, describe: 'lsh: tables' },
+  threads: { type: 'number', describe: 'Threads to use [default: one for each core]' },
+} as const;
+
+const attentionOptions = {
+  shape: { type: 'string', default: 'llama-3.1-8b', describe: 'Heads and dimensions of the layer' },
+  context: { type: 'number', default: 98_304, describe: 'Tokens before the step' },
+  policy: { type: 'string', choices: policies, default: 'sketch', describe: 'How attention is computed' },
+  ...policyOptions,
+} as const;
+
+const decodeOptions = {
+  model: { alias: 'm', type: 'string', default: DEFAULT_MODEL, describe: `The model: ${REF_HELP}` },
+  contexts: { type: 'string', default: '512,8192', describe: 'Lengths of the text before the steps' },
+  policies: { type: 'string', default: 'exact,sketch', describe: 'Policies to compare' },
+  ...policyOptions,
+} as const;
+
+type Policies = Pick<InferredOptionTypes<typeof attentionOptions>, 'budget' | 'sketch-bits' | 'lsh-k' | 'lsh-l'>;
+
+export const bench = (terminal: Terminal): CommandModule => ({
+  command: 'bench <what>',
+  describe: 'Measure what a step costs',
+  builder: (yargs) => yargs.command(attention(terminal)).command(decode(terminal)).demandCommand(1, 'bench what? attention or decode'),
+  handler: () => undefined,
+});
+
+const attention = (terminal: Terminal): CommandModule<object, InferredOptionTypes<typeof attentionOptions>> => ({
+  command: 'attention',
+  describe: "One layer's attention in one step, on synthetic rows",
+  builder: (yargs) => yargs.options(attentionOptions),
+  handler: async (args) => {
+    const { benchAttention } = await import('../decode/bench.js');
+    const { shape, context, threads } = args;
+    const measured = await benchAttention({ shape, context, threads, ...policyOf(args.policy, args) });
+    const ms = (value: number) => `${value.toFixed(2)} ms`;
+    terminal.result(measured, table([
+      ['layer', `${measured.shape}, ${count(measured.context)} tokens, ${measured.threads} threads, ${measured.isa}`],
+      ['step', `${ms(measured.stepMs)}: hash ${ms(measured.hashMs)}, retrieve ${ms(measured.retrieveMs)}, attend ${ms(measured.attendMs)}`],
+      ['exact', `${ms(measured.exactMs)}; at ${measured.streamGBs.toFixed(1)} GB/s no less than ${ms(measured.exactLimitMs)}`],
+      ['keys', `${percent(measured.budget)} of the indexed ones read; relative error ${measured.relativeL2.toPrecision(2)}`],
+      ['index', `${measured.indexBytesPerKey.toFixed(1)} bytes a key and KV head, built in ${measured.indexSeconds.toFixed(2)} s`],
+    ]));
+  },
+});
+
+const decode = (terminal: Terminal): CommandModule<object, InferredOptionTypes<typeof decodeOptions>> => ({
+  command: 'decode',
+  describe: 'Prefill and decoding steps of a model after texts of several lengths',
+  builder: (yargs) => yargs.options(decodeOptions),
+  handler: async (args) => {
+    const contexts = args.contexts.split(',').map(Number);
+    if (!contexts.every((context) => Number.isInteger(context) && context > 0)) throw usage(`--contexts is ${args.contexts}; it must be lengths such as 512,8192`);
+    const compared = args.policies.split(',').map((policy) => policyOf(policy, args));
+    const { signal } = terminal;
+    const { loadModel } = await import('../decode/model.js');
+    const { benchDecode } = await import('../decode/bench.js');
+    using progress = terminal.progress();
+    // Steps go on for a while after the longest text.
+    await using model = await loadModel(args.model, { threads: args.threads, context: Math.max(...contexts) + 1024, signal });
+    const rows = await benchDecode(model, contexts, compared, {
+      signal,
+      onProgress: ({ done, total }) => { progress.update('reading', done, total, 'tokens'); },
+    });
+    progress[Symbol.dispose]();
+    terminal.result({ rows }, rows.map((row) => [
+      `${count(row.context)} tokens read in ${row.prefillSeconds.toFixed(1)} s`,
+      `${row.policy.padEnd(6)} ${row.decodeMsPerToken.toFixed(1)} ms a token (attention ${row.attendMsPerToken.toFixed(1)} ms)`,
+      `${percent(row.keysRead)} of keys read`,
+    ].join('; ')).join('\n'));
+  },
+});
+
+function policyOf(policy: string, args: Policies) {
+  const known = policies.find((name) => name === policy);
+  if (known === undefined) throw usage(`policy ${policy} is unknown; there are ${policies.join(', ')}`);
+  return { policy: known, budget: args.budget, sketchBits: args['sketch-bits'], lshK: args['lsh-k'], lshL: args['lsh-l'] };
+}
+
+function usage(message: string): MagicpigError {
+  return new MagicpigError('INVALID_OPTION', message);
+}

@@ -1,0 +1,122 @@
+import { tmpdir } from 'node:os';
+import { MagicpigError } from '../errors.js';
+import { cpuInfo, measureAttention } from '../native.js';
+import type { Model } from './model.js';
+import { type PolicyName, type PolicyOptions, integer, policyFrom, threadsFrom } from './options.js';
+import { uniform } from './sampler.js';
+import type { PrefillOptions } from './session.js';
+
+/** Attention shapes of models that are benchmarked without their weights: query heads, KV heads, head dimension. */
+export const shapes: Readonly<Record<string, { heads: number; kvHeads: number; headDim: number }>> = {
+  'llama-3.1-8b': { heads: 32, kvHeads: 8, headDim: 128 },
+  'llama-3.2-1b': { heads: 32, kvHeads: 8, headDim: 64 },
+  'smollm2-135m': { heads: 9, kvHeads: 3, headDim: 64 },
+};
+
+export interface AttentionBench extends PolicyOptions {
+  readonly shape: string;
+  readonly context: number;
+  readonly threads?: number | undefined;
+}
+
+/** Measures one layer's attention in one decoding step, on synthetic rows spread as those of trained models: medians. */
+export async function benchAttention(options: AttentionBench) {
+  const shape = Object.hasOwn(shapes, options.shape) ? shapes[options.shape] : undefined;
+  if (shape === undefined) {
+    throw new MagicpigError('INVALID_OPTION', `shape ${JSON.stringify(options.shape)} is unknown; there are ${Object.keys(shapes).join(', ')}`);
+  }
+  const policy = policyFrom(options);
+  const threads = threadsFrom(options.threads);
+  const context = integer('context', options.context, 1024, 1 << 22);
+  const measured = await measureAttention({ ...shape, layers: 1, threads, seed: 0, directory: tmpdir() }, context, policy);
+  const ms = (seconds: number) => seconds * 1000;
+  const bandwidth = measured.streamBytesPerSecond;
+  return {
+    shape: options.shape,
+    context,
+    threads,
+    isa: cpuInfo().isa,
+    policy: policy.kind,
+    budget: measured.budget,
+    hashMs: ms(measured.hashSeconds),
+    retrieveMs: ms(measured.retrieveSeconds),
+    attendMs: ms(measured.attendSeconds),
+    stepMs: ms(measured.stepSeconds),
+    exactMs: ms(measured.exactSeconds),
+    streamGBs: bandwidth / 1e9,
+    exactLimitMs: ms(measured.rowBytes / bandwidth),
+    indexSeconds: measured.indexSeconds,
+    indexBytesPerKey: measured.indexBytesPerKey,
+    relativeL2: measured.relativeL2,
+  };
+}
+
+
+/** Decoding steps that are measured, after some that let a budget settle and indexes be built. */
+const STEPS = 48;
+const WARM_UP = 16;
+
+export interface DecodeBenchRow {
+  readonly context: number;
+  readonly policy: PolicyName;
+  /** Reading the whole context. */
+  readonly prefillSeconds: number;
+  /** Medians of steps after it. */
+  readonly decodeMsPerToken: number;
+  readonly attendMsPerToken: number;
+  readonly keysRead: number;
+}
+
+/**
+ * Measures prefill and decoding steps of a model after texts of several lengths, under several policies in turn. The text is
+ * of random tokens: times depend on what it says only through how many keys a policy reads, which is reported.
+ */
+export async function benchDecode(
+  model: Model,
+  contexts: readonly number[],
+  policies: readonly PolicyOptions[],
+  { signal, onProgress }: PrefillOptions = {},
+): Promise<DecodeBenchRow[]> {
+  const rows: DecodeBenchRow[] = [];
+  const total = Math.max(...contexts);
+  using session = model.createSession({ policy: 'exact' });
+  let prefillSeconds = 0;
+  for (const context of contexts.toSorted((a, b) => a - b)) {
+    const before = session.tokens.length;
+    session.setPolicy({ policy: 'exact' });
+    const started = performance.now();
+    await session.prefill(randomTokens(before, context, model.config.vocabSize), {
+      signal,
+      onProgress: ({ done }) => onProgress?.({ done: before + done, total }),
+    });
+    prefillSeconds += (performance.now() - started) / 1000;
+    for (const policy of policies) {
+      session.setPolicy(policy);
+      const tokens = randomTokens(context, context + STEPS + WARM_UP, model.config.vocabSize);
+      const steps: number[] = [];
+      const attends: number[] = [];
+      let keysRead = 0;
+      for (const [step, token] of tokens.entries()) {
+        session.resetStats();
+        await session.step(token, { signal });
+        if (step < WARM_UP) continue;
+        const stats = session.stats();
+        steps.push(stats.decodeMsPerToken);
+        attends.push(stats.attendMsPerToken);
+        keysRead += stats.keysRead / STEPS;
+      }
+      session.rewind(context);
+      rows.push({ context, policy: session.stats().policy, prefillSeconds, decodeMsPerToken: median(steps), attendMsPerToken: median(attends), keysRead });
+    }
+  }
+  return rows;
+}
+
+/** The tokens at positions `from` to `to` of a text that is always the same. */
+function randomTokens(from: number, to: number, vocabSize: number): number[] {
+  return Array.from({ length: to - from }, (_, i) => Math.floor(uniform(1, from + i) * vocabSize));
+}
+
+function median(values: readonly number[]): number {
+  return values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)] ?? 0;
+}
