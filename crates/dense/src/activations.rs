@@ -39,7 +39,7 @@ impl Activations {
         for block in values.chunks_exact(BLOCK) {
             let greatest = block.iter().fold(0.0f32, |greatest, x| greatest.max(x.abs()));
             let inverse = if greatest > 0.0 { 32_767.0 / greatest } else { 0.0 };
-            self.quants.extend(block.iter().map(|x| (x * inverse).round_ties_even() as i16));
+            self.quants.extend(block.iter().map(|x| round(x * inverse) as i16));
             self.scales.push(greatest / 32_767.0);
             self.sums.push(block.iter().sum());
         }
@@ -48,5 +48,29 @@ impl Activations {
     /// Vectors.
     pub fn tokens(&self) -> usize {
         self.tokens
+    }
+}
+
+/// Added to a float below 2^22 in size, it leaves the float's rounding to nearest even in the lowest bits.
+const ROUNDING: f32 = 12_582_912.0;
+
+/// x rounded to the nearest integer, ties to even. What the library has for this is a call for every element where the
+/// platform's floor has no such instruction.
+#[inline]
+fn round(x: f32) -> i32 {
+    (x + ROUNDING).to_bits() as i32 - ROUNDING.to_bits() as i32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::round;
+
+    #[test]
+    fn rounds_to_nearest_even() {
+        for (x, want) in
+            [(0.5, 0), (1.5, 2), (-0.5, 0), (-2.5, -2), (32_766.6, 32_767), (-32_767.0, -32_767), (3.2, 3)]
+        {
+            assert_eq!(round(x), want, "{x}");
+        }
     }
 }

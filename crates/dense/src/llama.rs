@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::activations::Activations;
 use crate::kernels::DenseKernels;
-use crate::matrix::{Matrix, WeightType};
+use crate::matrix::{Matrix, WeightType, multiply};
 use crate::rope::{Rope, RopeConfig};
 use crate::weights_file::{TensorSpan, WeightsError, WeightsFile};
 
@@ -145,9 +145,7 @@ impl Llama {
             let Scratch { x, normed, activations, product, q, k, v, attended, gate, up } = scratch;
             self.norm(x, 2 * number, normed);
             activations.set(normed, hidden);
-            self.linear(kernels, layer.query, activations, product, q);
-            self.linear(kernels, layer.key, activations, product, k);
-            self.linear(kernels, layer.value, activations, product, v);
+            self.linear(kernels, activations, product, [(layer.query, q), (layer.key, k), (layer.value, v)]);
             for ((q, k), angles) in
                 q.chunks_exact_mut(heads * head_dim).zip(k.chunks_exact_mut(kv_heads * head_dim)).zip(&angles)
             {
@@ -158,24 +156,23 @@ impl Llama {
             attend(number, q, k, v, attended)?;
 
             activations.set(attended, heads * head_dim);
-            self.linear(kernels, layer.attention_output, activations, product, normed);
+            self.linear(kernels, activations, product, [(layer.attention_output, normed)]);
             add(x, normed);
             self.norm(x, 2 * number + 1, normed);
             activations.set(normed, hidden);
-            self.linear(kernels, layer.gate, activations, product, gate);
-            self.linear(kernels, layer.up, activations, product, up);
+            self.linear(kernels, activations, product, [(layer.gate, gate), (layer.up, up)]);
             for (gate, up) in gate.iter_mut().zip(&*up) {
                 *gate = *gate / (1.0 + (-*gate).exp()) * up;
             }
             activations.set(gate, self.config.intermediate);
-            self.linear(kernels, layer.down, activations, product, normed);
+            self.linear(kernels, activations, product, [(layer.down, normed)]);
             add(x, normed);
         }
 
         let Scratch { x, normed, activations, .. } = scratch;
         self.norm(&x[(tokens.len() - 1) * hidden..], 2 * self.config.layers.len(), normed);
         activations.set(normed, hidden);
-        self.matrix(self.config.lm_head).multiply(kernels, activations, logits);
+        multiply(kernels, activations, &mut [(self.matrix(self.config.lm_head), logits)]);
         Ok(())
     }
 
@@ -183,25 +180,31 @@ impl Llama {
         self.file.matrix(span).expect("checked by open")
     }
 
-    /// `out` `[tokens, outputs]`; `product` is scratch space.
-    fn linear(
+    /// Products with the same activations, each `[tokens, outputs]`; `scratch` is for those of several tokens, which the
+    /// kernels leave the other way round.
+    fn linear<const N: usize>(
         &self,
         kernels: DenseKernels,
-        span: TensorSpan,
         x: &Activations,
-        product: &mut Vec<f32>,
-        out: &mut Vec<f32>,
+        scratch: &mut Vec<f32>,
+        products: [(TensorSpan, &mut Vec<f32>); N],
     ) {
         let tokens = x.tokens();
-        out.resize(span.outputs * tokens, 0.0);
+        let mut products = products.map(|(span, out)| {
+            out.resize(span.outputs * tokens, 0.0);
+            (self.matrix(span), out.as_mut_slice())
+        });
+        multiply(kernels, x, &mut products);
         if tokens == 1 {
-            return self.matrix(span).multiply(kernels, x, out);
+            return;
         }
-        product.resize(span.outputs * tokens, 0.0);
-        self.matrix(span).multiply(kernels, x, product);
-        for (token, out) in out.chunks_exact_mut(span.outputs).enumerate() {
-            for (out, product) in out.iter_mut().zip(product.chunks_exact(tokens)) {
-                *out = product[token];
+        for (matrix, out) in products {
+            scratch.clear();
+            scratch.extend_from_slice(out);
+            for (token, out) in out.chunks_exact_mut(matrix.outputs()).enumerate() {
+                for (out, product) in out.iter_mut().zip(scratch.chunks_exact(tokens)) {
+                    *out = product[token];
+                }
             }
         }
     }

@@ -99,25 +99,30 @@ impl<'a> Matrix<'a> {
         }
         out
     }
+}
 
-    /// `y = x W^T` into `y` `[outputs, tokens]`, on the rayon pool that the caller is in.
-    ///
-    /// Products are exact in i32 within a block for quantised weights, and summed over blocks in f32: within `blocks * 2^-24` of the
-    /// sum of absolute products. Activations have been rounded by 2^-16 of the greatest one of their block.
-    ///
-    /// # Panics
-    /// If the sizes do not agree.
-    pub fn multiply(&self, kernels: DenseKernels, x: &Activations, y: &mut [f32]) {
-        assert!(x.size == self.inputs && y.len() == self.outputs() * x.tokens, "sizes of a linear layer");
-        // Some parts more than threads: a core that is interrupted leaves its rest to the others.
-        let parts = 2 * rayon::current_num_threads();
-        let rows = self.outputs().div_ceil(parts).next_multiple_of(ROW_GROUP);
-        self.bytes
-            .par_chunks(rows * self.row_bytes)
-            .zip(y.par_chunks_mut(rows * x.tokens))
-            .with_max_len(1)
-            .for_each(|(bytes, y)| kernels.multiply(self.kind, bytes, self.row_bytes, x, y));
+/// `y = x W^T` for each matrix and its `y` `[outputs, tokens]`, on the rayon pool that the caller is in: together, since
+/// waking threads costs as much as a small product.
+///
+/// For quantised weights products are exact in i32 within a block, and summed over blocks in f32: within `blocks * 2^-24` of
+/// the sum of absolute products. Activations have been rounded by 2^-16 of the greatest one of their block.
+///
+/// # Panics
+/// If the sizes do not agree.
+pub fn multiply(kernels: DenseKernels, x: &Activations, products: &mut [(Matrix<'_>, &mut [f32])]) {
+    // Some parts more than threads: a core that is interrupted leaves its rest to the others.
+    let parts = 2 * rayon::current_num_threads();
+    let mut tasks = Vec::with_capacity(parts * products.len());
+    for (matrix, y) in products {
+        assert!(x.size == matrix.inputs && y.len() == matrix.outputs() * x.tokens, "sizes of a linear layer");
+        let rows = matrix.outputs().div_ceil(parts).next_multiple_of(ROW_GROUP);
+        let chunks = matrix.bytes.chunks(rows * matrix.row_bytes).zip(y.chunks_mut(rows * x.tokens));
+        tasks.extend(chunks.map(|(bytes, y)| (matrix.kind, matrix.row_bytes, bytes, y)));
     }
+    tasks
+        .into_par_iter()
+        .with_max_len(1)
+        .for_each(|(kind, row_bytes, bytes, y)| kernels.multiply(kind, bytes, row_bytes, x, y));
 }
 
 fn dequantise(kind: WeightType, block: &[u8], out: &mut Vec<f32>) {

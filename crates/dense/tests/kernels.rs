@@ -1,6 +1,6 @@
 //! Products of every weight format on every instruction set: against dequantised rows in f64.
 
-use dense::{Activations, DenseKernels, Matrix, WeightType};
+use dense::{Activations, DenseKernels, Matrix, WeightType, multiply};
 use lsh_attn::kernels::{Isa, Kernels};
 use lsh_attn::mix::mix64;
 
@@ -49,7 +49,7 @@ fn isa_dense_products() {
                 for &isa in &here {
                     let kernels = DenseKernels::from(Kernels::of(isa).expect("available"));
                     let mut y = vec![f32::NAN; rows * tokens];
-                    matrix.multiply(kernels, &x, &mut y);
+                    multiply(kernels, &x, &mut [(matrix, &mut y)]);
                     for (row, y) in y.chunks_exact(tokens).enumerate() {
                         let weights = matrix.row(row);
                         for (y, x) in y.iter().zip(values.chunks_exact(size)) {
@@ -92,7 +92,8 @@ fn activations_keep_fifteen_bits_and_zeros_stay_zero() {
     let mut x = Activations::default();
     x.set(&values, 64);
     let mut y = vec![0.0; 32];
-    identity.multiply(DenseKernels::from(Kernels::detect().expect("a kernel")), &x, &mut y);
+    let kernels = DenseKernels::from(Kernels::detect().expect("a kernel"));
+    multiply(kernels, &x, &mut [(identity, &mut y)]);
     for (y, x) in y.iter().zip(&values) {
         assert!((y - x).abs() < 1.0 / 60_000.0, "{y} {x}");
     }

@@ -2,7 +2,7 @@
 
 use core::arch::x86_64::*;
 
-use super::{Table, by_token_groups, format, scalar};
+use super::{STREAM_AHEAD, Table, by_token_groups, format, scalar};
 use crate::activations::{Activations, BLOCK};
 
 pub(super) static TABLE: Table = Table {
@@ -23,6 +23,16 @@ fn horizontal_sum(x: __m256) -> f32 {
     let four = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
     let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
     _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+}
+
+/// Asks for the memory that lies [`STREAM_AHEAD`] bytes behind a row, as much as the row has.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn prefetch(row: &[u8]) {
+    for line in (0..row.len()).step_by(64) {
+        // A prefetch never faults, so the address need not even be valid.
+        _mm_prefetch::<_MM_HINT_T1>(row.as_ptr().wrapping_add(STREAM_AHEAD + line).cast());
+    }
 }
 
 /// # Safety
@@ -46,6 +56,7 @@ unsafe fn blocks_of<const FORMAT: u8, const T: usize>(
     let count = x.size / BLOCK;
     let block_bytes = row_bytes / count;
     for (row, y) in bytes.chunks_exact(row_bytes).zip(y.chunks_exact_mut(x.tokens)) {
+        prefetch(row);
         let mut products = [_mm256_setzero_ps(); T];
         let mut offsets = [0.0f32; T];
         for i in 0..count {
@@ -124,6 +135,7 @@ unsafe fn floats_of<const FORMAT: u8, const T: usize>(
 ) {
     let whole = x.size / WIDTH * WIDTH;
     for (row, y) in bytes.chunks_exact(row_bytes).zip(y.chunks_exact_mut(x.tokens)) {
+        prefetch(row);
         let mut sums = [_mm256_setzero_ps(); T];
         for j in (0..whole).step_by(WIDTH) {
             // SAFETY: j + 8 <= x.size, and row and vectors have as many elements (caller).

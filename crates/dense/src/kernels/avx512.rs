@@ -2,7 +2,7 @@
 
 use core::arch::x86_64::*;
 
-use super::{Table, by_token_groups, format};
+use super::{STREAM_AHEAD, Table, by_token_groups, format};
 use crate::activations::{Activations, BLOCK};
 
 pub(super) static TABLE: Table = Table {
@@ -16,6 +16,16 @@ pub(super) static TABLE: Table = Table {
 
 /// f32 lanes of a register.
 const WIDTH: usize = 16;
+
+/// Asks for the memory that lies [`STREAM_AHEAD`] bytes behind a row, as much as the row has.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+fn prefetch(row: &[u8]) {
+    for line in (0..row.len()).step_by(64) {
+        // A prefetch never faults, so the address need not even be valid.
+        _mm_prefetch::<_MM_HINT_T1>(row.as_ptr().wrapping_add(STREAM_AHEAD + line).cast());
+    }
+}
 
 /// # Safety
 /// - `bytes`, `row_bytes`, `x` and `y` agree, as `DenseKernels::multiply` checks.
@@ -38,6 +48,7 @@ unsafe fn blocks_of<const FORMAT: u8, const T: usize>(
     let count = x.size / BLOCK;
     let block_bytes = row_bytes / count;
     for (row, y) in bytes.chunks_exact(row_bytes).zip(y.chunks_exact_mut(x.tokens)) {
+        prefetch(row);
         let mut products = [_mm512_setzero_ps(); T];
         let mut offsets = [0.0f32; T];
         for i in 0..count {
@@ -107,6 +118,7 @@ unsafe fn floats_of<const FORMAT: u8, const T: usize>(
     y: &mut [f32],
 ) {
     for (row, y) in bytes.chunks_exact(row_bytes).zip(y.chunks_exact_mut(x.tokens)) {
+        prefetch(row);
         let mut sums = [_mm512_setzero_ps(); T];
         let mut j = 0;
         while j < x.size {

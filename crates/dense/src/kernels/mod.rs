@@ -19,6 +19,10 @@ mod scalar;
 /// Rows that a kernel likes to have together.
 pub const ROW_GROUP: usize = 4;
 
+/// How far ahead weights are asked for, in bytes: into the second-level cache, which takes more misses at once than the first.
+#[cfg(target_arch = "x86_64")]
+const STREAM_AHEAD: usize = 16 << 10;
+
 /// Runs `body::<FORMAT, T>` over the activations in groups of four, two and one: a group shares each row's loads.
 macro_rules! by_token_groups {
     ($tokens:expr, $body:ident::<$format:ident>, $($argument:expr),*) => {{
