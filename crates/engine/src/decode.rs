@@ -15,10 +15,12 @@ use rayon::prelude::*;
 use crate::config::{SINKS, Shape};
 use crate::index::LshIndex;
 
-/// Consecutive rows that one task attends: enough work to be worth handing to a thread.
+/// Consecutive rows that one task attends at most.
 const TASK_ROWS: usize = 2048;
+/// And at least: enough work to be worth handing to a thread.
+const LEAST_TASK_ROWS: usize = 256;
 /// Rows (summed over KV heads) below which waking other threads costs more than it saves.
-const INLINE_ROWS: usize = 2048;
+const INLINE_ROWS: usize = 512;
 
 thread_local! {
     static SCRATCH: RefCell<SampleScratch> = RefCell::default();
@@ -120,11 +122,13 @@ pub(crate) fn scaled(shape: Shape, q: &[f32]) -> Vec<f32> {
 
 /// Cuts `range` of a KV head into tasks within segments.
 fn push_rows(tasks: &mut Vec<Task>, kv_head: usize, range: Range<usize>) {
+    // Not by the number of threads, on which the order of sums must not depend.
+    let task_rows = (range.len() / 4).clamp(LEAST_TASK_ROWS, TASK_ROWS);
     let mut start = range.start;
     while start < range.end {
         let segment = start / SEGMENT_ROWS;
         let first = start % SEGMENT_ROWS;
-        let end = (range.end - segment * SEGMENT_ROWS).min(SEGMENT_ROWS).min(first + TASK_ROWS);
+        let end = (range.end - segment * SEGMENT_ROWS).min(SEGMENT_ROWS).min(first + task_rows);
         tasks.push(Task::Rows { kv_head, segment, rows: first..end });
         start = segment * SEGMENT_ROWS + end;
     }
@@ -170,7 +174,7 @@ fn run(
         .iter()
         .map(|task| match task {
             Task::Rows { rows, .. } => rows.len(),
-            Task::Sample { .. } => TASK_ROWS / 4,
+            Task::Sample { .. } => LEAST_TASK_ROWS,
         })
         .sum();
     let parts: Vec<(usize, Partial, RowsRead)> = if rows <= INLINE_ROWS {

@@ -18,6 +18,9 @@ use crate::sketch::{LayerSketch, SessionSketch};
 /// draw. It does not depend on the number of threads, so neither does the sample.
 const TASK_BLOCKS: usize = 512;
 
+/// Keys (summed over KV heads) below which waking other threads costs more than it saves.
+const FEW_KEYS: usize = 12_288;
+
 #[derive(Default)]
 struct Scratch {
     ids: Vec<u16>,
@@ -84,6 +87,8 @@ pub(crate) fn sketched(step: Step<'_>, sketch: &mut SessionSketch, q: &[f32], ou
         })
         .collect();
 
+    let keys: usize = tasks.iter().map(|task| task.blocks.len() * BLOCK_KEYS).sum();
+    let few = keys <= FEW_KEYS;
     let started = Instant::now();
     let sums: Vec<Vec<f32>> = step.pool.install(|| {
         let scan = |(task, offsets): (&Task, &Vec<f32>)| {
@@ -93,6 +98,9 @@ pub(crate) fn sketched(step: Step<'_>, sketch: &mut SessionSketch, q: &[f32], ou
             step.kernels.sketch_sums(bits, padded_dim, task.codes(layer), queries, &mut sums);
             sums
         };
+        if few {
+            return tasks.iter().zip(&offsets).map(scan).collect();
+        }
         tasks.par_iter().zip(&offsets).with_max_len(1).map(scan).collect()
     });
     read.retrieve += started.elapsed() * step.pool.current_num_threads() as u32;
@@ -102,7 +110,6 @@ pub(crate) fn sketched(step: Step<'_>, sketch: &mut SessionSketch, q: &[f32], ou
             *weight += total;
         }
     }
-    let keys: usize = tasks.iter().map(|task| task.blocks.len() * BLOCK_KEYS).sum();
     let lambda = sketch.lambda(keys / step.shape.kv_heads);
     let coefficients: Vec<f32> = weight.iter().map(|weight| (lambda / weight) as f32).collect();
     let seed = derive_seed(derive_seed(sketch.seed, step.tokens as u64), step.layer as u64);
@@ -137,6 +144,9 @@ pub(crate) fn sketched(step: Step<'_>, sketch: &mut SessionSketch, q: &[f32], ou
                 (partial, ids.len(), expected, drawing)
             })
         };
+        if few {
+            return (0..tasks.len()).map(attend).collect();
+        }
         (0..tasks.len()).into_par_iter().with_max_len(1).map(attend).collect()
     });
     let mut expected = 0.0;

@@ -404,6 +404,9 @@ const GATHER_AHEAD: usize = 32;
 /// Into the first it would not come faster, since the few misses that a core can have there at once are what limits.
 const STREAM_AHEAD: usize = 16_384;
 
+/// How far ahead a scan asks for codes, in bytes: into the second-level cache, likewise.
+const SCAN_AHEAD: usize = 16 << 10;
+
 /// Bounds of an estimate's base-2 logarithm: 2^100 summed over a segment is still finite.
 const SKETCH_LOG2: (f32, f32) = (-126.0, 100.0);
 /// 2^23, an f32's exponent step as an integer, and the integer of 1.0: x * STEP + ONE, rounded, are the bits of about 2^x.

@@ -50,11 +50,11 @@ impl QueryCodes {
                 let greatest = work.iter().fold(0.0f32, |greatest, x| greatest.max(x.0[lane].abs()));
                 let inverse = if greatest > 0.0 { 127.0 / greatest } else { 0.0 };
                 let mut sum = 0i32;
-                for x in &work {
-                    let quant = (x.0[lane] * inverse).round_ties_even() as i8;
-                    sum += i32::from(quant);
-                    self.quants.push(quant);
-                }
+                self.quants.extend(work.iter().map(|x| {
+                    let quant = round(x.0[lane] * inverse);
+                    sum += quant;
+                    quant as i8
+                }));
                 self.scales.push(greatest / 127.0 * std::f32::consts::LOG2_E);
                 self.zeros.push(middle(plan.bits()) * sum as f32);
             }
@@ -71,4 +71,12 @@ impl QueryCodes {
             offsets,
         }
     }
+}
+
+/// x rounded to the nearest integer, ties to even, for |x| below 2^22: adding 1.5 * 2^23 leaves it in the lowest bits. What
+/// the library has for this is a call where the platform's floor has no such instruction.
+#[inline]
+fn round(x: f32) -> i32 {
+    const ROUNDING: f32 = 12_582_912.0;
+    (x + ROUNDING).to_bits() as i32 - ROUNDING.to_bits() as i32
 }

@@ -2,7 +2,7 @@
 
 use core::arch::x86_64::*;
 
-use super::super::scalar;
+use super::super::{SCAN_AHEAD, scalar};
 use crate::hash::{LANES, Lanes};
 use crate::sketch::{SketchQueries, block_bytes, code_bytes};
 
@@ -62,10 +62,14 @@ unsafe fn sums_of<const BITS: u32, const G: usize>(
     let count = queries.offsets.len();
     let bytes = block_bytes(padded_dim, BITS);
     for (block, sums) in blocks.chunks_exact(bytes).zip(sums.chunks_exact_mut(count)) {
+        for line in (0..bytes).step_by(64) {
+            // A prefetch never faults, so the address need not even be valid.
+            _mm_prefetch::<_MM_HINT_T1>(block.as_ptr().wrapping_add(SCAN_AHEAD + line).cast());
+        }
         // SAFETY: a whole block, and queries that exist (caller).
         let weights = unsafe { estimates::<BITS, G>(first, padded_dim, block, queries) };
-        for g in 0..G {
-            sums[first + g] = lane_sum(weights[g]);
+        for (sum, weights) in sums[first..].iter_mut().zip(weights) {
+            *sum = lane_sum(weights);
         }
     }
 }
