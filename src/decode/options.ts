@@ -48,16 +48,18 @@ export interface SamplingOptions {
 export type Sampling = { readonly [Name in keyof SamplingOptions]-?: number };
 
 export function policyFrom({ policy = 'sketch', budget = 0.02, sketchBits = 4, lshK = 10, lshL = 150 }: PolicyOptions): Policy {
+  // All are checked, whichever policy takes them: what is wrong now would surprise at the next change of policy.
+  const [k, l] = [integer('lshK', lshK, 1, 16), integer('lshL', lshL, 2, 1000)];
+  if (![1, 2, 4].includes(sketchBits)) throw outOfRange('sketchBits', sketchBits, '1, 2 or 4');
+  if (!(budget > 0 && budget <= 1)) throw outOfRange('budget', budget, 'above 0, up to 1');
   // Types are no promise where options come from JavaScript or a command line.
   const kind: string = policy;
   switch (kind) {
     case 'exact':
       return { kind };
     case 'lsh':
-      return { kind, k: integer('lshK', lshK, 1, 16), l: integer('lshL', lshL, 2, 1000) };
+      return { kind, k, l };
     case 'sketch':
-      if (![1, 2, 4].includes(sketchBits)) throw outOfRange('sketchBits', sketchBits, '1, 2 or 4');
-      if (!(budget > 0 && budget <= 1)) throw outOfRange('budget', budget, 'above 0, up to 1');
       return { kind, bits: sketchBits, budget };
     default:
       throw new MagicpigError('INVALID_OPTION', `policy ${JSON.stringify(policy)} is unknown; there are exact, lsh and sketch`);

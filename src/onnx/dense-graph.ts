@@ -1,4 +1,4 @@
-import type { ModelFile } from '../model/types.js';
+import type { ModelConfig, ModelFile } from '../model/types.js';
 import { Embedding } from './embedding.js';
 import { llamaParts } from './llama.js';
 import { Rope } from './rope.js';
@@ -16,11 +16,13 @@ export type Attend = (layer: number, projections: Projections) => Float32Array |
 
 /** The dense layers of long texts: one ONNX model a layer boundary, loaded once, run on any number of rows. */
 export class DenseGraph {
+  readonly #config: ModelConfig;
   readonly #parts: readonly Part[];
   readonly #embedding: Embedding;
   readonly #rope: Rope;
 
   private constructor(model: ModelFile, parts: readonly Part[]) {
+    this.#config = model.config;
     this.#parts = parts;
     this.#embedding = new Embedding(model.embedding);
     this.#rope = new Rope(model.config.rope);
@@ -53,12 +55,18 @@ export class DenseGraph {
     const matrix = (data: Float32Array) => ({ data, shape: [rows, data.length / rows] });
     const { cos, sin } = this.#rope.rows(position, rows);
     const angles = { cos: matrix(cos), sin: matrix(sin) };
-    let x = this.#embedding.rows(tokens);
+    const { heads, kvHeads, headDim, hiddenSize } = this.#config;
+    const buffer = (width: number) => new Float32Array(rows * width);
+    const [q, k, v] = [buffer(heads * headDim), buffer(kvHeads * headDim), buffer(kvHeads * headDim)];
+    const projections = { q: matrix(q), k: matrix(k), v: matrix(v) };
+    let x: Float32Array = this.#embedding.rows(tokens);
+    let next: Float32Array = buffer(hiddenSize);
     let o: Float32Array | undefined;
     for (const [layer, part] of this.#parts.entries()) {
-      const { q, k, v, x_out: next } = await part.run({ x: matrix(x), ...(o && { o: matrix(o) }), ...angles });
-      x = next ?? x;
-      o = await attend(layer, { q, k, v } as Projections);
+      const inputs = { x: matrix(x), ...(o && { o: matrix(o) }), ...angles };
+      await part.run(inputs, { ...projections, ...(o && { x_out: matrix(next) }) });
+      if (o !== undefined) [x, next] = [next, x];
+      o = await attend(layer, { q, k, v });
     }
   }
 

@@ -45,15 +45,10 @@ export class Part {
     }
   }
 
-  /** Runs the part; outputs are f32 tensors by name. */
-  async run(inputs: Tensors): Promise<Record<string, Float32Array>> {
-    const feeds: Record<string, ort.Tensor> = {};
-    for (const [name, { data, shape }] of Object.entries(inputs)) {
-      feeds[name] = new ort.Tensor('float32', data, shape);
-    }
+  /** Runs the part into the arrays of `outputs`. Left to itself, ONNX Runtime would make new ones, whose size V8 does not see. */
+  async run(inputs: Tensors, outputs: Tensors): Promise<void> {
     try {
-      const results = await this.#session.run(feeds);
-      return Object.fromEntries(Object.entries(results).map(([name, tensor]) => [name, tensor.data as Float32Array]));
+      await this.#session.run(toOrt(inputs), toOrt(outputs));
     } catch (cause) {
       throw new MagicpigError('RUNTIME_FAILED', `ONNX Runtime could not run a part of the model: ${messageOf(cause)}`, { cause });
     }
@@ -62,6 +57,10 @@ export class Part {
   async dispose(): Promise<void> {
     await this.#session.release();
   }
+}
+
+function toOrt(tensors: Tensors): Record<string, ort.Tensor> {
+  return Object.fromEntries(Object.entries(tensors).map(([name, { data, shape }]) => [name, new ort.Tensor('float32', data, shape)]));
 }
 
 /** Version of ONNX Runtime and the execution providers that came with it. */

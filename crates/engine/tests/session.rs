@@ -262,3 +262,131 @@ fn a_cancelled_prefill_can_be_taken_back() {
     text.decode(&mut session, 100);
     assert_eq!(session.tokens(), 101);
 }
+
+const SKETCH: Policy = Policy::Sketch { bits: 4, budget: 0.05 };
+
+#[test]
+fn sketch_is_the_same_on_any_number_of_threads() {
+    let text = Text { shape: SHAPE, seed: 12 };
+    let run = |threads| {
+        let mut session = session(SHAPE, threads, 5);
+        session.set_policy(SKETCH).expect("in range");
+        // More keys than one thread takes alone.
+        text.prefill(&mut session, 0..9000);
+        session.build_index(&AtomicBool::new(false)).expect("index");
+        let outputs: Vec<Vec<f32>> = (9000..9080).map(|token| text.decode(&mut session, token)).collect();
+        (outputs, session.stats().sampled_rows)
+    };
+    let (one, sampled) = run(1);
+    assert!(sampled > 0);
+    assert_eq!((one, sampled), run(3));
+}
+
+#[test]
+fn sketch_averages_to_exact_and_draws_what_its_budget_says() {
+    let text = Text { shape: SHAPE, seed: 13 };
+    const TOKENS: usize = 3000;
+    let mut exact = session(SHAPE, 2, 0);
+    text.prefill(&mut exact, 0..TOKENS);
+    let exact = text.decode(&mut exact, TOKENS);
+    let seeds = 40;
+    let mut mean = vec![0.0; exact.len()];
+    let (mut single, mut sampled, mut indexed) = (0.0, 0, 0);
+    for seed in 0..seeds {
+        let mut session = session(SHAPE, 2, seed);
+        session.set_policy(Policy::Sketch { bits: 1, budget: 0.05 }).expect("in range");
+        text.prefill(&mut session, 0..TOKENS);
+        session.build_index(&AtomicBool::new(false)).expect("index");
+        // Steps over the same token let the budget settle.
+        for _ in 0..20 {
+            text.decode(&mut session, TOKENS);
+            session.truncate(TOKENS).expect("truncate");
+        }
+        session.reset_stats();
+        let out = text.decode(&mut session, TOKENS);
+        single += relative_l2(&out, &exact) / seeds as f32;
+        mean.iter_mut().zip(&out).for_each(|(mean, out)| *mean += out / seeds as f32);
+        sampled += session.stats().sampled_rows;
+        indexed += session.stats().indexed_rows;
+    }
+    let averaged = relative_l2(&mean, &exact);
+    assert!(averaged < single / 4.0, "single {single}, averaged {averaged}");
+    let budget = sampled as f64 / indexed as f64;
+    assert!((budget / 0.05 - 1.0).abs() < 0.05, "{budget} of the keys were drawn");
+}
+
+#[test]
+fn sketch_keeps_up_with_generation_over_segments() {
+    let shape = Shape { layers: 1, heads: 2, kv_heads: 1, head_dim: 64 };
+    let text = Text { shape, seed: 14 };
+    let mut session = session(shape, 1, 1);
+    session.set_policy(Policy::Sketch { bits: 2, budget: 0.02 }).expect("in range");
+    for token in 0..34_000 {
+        text.decode(&mut session, token);
+        let stats = session.stats();
+        if token > 1000 {
+            assert!(stats.indexed_tokens + WINDOW + 16 >= token, "{stats:?}");
+        }
+    }
+    let indexed = session.stats().indexed_tokens;
+    assert_eq!(
+        session.stats().index_bytes,
+        (indexed as u64 - 16) * 18 + 2 * 4 * 64,
+        "16 rows are static, 18 bytes a key"
+    );
+    // A step that is taken back and taken again reads the same rows.
+    let stats = |session: &Session| (session.stats().tokens, session.stats().indexed_tokens);
+    let before = stats(&session);
+    text.decode(&mut session, 34_000);
+    session.truncate(34_000).expect("truncate");
+    assert_eq!(stats(&session), before);
+    session.truncate(20_000).expect("truncate");
+    assert!(session.stats().indexed_tokens <= 20_000);
+    let mut exact = vec![0.0; shape.q_len()];
+    let (q, k, v) = (text.q(0, 20_000), text.k(0, 20_000), text.v(0, 20_000));
+    session.set_policy(Policy::Sketch { bits: 2, budget: 1.0 }).expect("in range");
+    let mut all = exact.clone();
+    for _ in 0..60 {
+        session.decode(0, &q, &k, &v, &mut all).expect("decode");
+        session.truncate(20_000).expect("truncate");
+    }
+    session.set_policy(Policy::Exact).expect("in range");
+    session.decode(0, &q, &k, &v, &mut exact).expect("decode");
+    assert!(
+        relative_l2(&all, &exact) < 0.02,
+        "a budget of all keys draws nearly all: {}",
+        relative_l2(&all, &exact)
+    );
+}
+
+#[test]
+fn sketch_options_out_of_range_are_refused() {
+    let mut session = session(SHAPE, 1, 0);
+    for (bits, budget) in [(0, 0.1), (3, 0.1), (8, 0.1), (4, 0.0), (4, 1.5), (4, f64::NAN)] {
+        let refused = session.set_policy(Policy::Sketch { bits, budget });
+        assert!(matches!(refused, Err(EngineError::Invalid(_))), "{bits} {budget}");
+    }
+}
+
+#[test]
+fn a_layer_is_measured_with_figures_that_fit_each_other() {
+    let config = SessionConfig {
+        shape: Shape { layers: 1, heads: 4, kv_heads: 2, head_dim: 64 },
+        threads: 1,
+        seed: 0,
+        directory: std::env::temp_dir(),
+    };
+    let measure = |policy| engine::measure_attention(config.clone(), 4096, policy).expect("measured");
+    let exact = measure(Policy::Exact);
+    assert_eq!((exact.relative_l2, exact.budget), (0.0, 1.0));
+    let (lsh, sketch) = (measure(Policy::Lsh { k: 10, l: 150 }), measure(SKETCH));
+    for measured in [lsh, sketch] {
+        assert!(measured.step >= measured.hash + measured.retrieve);
+        assert!(measured.row_bytes == 4096 * 2 * 2 * 64 * 2 && measured.stream > 1e9);
+        assert!(measured.relative_l2 > 0.0 && measured.relative_l2 < 1.0, "{measured:?}");
+    }
+    assert!(
+        sketch.relative_l2 < lsh.relative_l2 && sketch.index_bytes_per_key < lsh.index_bytes_per_key / 5.0
+    );
+    assert!((sketch.budget / 0.05 - 1.0).abs() < 0.2, "{sketch:?}");
+}

@@ -9,8 +9,7 @@ use self::sketch::{rotate, sketch_encode, sketch_sums, sketch_weights};
 use super::{GATHER_AHEAD, GemmShape, Isa, STREAM_AHEAD, Table, scalar};
 use crate::hash::{HashPlan, LANES, Lanes};
 
-/// A constant too, since a level above takes most of it over.
-pub(super) const TABLE_OF_AVX512: Table = Table {
+pub(super) static TABLE: Table = Table {
     isa: Isa::Avx512,
     hash,
     prefetch: prefetch_bytes,
@@ -27,7 +26,6 @@ pub(super) const TABLE_OF_AVX512: Table = Table {
     exp_sum,
     gemm,
 };
-pub(super) static TABLE: Table = TABLE_OF_AVX512;
 
 /// f32 lanes of a register.
 const WIDTH: usize = 16;
@@ -80,58 +78,6 @@ fn prefetch(from: *const u16, elements: usize) {
         // A prefetch never faults, so the address need not even be valid.
         _mm_prefetch::<_MM_HINT_T1>(from.wrapping_add(line).cast());
     }
-}
-
-/// bf16 elements of a register.
-const PAIRED: usize = 2 * WIDTH;
-
-/// 32 bf16 at `from`, widened: the even ones, the odd ones. One instruction each, where widening in order takes two.
-///
-/// # Safety
-/// - `from` is valid for reads of 64 bytes.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-unsafe fn load_pairs(from: *const u16) -> [__m512; 2] {
-    // SAFETY: the caller's promise.
-    let bits = unsafe { _mm512_loadu_si512(from.cast()) };
-    let odd = _mm512_and_si512(bits, _mm512_set1_epi32(0xFFFF_0000_u32 as i32));
-    [_mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits)), _mm512_castsi512_ps(odd)]
-}
-
-/// Two registers in order as even and odd elements.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-fn deinterleave(low: __m512, high: __m512) -> [__m512; 2] {
-    let even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
-    let odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
-    [_mm512_permutex2var_ps(low, even, high), _mm512_permutex2var_ps(low, odd, high)]
-}
-
-/// Even and odd elements as two registers in order.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-fn interleave(even: __m512, odd: __m512) -> [__m512; 2] {
-    let low = _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-    let high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
-    [_mm512_permutex2var_ps(even, low, odd), _mm512_permutex2var_ps(even, high, odd)]
-}
-
-/// The sum of each register's lanes; four at once share their shuffles.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-pub(super) fn lane_sums<const G: usize>(x: [__m512; G]) -> [f32; G] {
-    if G != 4 {
-        return x.map(|x| _mm512_reduce_add_ps(x));
-    }
-    let pair = |a, b| _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-    let (ab, cd) = (pair(x[0], x[1]), pair(x[2], x[3]));
-    let four = _mm512_add_ps(_mm512_shuffle_ps::<0x44>(ab, cd), _mm512_shuffle_ps::<0xEE>(ab, cd));
-    let eight = _mm256_add_ps(_mm512_castps512_ps256(four), _mm512_extractf32x8_ps::<1>(four));
-    let sums = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
-    let mut out = [0.0; 4];
-    // SAFETY: four elements.
-    unsafe { _mm_storeu_ps(out.as_mut_ptr(), sums) };
-    std::array::from_fn(|g| out[g])
 }
 
 /// # Safety
@@ -193,43 +139,21 @@ unsafe fn dot_block_of<const G: usize>(
     out: &mut [f32],
 ) {
     let count = rows.len() / (2 * head_dim);
-    let pairs = head_dim / PAIRED;
-    // Queries as rows widen: even elements, odd elements. 256 is the greatest head dimension there is.
-    let mut split = [[[_mm512_setzero_ps(); 2]; G]; 256 / PAIRED];
-    for (pair, split) in split[..pairs.min(256 / PAIRED)].iter_mut().enumerate() {
-        for (g, split) in split.iter_mut().enumerate() {
-            // SAFETY: elements of query first + g (caller).
-            unsafe {
-                let from = q.as_ptr().add((first + g) * head_dim + pair * PAIRED);
-                *split = deinterleave(_mm512_loadu_ps(from), _mm512_loadu_ps(from.add(WIDTH)));
-            }
-        }
-    }
     for i in 0..count {
-        let row = rows.as_ptr().wrapping_add(i * 2 * head_dim);
-        prefetch(row.wrapping_add(STREAM_AHEAD), 2 * head_dim);
-        let mut sums = [[_mm512_setzero_ps(); 2]; G];
-        for (pair, split) in split[..pairs].iter().enumerate() {
-            // SAFETY: 32 elements of row i.
-            let [even, odd] = unsafe { load_pairs(row.add(pair * PAIRED)) };
-            for (sum, q) in sums.iter_mut().zip(split) {
-                sum[0] = _mm512_fmadd_ps(q[0], even, sum[0]);
-                sum[1] = _mm512_fmadd_ps(q[1], odd, sum[1]);
-            }
-        }
-        let mut sums = sums.map(|[even, odd]| _mm512_add_ps(even, odd));
-        if pairs * PAIRED < head_dim {
-            // SAFETY: the last 16 elements of row i and of query first + g.
+        prefetch(rows.as_ptr().wrapping_add(i * 2 * head_dim + STREAM_AHEAD), 2 * head_dim);
+        let mut sums = [_mm512_setzero_ps(); G];
+        for j in (0..head_dim).step_by(WIDTH) {
+            // SAFETY: i < count and j + 16 <= head_dim, in row i and in query first + g.
             unsafe {
-                let k = load_bf16(row.add(pairs * PAIRED));
+                let k = load_bf16(rows.as_ptr().add(i * 2 * head_dim + j));
                 for (g, sum) in sums.iter_mut().enumerate() {
-                    let q = _mm512_loadu_ps(q.as_ptr().add((first + g) * head_dim + pairs * PAIRED));
+                    let q = _mm512_loadu_ps(q.as_ptr().add((first + g) * head_dim + j));
                     *sum = _mm512_fmadd_ps(q, k, *sum);
                 }
             }
         }
-        for (g, sum) in lane_sums(sums).into_iter().enumerate() {
-            out[(first + g) * count + i] = sum;
+        for (g, &sum) in sums.iter().enumerate() {
+            out[(first + g) * count + i] = _mm512_reduce_add_ps(sum);
         }
     }
 }
@@ -253,48 +177,24 @@ unsafe fn add_block_of<const G: usize>(
     weights: &[f32],
 ) {
     let count = rows.len() / (2 * head_dim);
-    let weight = |g: usize, i: usize| {
-        // SAFETY: weights has `[g, n]` elements (caller).
-        _mm512_set1_ps(unsafe { *weights.get_unchecked((first + g) * count + i) })
-    };
-    let add = |acc: &mut [f32], g: usize, j: usize, sum: __m512| {
-        // SAFETY: j + 16 <= head_dim, in query first + g (caller).
-        unsafe {
-            let to = acc.as_mut_ptr().add((first + g) * head_dim + j);
-            _mm512_storeu_ps(to, _mm512_add_ps(_mm512_loadu_ps(to), sum));
-        }
-    };
-    let pairs = head_dim / PAIRED;
-    for j in (0..pairs * PAIRED).step_by(PAIRED) {
-        let mut sums = [[_mm512_setzero_ps(); 2]; G];
-        for i in 0..count {
-            let v = rows.as_ptr().wrapping_add((2 * i + 1) * head_dim + j);
-            // SAFETY: 32 elements of the V of row i.
-            let [even, odd] = unsafe { load_pairs(v) };
-            for (g, sum) in sums.iter_mut().enumerate() {
-                let weight = weight(g, i);
-                sum[0] = _mm512_fmadd_ps(weight, even, sum[0]);
-                sum[1] = _mm512_fmadd_ps(weight, odd, sum[1]);
-            }
-        }
-        for (g, [even, odd]) in sums.into_iter().enumerate() {
-            let [low, high] = interleave(even, odd);
-            add(acc, g, j, low);
-            add(acc, g, j + WIDTH, high);
-        }
-    }
-    if pairs * PAIRED < head_dim {
-        let j = pairs * PAIRED;
+    for j in (0..head_dim).step_by(WIDTH) {
         let mut sums = [_mm512_setzero_ps(); G];
         for i in 0..count {
-            // SAFETY: the last 16 elements of the V of row i.
-            let v = unsafe { load_bf16(rows.as_ptr().add((2 * i + 1) * head_dim + j)) };
-            for (g, sum) in sums.iter_mut().enumerate() {
-                *sum = _mm512_fmadd_ps(weight(g, i), v, *sum);
+            // SAFETY: i < count and j + 16 <= head_dim, in the V of row i; weights has `[g, n]` elements.
+            unsafe {
+                let v = load_bf16(rows.as_ptr().add((2 * i + 1) * head_dim + j));
+                for (g, sum) in sums.iter_mut().enumerate() {
+                    let weight = _mm512_set1_ps(*weights.get_unchecked((first + g) * count + i));
+                    *sum = _mm512_fmadd_ps(weight, v, *sum);
+                }
             }
         }
-        for (g, sum) in sums.into_iter().enumerate() {
-            add(acc, g, j, sum);
+        for (g, &sum) in sums.iter().enumerate() {
+            // SAFETY: j + 16 <= head_dim, in query first + g.
+            unsafe {
+                let to = acc.as_mut_ptr().add((first + g) * head_dim + j);
+                _mm512_storeu_ps(to, _mm512_add_ps(_mm512_loadu_ps(to), sum));
+            }
         }
     }
 }

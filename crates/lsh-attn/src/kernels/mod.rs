@@ -2,7 +2,7 @@
 //!
 //! `scalar` is the meaning. Each other file has the same functions and equals it within the tolerances that
 //! [`Kernels`] states per function. This module alone detects CPU features, once; `MAGICPIG_ISA` forces a
-//! lower instruction set (`scalar`, `avx2`, `avx512`, `avx512bf16`), for tests and for finding out what a machine gains.
+//! lower instruction set (`scalar`, `avx2`, `avx512`), for tests and for finding out what a machine gains.
 
 // Kernels index raw memory and call intrinsics: the one place in this crate where unsafe code is.
 #![allow(unsafe_code)]
@@ -36,8 +36,6 @@ macro_rules! by_query_groups {
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
-#[cfg(target_arch = "x86_64")]
-mod avx512bf16;
 mod scalar;
 
 /// An instruction set that there are kernels for.
@@ -49,13 +47,11 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F, BW, VL, DQ and VNNI.
     Avx512,
-    /// The same with BF16.
-    Avx512Bf16,
 }
 
 impl Isa {
     /// Every instruction set, slowest first.
-    pub const ALL: [Isa; 4] = [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16];
+    pub const ALL: [Isa; 3] = [Isa::Scalar, Isa::Avx2, Isa::Avx512];
 
     /// The name that `MAGICPIG_ISA` takes.
     pub fn name(self) -> &'static str {
@@ -63,7 +59,6 @@ impl Isa {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
-            Isa::Avx512Bf16 => "avx512bf16",
         }
     }
 
@@ -92,9 +87,7 @@ impl FromStr for Isa {
 #[non_exhaustive]
 pub enum IsaError {
     /// No kernels of that name exist.
-    #[error(
-        "MAGICPIG_ISA={0} is none of scalar, avx2, avx512, avx512bf16; unset it to use the best that is there"
-    )]
+    #[error("MAGICPIG_ISA={0} is none of scalar, avx2, avx512; unset it to use the best that is there")]
     Unknown(String),
     /// The machine lacks it.
     #[error("MAGICPIG_ISA={0} is not available on this machine; unset it to use the best that is there")]
@@ -194,11 +187,6 @@ impl Kernels {
         self.0.isa
     }
 
-    /// Whether weights are rounded to bf16, as values are, before they meet them.
-    pub fn rounds_weights(self) -> bool {
-        self.0.isa == Isa::Avx512Bf16
-    }
-
     /// SimHash codes of 16 vectors at once, one a lane: `codes[table][lane]`.
     ///
     /// `input` is `[plan.padded_dim()]`, `work` as long, `codes` is `[plan.tables()]`. Bit-exact on every ISA:
@@ -279,8 +267,7 @@ impl Kernels {
     /// `out[i] = q . rows[ids[i]][..d]`, d = `q.len()`, for bf16 rows of `row_len` elements. Ids beyond `out.len()` name
     /// rows that come next: their memory is asked for.
     ///
-    /// Accumulates in f32; differs from scalar by at most `d * 2^-24 * sum|q_j k_j|`, and where
-    /// [`Kernels::rounds_weights`] says so `2^-16 * sum|q_j k_j|` more.
+    /// Accumulates in f32; differs from scalar by at most `d * 2^-24 * sum|q_j k_j|`.
     pub fn dot_gathered(self, q: &[f32], rows: &[u16], row_len: usize, ids: &[u16], out: &mut [f32]) {
         assert!(out.len() <= ids.len(), "one result an id at most");
         check_gather(q.len(), rows, row_len, ids);
@@ -291,8 +278,7 @@ impl Kernels {
     /// `acc += sum_i weights[i] * rows[ids[i]][row_len - d..]`, d = `acc.len()`, for bf16 rows of `row_len`
     /// elements: the V half of gathered rows.
     ///
-    /// Accumulates in f32; differs from scalar by at most `n * 2^-24 * sum|w_i v_ij|`, and where
-    /// [`Kernels::rounds_weights`] says so `2^-9 * sum|w_i v_ij|` more.
+    /// Accumulates in f32; differs from scalar by at most `n * 2^-24 * sum|w_i v_ij|`.
     pub fn add_gathered(self, acc: &mut [f32], rows: &[u16], row_len: usize, ids: &[u16], weights: &[f32]) {
         assert_eq!(ids.len(), weights.len(), "one weight an id");
         check_gather(acc.len(), rows, row_len, ids);
@@ -369,15 +355,6 @@ fn check_block(queries: usize, head_dim: usize, rows: usize, values: usize) {
     assert_eq!((queries / head_dim) * (rows / (2 * head_dim)), values, "one value a query and row");
 }
 
-#[cfg(target_arch = "x86_64")]
-fn has_avx512() -> bool {
-    is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512bw")
-        && is_x86_feature_detected!("avx512vl")
-        && is_x86_feature_detected!("avx512dq")
-        && is_x86_feature_detected!("avx512vnni")
-}
-
 /// The kernels of `isa` where this CPU has its features.
 fn table(isa: Isa) -> Option<&'static Table> {
     match isa {
@@ -388,13 +365,14 @@ fn table(isa: Isa) -> Option<&'static Table> {
             && is_x86_feature_detected!("f16c"))
         .then_some(&avx2::TABLE),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => has_avx512().then_some(&avx512::TABLE),
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Bf16 => {
-            (has_avx512() && is_x86_feature_detected!("avx512bf16")).then_some(&avx512bf16::TABLE)
-        }
+        Isa::Avx512 => (is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vnni"))
+        .then_some(&avx512::TABLE),
         #[cfg(not(target_arch = "x86_64"))]
-        Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16 => None,
+        Isa::Avx2 | Isa::Avx512 => None,
     }
 }
 

@@ -32,15 +32,10 @@ fn reference(q: &[f32], rows: &[u16]) -> Vec<f64> {
     out
 }
 
-fn assert_attention(got: &[f32], q: &[f32], rows: &[u16], tolerance: f64) {
+fn assert_attention(got: &[f32], q: &[f32], rows: &[u16]) {
     for (got, want) in got.iter().zip(reference(q, rows)) {
-        assert!((f64::from(*got) - want).abs() < tolerance, "{got} {want}");
+        assert!((f64::from(*got) - want).abs() < 2e-5, "{got} {want}");
     }
-}
-
-/// Of values that are standard normal: weights rounded to bf16 are off by up to 2^-9, at random.
-fn decode_tolerance(kernels: Kernels) -> f64 {
-    if kernels.rounds_weights() { 4e-3 } else { 2e-5 }
 }
 
 #[test]
@@ -66,9 +61,8 @@ fn consecutive_rows_for_a_group_of_queries() {
                 let mut merged = vec![0.0; queries * d];
                 first.finish(&mut merged);
                 for (query, q) in q.chunks_exact(d).enumerate() {
-                    let tolerance = decode_tolerance(kernels);
-                    assert_attention(&out[query * d..][..d], q, &rows, tolerance);
-                    assert_attention(&merged[query * d..][..d], q, &rows, tolerance);
+                    assert_attention(&out[query * d..][..d], q, &rows);
+                    assert_attention(&merged[query * d..][..d], q, &rows);
                 }
             }
         }
@@ -104,7 +98,7 @@ fn a_chunk_of_tokens_is_causal() {
             for (index, out) in out.chunks_exact(d).enumerate() {
                 let (token, head) = (index / group, index % group);
                 let q = &q[token * width + (group + head) * d..][..d];
-                assert_attention(out, q, &rows[..(position + token + 1) * 2 * d], 2e-5);
+                assert_attention(out, q, &rows[..(position + token + 1) * 2 * d]);
             }
         }
     }
