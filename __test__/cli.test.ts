@@ -72,13 +72,38 @@ test('generate --json prints exactly one object with every figure', async (t) =>
   const result = JSON.parse(stdout) as Record<string, unknown>;
   t.deepEqual(Object.keys(result), [
     'model', 'policy', 'text', 'tokens', 'promptTokens', 'reusedTokens', 'generatedTokens', 'prefillSeconds', 'decodeMsPerToken',
-    'attendMsPerToken', 'keysRead', 'indexBytesPerKey', 'finishReason',
+    'attendMsPerToken', 'keysRead', 'indexBytesPerKey', 'finishReason', 'peakRssBytes',
   ]);
   t.is(result.policy, 'exact');
   t.is(result.keysRead, 1);
   t.is(result.generatedTokens, 8);
   t.is((result.tokens as number[]).length, 8);
   t.is(result.finishReason, 'length');
+});
+
+test('bench attention measures a layer', async (t) => {
+  const args = ['bench', 'attention', '--shape', 'smollm2-135m', '--context', '4096', '--budget', '0.05', '--threads', '1', '--json'];
+  const { code, stdout, stderr } = await magicpig(args);
+  t.is(code, 0, stderr);
+  const result = JSON.parse(stdout) as Record<string, number>;
+  t.deepEqual(Object.keys(result), [
+    'shape', 'context', 'threads', 'isa', 'policy', 'budget', 'hashMs', 'retrieveMs', 'attendMs', 'stepMs', 'exactMs', 'streamGBs',
+    'exactLimitMs', 'indexSeconds', 'indexBytesPerKey', 'relativeL2',
+  ]);
+  t.like(result, { shape: 'smollm2-135m', context: 4096, threads: 1, policy: 'sketch' });
+  t.true(Math.abs((result.budget ?? 0) / 0.05 - 1) < 0.2, String(result.budget));
+  t.true((result.indexBytesPerKey ?? 0) < 36);
+});
+
+test('bench decode compares policies and lengths', async (t) => {
+  const args = ['bench', 'decode', '--model', model(t), '--contexts', '700,40', '--policies', 'exact,sketch', '--json'];
+  const { code, stdout, stderr } = await magicpig(args);
+  t.is(code, 0, stderr);
+  const { rows } = JSON.parse(stdout) as { rows: Record<string, number | string>[] };
+  t.deepEqual(rows.map(({ context, policy }) => [context, policy]), [[40, 'exact'], [40, 'sketch'], [700, 'exact'], [700, 'sketch']]);
+  t.deepEqual(Object.keys(rows[0] ?? {}), ['context', 'policy', 'prefillSeconds', 'decodeMsPerToken', 'attendMsPerToken', 'keysRead']);
+  t.is(rows[2]?.keysRead, 1);
+  t.true(Number(rows[3]?.keysRead) < 0.5);
 });
 
 test('the same seed gives the same text, another one another text', async (t) => {
@@ -106,6 +131,10 @@ test('a prompt comes from a file or from standard input', async (t) => {
 });
 
 for (const [name, args, message] of [
+  ['an unknown shape', ['bench', 'attention', '--shape', 'gpt-9'], /--shape.*llama-3\.1-8b/],
+  ['a bench of nothing', ['bench'], /attention or decode/],
+  ['a budget of 0', ['generate', '-p', 'x', '--budget', '0'], /--budget is 0/],
+  ['3 bits a code', ['generate', '-p', 'x', '--sketch-bits', '3'], /--sketch-bits is 3; it must be 1, 2 or 4/],
   ['no command', [], /no command/],
   ['an unknown command', ['generat'], /generat/],
   ['an unknown option', ['generate', '-p', 'x', '--polcy', 'lsh'], /polcy/],

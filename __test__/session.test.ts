@@ -61,6 +61,20 @@ test('figures add up', async (t) => {
   t.like(exact.stats, { keysRead: 1, indexBytes: 0, budget: 0 });
 });
 
+test('the sketch policy reads its budget, from a small index, the same on any number of threads', async (t) => {
+  const run = async (threads: number) => {
+    const model = await tinyModel(t, { threads });
+    return afterPrefill(model, longText, { policy: 'sketch', budget: 0.1, seed: 3 }, { maxTokens: 60, temperature: 1, seed: 9 });
+  };
+  const { stats, tokens } = await run(1);
+  t.true(Math.abs(stats.budget / 0.1 - 1) < 0.2, `budget ${stats.budget}`);
+  t.true(stats.indexBytesPerKey > 32 && stats.indexBytesPerKey < 36, `${stats.indexBytesPerKey} bytes a key`);
+  t.deepEqual((await run(2)).tokens, tokens);
+  const model = await tinyModel(t);
+  const coarse = await afterPrefill(model, longText, { policy: 'sketch', sketchBits: 1 }, { maxTokens: 3 });
+  t.true(coarse.stats.indexBytesPerKey < 11);
+});
+
 test('a text read in pieces is the text read at once', async (t) => {
   const model = await tinyModel(t);
   using whole = model.createSession({ policy: 'exact' });
@@ -193,7 +207,7 @@ test('bad arguments are told before anything happens', async (t) => {
   const model = await tinyModel(t);
   using session = model.createSession();
   const code = 'INVALID_OPTION';
-  for (const options of [{ lshK: 0 }, { lshK: 17 }, { lshL: 1 }, { lshL: 1001 }, { lshK: 2.5 }, { seed: -1 }, { policy: 'magic' as 'lsh' }]) {
+  for (const options of [{ lshK: 0 }, { lshK: 17 }, { lshL: 1 }, { lshL: 1001 }, { lshK: 2.5 }, { seed: -1 }, { budget: 0 }, { budget: 1.1 }, { sketchBits: 3 }, { policy: 'magic' as 'lsh' }]) {
     t.like(t.throws(() => model.createSession(options)), { code }, JSON.stringify(options));
   }
   t.like(t.throws(() => { session.setPolicy({ lshK: 0 }); }), { code });

@@ -31,9 +31,9 @@ const decodeOptions = {
 type Policies = Pick<InferredOptionTypes<typeof attentionOptions>, 'budget' | 'sketch-bits' | 'lsh-k' | 'lsh-l'>;
 
 export const bench = (terminal: Terminal): CommandModule => ({
-  command: 'bench <what>',
+  command: 'bench',
   describe: 'Measure what a step costs',
-  builder: (yargs) => yargs.command(attention(terminal)).command(decode(terminal)).demandCommand(1, 'bench what? attention or decode'),
+  builder: (yargs) => yargs.command(attention(terminal)).command(decode(terminal)).demandCommand(1, 'bench takes attention or decode; magicpig bench --help describes them'),
   handler: () => undefined,
 });
 

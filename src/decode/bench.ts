@@ -23,7 +23,7 @@ export interface AttentionBench extends PolicyOptions {
 export async function benchAttention(options: AttentionBench) {
   const shape = Object.hasOwn(shapes, options.shape) ? shapes[options.shape] : undefined;
   if (shape === undefined) {
-    throw new MagicpigError('INVALID_OPTION', `shape ${JSON.stringify(options.shape)} is unknown; there are ${Object.keys(shapes).join(', ')}`);
+    throw new MagicpigError('INVALID_OPTION', `shape is ${JSON.stringify(options.shape)}; it must be one of ${Object.keys(shapes).join(', ')}`);
   }
   const policy = policyFrom(options);
   const threads = threadsFrom(options.threads);
@@ -103,10 +103,10 @@ export async function benchDecode(
         const stats = session.stats();
         steps.push(stats.decodeMsPerToken);
         attends.push(stats.attendMsPerToken);
-        keysRead += stats.keysRead / STEPS;
+        keysRead += stats.keysRead;
       }
       session.rewind(context);
-      rows.push({ context, policy: session.stats().policy, prefillSeconds, decodeMsPerToken: median(steps), attendMsPerToken: median(attends), keysRead });
+      rows.push({ context, policy: session.stats().policy, prefillSeconds, decodeMsPerToken: median(steps), attendMsPerToken: median(attends), keysRead: keysRead / STEPS });
     }
   }
   return rows;

@@ -114,6 +114,12 @@ impl Llama {
         self.config.embedding.outputs
     }
 
+    /// Layers, query heads, KV heads and elements of a head: what attends must have the same.
+    pub fn attention(&self) -> (usize, usize, usize, usize) {
+        let LlamaConfig { heads, kv_heads, head_dim, .. } = self.config;
+        (self.config.layers.len(), heads, kv_heads, head_dim)
+    }
+
     /// Takes tokens at consecutive positions from `position` on through all layers, and writes the logits
     /// `[vocabulary]` after the last one. `attend(layer, q, k, v, out)` attends a layer: `q` and `out` are `[tokens, heads * head_dim]`, `k`
     /// and `v` `[tokens, kv_heads * head_dim]`, q and k rotated. Runs on the rayon pool that the caller is in.

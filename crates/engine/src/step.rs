@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicBool;
 
 use dense::{DenseKernels, Llama};
 
-use crate::{EngineError, Session};
+use crate::{EngineError, Session, Shape};
 
 impl Session {
     /// Appends one token to every layer, attends it under the policy, and writes the logits `[vocabulary]` of the
@@ -43,6 +43,12 @@ impl Session {
         mut attend: impl FnMut(&mut Session, usize, &[f32], &[f32], &[f32], &mut [f32]) -> Result<(), EngineError>
         + Send,
     ) -> Result<(), EngineError> {
+        let Shape { layers, heads, kv_heads, head_dim } = self.shape();
+        if model.attention() != (layers, heads, kv_heads, head_dim) {
+            return Err(EngineError::Invalid(
+                "the model has another attention shape than the session".to_owned(),
+            ));
+        }
         let vocabulary = model.vocabulary();
         if tokens.is_empty() || logits.len() != vocabulary {
             return Err(EngineError::Invalid(format!(

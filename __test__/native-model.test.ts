@@ -1,0 +1,90 @@
+// Whole steps in the addon: what the model's weights and a session must agree about. That logits are right is held by
+// dense-graph.test.ts and exactness.test.ts.
+import { join } from 'node:path';
+
+import test from 'ava';
+import type { ExecutionContext } from 'ava';
+
+import { openGguf } from '../src/model/gguf.js';
+import type { LayerTensor, Tensor } from '../src/model/types.js';
+import { NativeModel, NativeSession } from '../src/native.js';
+import type { NativeModelOptions, NativeSessionOptions } from '../src/native.js';
+import { writeGguf } from './support/gguf-writer.js';
+import { temporaryFolder } from './support/temporary.js';
+import { tinyLlama } from './support/tiny-llama.js';
+
+const vocabulary = 264;
+const shape = { layers: 2, heads: 2, kvHeads: 1, headDim: 64 };
+
+async function options(t: ExecutionContext): Promise<NativeModelOptions> {
+  const path = writeGguf(join(temporaryFolder(t), 'tiny.gguf'), tinyLlama(shape));
+  await using file = await openGguf(path);
+  const span = ({ type, shape: size, offset }: Tensor) => ({ type, outputs: size.length > 1 ? (size[0] as number) : 1, inputs: size.at(-1) as number, offset });
+  const roles = ['attentionNorm', 'query', 'key', 'value', 'attentionOutput', 'mlpNorm', 'gate', 'up', 'down'] as const;
+  const layer = (number: number) => Object.fromEntries(roles.map((role) => [role, span(file.layerTensor(number, role))])) as Record<LayerTensor, ReturnType<typeof span>>;
+  const { hiddenSize, intermediateSize, rmsNormEps, rope } = file.config;
+  return {
+    path, hiddenSize, intermediateSize, heads: 2, kvHeads: 1, headDim: 64, normEpsilon: rmsNormEps, ropeTheta: rope.theta,
+    ropeDimensions: rope.dimensions, ropeFactors: [], embedding: span(file.embedding), finalNorm: span(file.finalNorm),
+    lmHead: span(file.lmHead), layers: [layer(0), layer(1)],
+  };
+}
+
+function newSession(t: ExecutionContext, change: Partial<NativeSessionOptions> = {}): NativeSession {
+  const session = new NativeSession({ ...shape, threads: 2, seed: 1, ...change });
+  t.teardown(() => { session.dispose(); });
+  return session;
+}
+
+test('tokens at once are tokens one by one', async (t) => {
+  const model = new NativeModel(await options(t));
+  const text = Array.from({ length: 20 }, (_, i) => (i * 29) % vocabulary);
+  const [one, many] = [newSession(t), newSession(t)];
+  const logits = new Float32Array(vocabulary);
+  for (const token of text) one.decodeToken(model, token, logits);
+  const together = await many.prefillTokens(model, text);
+  t.true(together.every((value, i) => Math.abs(value - (logits[i] as number)) < 1e-3));
+  // Negative control: one token less is another text.
+  const shorter = await newSession(t).prefillTokens(model, text.slice(0, -1));
+  t.false(shorter.every((value, i) => Math.abs(value - (logits[i] as number)) < 1e-3));
+});
+
+test('a failed step can be taken back', async (t) => {
+  const model = new NativeModel(await options(t));
+  const session = newSession(t);
+  const logits = new Float32Array(vocabulary);
+  session.decodeToken(model, 1, logits);
+  const fails = (call: () => void, message: RegExp) => {
+    t.regex(t.throws(call, { code: 'INVALID_OPTION' }).message, message);
+    t.is(session.stats().tokens, 1);
+  };
+  fails(() => { session.decodeToken(model, vocabulary, logits); }, /token 264 of a vocabulary of 264/);
+  fails(() => { session.decodeToken(model, -1, logits); }, /token is -1/);
+  fails(() => { session.decodeToken(model, 1, new Float32Array(3)); }, /3 logits; there must be a token, and 264 logits/);
+  await t.throwsAsync(session.prefillTokens(model, []), { code: 'INVALID_OPTION' });
+  session.decodeToken(model, 2, logits);
+  t.is(session.stats().tokens, 2);
+});
+
+test('a session of another shape is refused', async (t) => {
+  const model = new NativeModel(await options(t));
+  const logits = new Float32Array(vocabulary);
+  for (const change of [{ layers: 1 }, { layers: 3 }, { heads: 4 }, { headDim: 128 }, { kvHeads: 2 }]) {
+    const session = newSession(t, change);
+    const error = t.throws(() => { session.decodeToken(model, 1, logits); }, { code: 'INVALID_OPTION' });
+    t.regex(error.message, /another attention shape/, JSON.stringify(change));
+  }
+});
+
+test('weights that are not where they should be are refused before they are read', async (t) => {
+  const good = await options(t);
+  const fails = (change: Partial<NativeModelOptions>, code: string, message: RegExp) => {
+    t.regex(t.throws(() => new NativeModel({ ...good, ...change }), { code }).message, message);
+  };
+  fails({ path: '/no/such/file' }, 'FILE_UNREADABLE', /cannot map \/no\/such\/file/);
+  fails({ embedding: { ...good.embedding, offset: 2 ** 50 } }, 'GGUF_MALFORMED', /not in a file of \d+ bytes/);
+  fails({ embedding: { ...good.embedding, offset: 1.5 } }, 'INVALID_OPTION', /no number of bytes/);
+  fails({ lmHead: { ...good.lmHead, type: 'Q3_K' } }, 'GGUF_MALFORMED', /type Q3_K is unknown/);
+  fails({ hiddenSize: 32 }, 'GGUF_MALFORMED', /attention_norm is 1x64, not 1x32/);
+  fails({ ropeDimensions: 63 }, 'GGUF_MALFORMED', /63 of 64 dimensions rotate/);
+});
