@@ -11,6 +11,7 @@ use lsh_attn::hash::{HashPlan, Hasher, LANES};
 use lsh_attn::kernels::{Isa, Kernels};
 use lsh_attn::prefill::{PrefillScratch, QueryBlock, attend_causal};
 use lsh_attn::segment_index::SegmentIndex;
+use lsh_attn::sketch::{BLOCK_KEYS, QueryCodes, SKETCH_BITS, SketchIndex, SketchPlan};
 use lsh_attn::softmax::Partial;
 
 fn each_isa() -> impl Iterator<Item = Kernels> {
@@ -89,9 +90,51 @@ fn index(c: &mut Criterion) {
     }
 }
 
+/// Codes of 4,096 keys: made, and scanned for the four queries of a KV head.
+fn sketch(c: &mut Criterion) {
+    for dim in [64, 128] {
+        let (count, queries) = (4096, 4);
+        let (q, rows) = (normals(8, queries * dim), rows(9, count, dim));
+        for bits in SKETCH_BITS {
+            let plan = SketchPlan::new(dim, bits, 1);
+            let scan = |kernels: Kernels| {
+                let mut index = SketchIndex::new(0, vec![0.0; dim]);
+                index.extend(kernels, &plan, &rows, count);
+                let mut codes = QueryCodes::default();
+                codes.encode(kernels, &plan, &q);
+                (index, codes)
+            };
+            let sums = |kernels: Kernels, index: &SketchIndex, codes: &QueryCodes| {
+                let mut sums = vec![0.0; count / BLOCK_KEYS * queries];
+                let queries = codes.queries(0, &[0.0; 4]);
+                kernels.sketch_sums(bits, plan.padded_dim(), index.blocks(), queries, &mut sums);
+                sums
+            };
+            let scalar = Kernels::of(Isa::Scalar).expect("always there");
+            let (index, codes) = scan(scalar);
+            let expected = sums(scalar, &index, &codes);
+            let mut group =
+                c.benchmark_group(format!("sketch scan, 4 queries, 4096 keys, d {dim}, {bits} bits"));
+            group.throughput(Throughput::Bytes(index.bytes() as u64));
+            for kernels in each_isa() {
+                assert_eq!(sums(kernels, &index, &codes), expected, "{kernels:?}");
+                group.bench_function(kernels.isa().name(), |b| {
+                    b.iter(|| black_box(sums(kernels, &index, &codes)))
+                });
+            }
+            group.finish();
+            let mut group = c.benchmark_group(format!("sketch 4096 keys, d {dim}, {bits} bits"));
+            group.throughput(Throughput::Elements(count as u64));
+            for kernels in each_isa() {
+                group.bench_function(kernels.isa().name(), |b| b.iter(|| scan(kernels)));
+            }
+        }
+    }
+}
+
 criterion_group! {
     name = kernels;
     config = Criterion::default().warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1)).sample_size(20);
-    targets = decode_rows, prefill_block, index
+    targets = decode_rows, prefill_block, index, sketch
 }
 criterion_main!(kernels);

@@ -106,17 +106,55 @@ unsafe fn dot_gathered(q: &[f32], rows: &[u16], row_len: usize, ids: &[u16], out
 /// - `weights` is as long as `ids`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 unsafe fn add_gathered(acc: &mut [f32], rows: &[u16], row_len: usize, ids: &[u16], weights: &[f32]) {
-    let dim = acc.len();
-    let values = |id: u16| rows.as_ptr().wrapping_add(usize::from(id) * row_len + row_len - dim);
-    for (&id, &weight) in ids.iter().zip(weights) {
-        let (v, weight) = (values(id), _mm512_set1_ps(weight));
-        for j in (0..dim).step_by(WIDTH) {
-            // SAFETY: j + 16 <= dim, and the V of `id` has as many elements (caller).
-            unsafe {
-                let to = acc.as_mut_ptr().add(j);
-                _mm512_storeu_ps(to, _mm512_fmadd_ps(weight, load_bf16(v.add(j)), _mm512_loadu_ps(to)));
+    let mut at = row_len - acc.len();
+    let mut rest = acc;
+    while !rest.is_empty() {
+        let (acc, after) = rest.split_at_mut(rest.len().min(8 * WIDTH));
+        // SAFETY: elements at..at + acc.len() of each row are of its V (caller).
+        unsafe {
+            match acc.len() / WIDTH {
+                8 => add_gathered_parts::<8>(acc, rows, row_len, at, ids, weights),
+                6 => add_gathered_parts::<6>(acc, rows, row_len, at, ids, weights),
+                5 => add_gathered_parts::<5>(acc, rows, row_len, at, ids, weights),
+                4 => add_gathered_parts::<4>(acc, rows, row_len, at, ids, weights),
+                _ => {
+                    for (part, acc) in acc.chunks_exact_mut(WIDTH).enumerate() {
+                        add_gathered_parts::<1>(acc, rows, row_len, at + part * WIDTH, ids, weights);
+                    }
+                }
             }
         }
+        at += acc.len();
+        rest = after;
+    }
+}
+
+/// P registers of sums, which stay in registers while all rows pass.
+///
+/// # Safety
+/// - as [`add_gathered`], for elements `at..at + acc.len()` of each row; `acc` has P registers.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+unsafe fn add_gathered_parts<const P: usize>(
+    acc: &mut [f32],
+    rows: &[u16],
+    row_len: usize,
+    at: usize,
+    ids: &[u16],
+    weights: &[f32],
+) {
+    let mut sums = [_mm512_setzero_ps(); P];
+    for (&id, &weight) in ids.iter().zip(weights) {
+        let v = rows.as_ptr().wrapping_add(usize::from(id) * row_len + at);
+        let weight = _mm512_set1_ps(weight);
+        for (part, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: P registers of the row of `id` (caller).
+            *sum = _mm512_fmadd_ps(weight, unsafe { load_bf16(v.add(part * WIDTH)) }, *sum);
+        }
+    }
+    for (acc, sum) in acc.chunks_exact_mut(WIDTH).zip(sums) {
+        // SAFETY: a chunk is as long as a register.
+        unsafe { _mm512_storeu_ps(acc.as_mut_ptr(), _mm512_add_ps(_mm512_loadu_ps(acc.as_ptr()), sum)) };
     }
 }
 
