@@ -64,7 +64,7 @@ try {
   const source = args.some((arg) => /^--prompt(-file)?(=|$)/.test(arg)) ? [] : [['--prompt-file', prompt]];
   process.exitCode = await runCommandLine([
     'generate',
-    ...withDefaults(args, [['--model', 'smollm2-135m'], ...source, ['--policy', 'lsh'], ['--max-tokens', '256'], ...SAMPLING]),
+    ...withDefaults(args, [['--model', 'smollm2-135m'], ...source, ['--max-tokens', '256'], ...SAMPLING]),
   ]);
 } finally {
   rmSync(folder, { recursive: true, force: true });
