@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use kv_store::{RowStore, SEGMENT_ROWS};
 use lsh_attn::kernels::Kernels;
 use lsh_attn::mix::derive_seed;
-use lsh_attn::rows::widen;
+use lsh_attn::rows::mean_key;
 use lsh_attn::sketch::{BLOCK_KEYS, SketchIndex, SketchPlan};
 use rayon::ThreadPool;
 use rayon::prelude::*;
@@ -182,7 +182,7 @@ impl HeadSketch {
                 let own = end.saturating_sub(first) >= CENTRE_ROWS;
                 let centre = match self.segments.last() {
                     Some(before) if !own => before.centre().to_vec(),
-                    _ if own => mean(rows, plan.dim(), first..end),
+                    _ if own => mean_key(&rows[first * 2 * plan.dim()..end * 2 * plan.dim()], plan.dim()),
                     _ => return,
                 };
                 self.segments.push(SketchIndex::new(first, centre));
@@ -204,16 +204,4 @@ impl HeadSketch {
             self.segments.clear();
         }
     }
-}
-
-/// Mean of the keys of some rows, accumulated in f64.
-fn mean(rows: &[u16], dim: usize, range: std::ops::Range<usize>) -> Vec<f32> {
-    let count = range.len() as f64;
-    let mut sum = vec![0.0f64; dim];
-    for row in rows[range.start * 2 * dim..range.end * 2 * dim].chunks_exact(2 * dim) {
-        for (sum, &k) in sum.iter_mut().zip(row) {
-            *sum += f64::from(widen(k));
-        }
-    }
-    sum.into_iter().map(|sum| (sum / count) as f32).collect()
 }

@@ -19,3 +19,15 @@ pub fn encode_row(k: &[f32], v: &[f32], row: &mut [u16]) {
 pub fn widen(bits: u16) -> f32 {
     f32::from_bits(u32::from(bits) << 16)
 }
+
+/// Mean of the keys of `rows` `[n, 2 * dim]`, accumulated in f64: the centre of an index. Zeros where there are none.
+pub fn mean_key(rows: &[u16], dim: usize) -> Vec<f32> {
+    let mut sum = vec![0.0f64; dim];
+    for row in rows.chunks_exact(2 * dim) {
+        for (sum, &k) in sum.iter_mut().zip(row) {
+            *sum += f64::from(widen(k));
+        }
+    }
+    let count = (rows.len() / (2 * dim)).max(1) as f64;
+    sum.into_iter().map(|sum| (sum / count) as f32).collect()
+}

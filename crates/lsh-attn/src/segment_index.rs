@@ -5,7 +5,7 @@ use half::f16;
 use crate::collisions::Collisions;
 use crate::hash::{HashPlan, Hasher, LANES};
 use crate::kernels::Kernels;
-use crate::rows::widen;
+use crate::rows::{mean_key, widen};
 use crate::tables::Run;
 
 /// A run is merged into the one before it once it has a quarter of that one's rows. A segment then has at most
@@ -57,7 +57,7 @@ impl SegmentIndex {
         let dim = plan.dim();
         let key = |row: usize| &rows[row * 2 * dim..][..dim];
         if self.centre.is_empty() {
-            self.centre = mean((start..end).map(key), dim);
+            self.centre = mean_key(&rows[start * 2 * dim..end * 2 * dim], dim);
         }
         let mut hasher = Hasher::new(plan);
         let count = end - start;
@@ -110,16 +110,4 @@ impl SegmentIndex {
     pub fn norm(&self, id: u16) -> f32 {
         self.norms[usize::from(id) - self.first].to_f32()
     }
-}
-
-/// Mean of bf16 keys, accumulated in f64.
-fn mean<'a>(keys: impl ExactSizeIterator<Item = &'a [u16]>, dim: usize) -> Vec<f32> {
-    let count = keys.len() as f64;
-    let mut sum = vec![0.0f64; dim];
-    for key in keys {
-        for (sum, &k) in sum.iter_mut().zip(key) {
-            *sum += f64::from(widen(k));
-        }
-    }
-    sum.into_iter().map(|sum| (sum / count) as f32).collect()
 }
