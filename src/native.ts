@@ -70,11 +70,6 @@ export class NativeSession {
     translating(() => { this.#session.setPolicy(policy); });
   }
 
-  /** One token in one layer: appends k and v, attends q, writes out. Blocks for the fraction of a millisecond it takes. */
-  attendDecode(layer: number, q: Float32Array, k: Float32Array, v: Float32Array, out: Float32Array): void {
-    translating(() => { this.#session.attendDecode(layer, q, k, v, out); });
-  }
-
   /** Many tokens in one layer, causally and exactly, on other threads. */
   async attendPrefill(layer: number, rows: number, q: Float32Array, k: Float32Array, v: Float32Array): Promise<Float32Array> {
     return await this.#session.attendPrefill(layer, rows, q, k, v).catch((cause: unknown) => { throw translated(cause); });

@@ -5,10 +5,11 @@ use std::hint::black_box;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use benches::{normals, rows};
+use benches::rows;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use lsh_attn::hash::{HashPlan, Hasher, LANES};
 use lsh_attn::kernels::{Isa, Kernels};
+use lsh_attn::mix::normals;
 use lsh_attn::prefill::{PrefillScratch, QueryBlock, attend_causal};
 use lsh_attn::segment_index::SegmentIndex;
 use lsh_attn::sketch::{BLOCK_KEYS, QueryCodes, SKETCH_BITS, SketchIndex, SketchPlan};

@@ -54,11 +54,13 @@ export async function loadModel(reference: string, options: LoadOptions = {}): P
   try {
     checkAttention(file.config);
     const tokenizer = new Tokenizer(file.tokenizer);
+    // Before the parts, which would stay loaded if this failed.
+    const weights = nativeModel(file);
     const dense = await DenseGraph.load(file, { device, threads }, {
       signal,
       onPart: (done, total) => onProgress?.({ phase: 'load', done, total }),
     });
-    return new Model(file, tokenizer, dense, nativeModel(file), threads, options.context ?? file.config.contextLength);
+    return new Model(file, tokenizer, dense, weights, threads, options.context ?? file.config.contextLength);
   } catch (cause) {
     await file[Symbol.asyncDispose]();
     if (signal?.aborted === true) throw new MagicpigError('ABORTED', 'aborted by the caller', { cause });

@@ -62,8 +62,7 @@ pub(crate) fn sketched(step: Step<'_>, sketch: &mut SessionSketch, q: &[f32], ou
     let mut whole = Partial::new(step.shape.heads, d);
     for (kv_head, index) in layer.heads.iter().enumerate() {
         let tail = index.end().max(SINKS).min(step.tokens)..step.tokens;
-        let first =
-            layer.heads[kv_head].segments.first().map_or(0, SketchIndex::first).max(SINKS).min(tail.start);
+        let first = index.segments.first().map_or(0, SketchIndex::first).max(SINKS).min(tail.start);
         for rows in [0..first, tail] {
             read.fixed += (rows.len() * group) as u64;
             whole.merge(kv_head * group, &attend_rows(step, kv_head, rows, &q));

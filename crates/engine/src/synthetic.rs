@@ -6,7 +6,7 @@
 //! alike than strangers; a few keys that a query was made for; a first key that takes what attention is left over; values
 //! with a common part and one that goes with the topics.
 
-use lsh_attn::mix::{derive_seed, mix64};
+use lsh_attn::mix::{derive_seed, mix64, normals};
 use rayon::prelude::*;
 
 use crate::config::Shape;
@@ -134,14 +134,4 @@ impl Directions {
         }
         (keys, values)
     }
-}
-
-/// `count` numbers, roughly normal (the sum of four uniforms), by `seed`.
-fn normals(seed: u64, count: usize) -> Vec<f32> {
-    let normal = |index: usize| {
-        let bits = mix64(derive_seed(seed, index as u64));
-        let sum: f32 = (0..4).map(|part| ((bits >> (16 * part)) & 0xFFFF) as f32 / 65_536.0 - 0.5).sum();
-        sum * 1.732
-    };
-    (0..count).map(normal).collect()
 }

@@ -15,3 +15,13 @@ pub fn mix64(value: u64) -> u64 {
 pub fn derive_seed(seed: u64, index: u64) -> u64 {
     mix64(mix64(seed) ^ index.wrapping_mul(0xD605_1C5C_9A1B_6F4D))
 }
+
+/// `count` numbers, roughly normal (the sum of four uniforms), by `seed`.
+pub fn normals(seed: u64, count: usize) -> Vec<f32> {
+    let normal = |index: usize| {
+        let bits = mix64(derive_seed(seed, index as u64));
+        let sum: f32 = (0..4).map(|part| ((bits >> (16 * part)) & 0xFFFF) as f32 / 65_536.0 - 0.5).sum();
+        sum * 1.732
+    };
+    (0..count).map(normal).collect()
+}
