@@ -10,14 +10,35 @@ pub struct Activations {
     pub(crate) size: usize,
     /// `[tokens, size]`
     pub(crate) values: Vec<f32>,
-    /// `[tokens, size]`: value / scale of its block, rounded. At most 32,767, so that a product with 8 bits of
+    /// `[tokens, size]`: value / scale of its block, rounded. At most [`GREATEST`], so that a product with 8 bits of
     /// weight, summed in pairs and over the two halves of a block, is exact in f32 as in i32.
     pub(crate) quants: Vec<i16>,
+    /// `[tokens, size / BLOCK]`: the same as 256 high + low, for instructions that multiply bytes.
+    pub(crate) bytes: Vec<QuantBytes>,
     /// `[tokens, size / BLOCK]`
-    pub(crate) scales: Vec<f32>,
-    /// `[tokens, size / BLOCK]`: sum of the block's values, which meets the offset of the weights' block.
-    pub(crate) sums: Vec<f32>,
+    pub(crate) factors: Vec<Factors>,
 }
+
+/// What the f16 scale and offset of a weights' block are multiplied with.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(crate) struct Factors {
+    /// The value of quant 1.
+    pub(crate) scale: f32,
+    /// The sum of the block's values.
+    pub(crate) sum: f32,
+}
+
+/// The quants of a block in two signed bytes each.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub(crate) struct QuantBytes {
+    pub(crate) high: [i8; BLOCK],
+    pub(crate) low: [i8; BLOCK],
+}
+
+/// The greatest quant: 256 * 127 + 127.
+const GREATEST: f32 = 32_639.0;
 
 impl Activations {
     /// Takes `values` `[tokens, size]`, with quants where the size is of whole blocks.
@@ -31,17 +52,21 @@ impl Activations {
         self.values.clear();
         self.values.extend_from_slice(values);
         self.quants.clear();
-        self.scales.clear();
-        self.sums.clear();
+        self.bytes.clear();
+        self.factors.clear();
         if !size.is_multiple_of(BLOCK) {
             return;
         }
         for block in values.chunks_exact(BLOCK) {
             let greatest = block.iter().fold(0.0f32, |greatest, x| greatest.max(x.abs()));
-            let inverse = if greatest > 0.0 { 32_767.0 / greatest } else { 0.0 };
-            self.quants.extend(block.iter().map(|x| round(x * inverse) as i16));
-            self.scales.push(greatest / 32_767.0);
-            self.sums.push(block.iter().sum());
+            let inverse = if greatest > 0.0 { GREATEST / greatest } else { 0.0 };
+            let quants: [i16; BLOCK] = std::array::from_fn(|i| round(block[i] * inverse) as i16);
+            self.quants.extend(quants);
+            self.bytes.push(QuantBytes {
+                high: quants.map(|quant| ((i32::from(quant) + 128) >> 8) as i8),
+                low: quants.map(|quant| quant as i8),
+            });
+            self.factors.push(Factors { scale: greatest / GREATEST, sum: block.iter().sum() });
         }
     }
 
@@ -63,7 +88,20 @@ fn round(x: f32) -> i32 {
 
 #[cfg(test)]
 mod tests {
-    use super::round;
+    use super::{Activations, round};
+
+    #[test]
+    fn bytes_are_the_quants() {
+        let mut x = Activations::default();
+        let values: Vec<f32> = (0..64).map(|i| (i as f32 - 31.0) * 0.37).collect();
+        x.set(&values, 64);
+        for (block, quants) in x.bytes.iter().zip(x.quants.chunks_exact(32)) {
+            for (i, &quant) in quants.iter().enumerate() {
+                assert_eq!(256 * i32::from(block.high[i]) + i32::from(block.low[i]), i32::from(quant));
+            }
+        }
+        assert_eq!(x.quants[63], 32_639);
+    }
 
     #[test]
     fn rounds_to_nearest_even() {

@@ -16,6 +16,6 @@ mod weights_file;
 pub use activations::Activations;
 pub use kernels::{DenseKernels, ROW_GROUP};
 pub use llama::{LayerSpans, Llama, LlamaConfig, Scratch};
-pub use matrix::{Matrix, WeightType, multiply};
+pub use matrix::{Cores, Matrix, WeightType, multiply};
 pub use rope::RopeConfig;
 pub use weights_file::{TensorSpan, WeightsError, WeightsFile};

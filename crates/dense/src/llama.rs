@@ -3,8 +3,7 @@
 use std::path::Path;
 
 use crate::activations::Activations;
-use crate::kernels::DenseKernels;
-use crate::matrix::{Matrix, WeightType, multiply};
+use crate::matrix::{Cores, Matrix, WeightType, multiply};
 use crate::rope::{Rope, RopeConfig};
 use crate::weights_file::{TensorSpan, WeightsError, WeightsFile};
 
@@ -122,7 +121,7 @@ impl Llama {
 
     /// Takes tokens at consecutive positions from `position` on through all layers, and writes the logits
     /// `[vocabulary]` after the last one. `attend(layer, q, k, v, out)` attends a layer: `q` and `out` are `[tokens, heads * head_dim]`, `k`
-    /// and `v` `[tokens, kv_heads * head_dim]`, q and k rotated. Runs on the rayon pool that the caller is in.
+    /// and `v` `[tokens, kv_heads * head_dim]`, q and k rotated.
     ///
     /// # Errors
     /// What `attend` says.
@@ -131,7 +130,7 @@ impl Llama {
     /// If a token is not in the vocabulary, there is none, or `logits` has another length.
     pub fn forward<E>(
         &self,
-        kernels: DenseKernels,
+        cores: Cores<'_>,
         tokens: &[u32],
         position: usize,
         scratch: &mut Scratch,
@@ -151,7 +150,7 @@ impl Llama {
             let Scratch { x, normed, activations, product, q, k, v, attended, gate, up } = scratch;
             self.norm(x, 2 * number, normed);
             activations.set(normed, hidden);
-            self.linear(kernels, activations, product, [(layer.query, q), (layer.key, k), (layer.value, v)]);
+            self.linear(cores, activations, product, [(layer.query, q), (layer.key, k), (layer.value, v)]);
             for ((q, k), angles) in
                 q.chunks_exact_mut(heads * head_dim).zip(k.chunks_exact_mut(kv_heads * head_dim)).zip(&angles)
             {
@@ -162,23 +161,23 @@ impl Llama {
             attend(number, q, k, v, attended)?;
 
             activations.set(attended, heads * head_dim);
-            self.linear(kernels, activations, product, [(layer.attention_output, normed)]);
+            self.linear(cores, activations, product, [(layer.attention_output, normed)]);
             add(x, normed);
             self.norm(x, 2 * number + 1, normed);
             activations.set(normed, hidden);
-            self.linear(kernels, activations, product, [(layer.gate, gate), (layer.up, up)]);
+            self.linear(cores, activations, product, [(layer.gate, gate), (layer.up, up)]);
             for (gate, up) in gate.iter_mut().zip(&*up) {
                 *gate = *gate / (1.0 + (-*gate).exp()) * up;
             }
             activations.set(gate, self.config.intermediate);
-            self.linear(kernels, activations, product, [(layer.down, normed)]);
+            self.linear(cores, activations, product, [(layer.down, normed)]);
             add(x, normed);
         }
 
         let Scratch { x, normed, activations, .. } = scratch;
         self.norm(&x[(tokens.len() - 1) * hidden..], 2 * self.config.layers.len(), normed);
         activations.set(normed, hidden);
-        multiply(kernels, activations, &mut [(self.matrix(self.config.lm_head), logits)]);
+        multiply(cores, activations, &mut [(self.matrix(self.config.lm_head), logits)]);
         Ok(())
     }
 
@@ -190,7 +189,7 @@ impl Llama {
     /// kernels leave the other way round.
     fn linear<const N: usize>(
         &self,
-        kernels: DenseKernels,
+        cores: Cores<'_>,
         x: &Activations,
         scratch: &mut Vec<f32>,
         products: [(TensorSpan, &mut Vec<f32>); N],
@@ -200,7 +199,7 @@ impl Llama {
             out.resize(span.outputs * tokens, 0.0);
             (self.matrix(span), out.as_mut_slice())
         });
-        multiply(kernels, x, &mut products);
+        multiply(cores, x, &mut products);
         if tokens == 1 {
             return;
         }

@@ -1,7 +1,7 @@
 //! A weight matrix in the block format of its file.
 
 use half::{bf16, f16};
-use rayon::prelude::*;
+use team::Team;
 
 use crate::activations::{Activations, BLOCK};
 use crate::kernels::{DenseKernels, ROW_GROUP};
@@ -101,17 +101,26 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// `y = x W^T` for each matrix and its `y` `[outputs, tokens]`, on the rayon pool that the caller is in: together, since
-/// waking threads costs as much as a small product.
+/// Threads, and the kernels that they run.
+#[derive(Clone, Copy)]
+pub struct Cores<'a> {
+    /// The threads.
+    pub team: &'a Team<'a>,
+    /// The kernels.
+    pub kernels: DenseKernels,
+}
+
+/// `y = x W^T` for each matrix and its `y` `[outputs, tokens]`, in one region of the team.
 ///
 /// For quantised weights products are exact in i32 within a block, and summed over blocks in f32: within `blocks * 2^-24` of
 /// the sum of absolute products. Activations have been rounded by 2^-16 of the greatest one of their block.
 ///
 /// # Panics
 /// If the sizes do not agree.
-pub fn multiply(kernels: DenseKernels, x: &Activations, products: &mut [(Matrix<'_>, &mut [f32])]) {
+pub fn multiply(cores: Cores<'_>, x: &Activations, products: &mut [(Matrix<'_>, &mut [f32])]) {
+    let Cores { team, kernels } = cores;
     // Some parts more than threads: a core that is interrupted leaves its rest to the others.
-    let parts = 2 * rayon::current_num_threads();
+    let parts = 2 * team.threads();
     let mut tasks = Vec::with_capacity(parts * products.len());
     for (matrix, y) in products {
         assert!(x.size == matrix.inputs && y.len() == matrix.outputs() * x.tokens, "sizes of a linear layer");
@@ -119,10 +128,7 @@ pub fn multiply(kernels: DenseKernels, x: &Activations, products: &mut [(Matrix<
         let chunks = matrix.bytes.chunks(rows * matrix.row_bytes).zip(y.chunks_mut(rows * x.tokens));
         tasks.extend(chunks.map(|(bytes, y)| (matrix.kind, matrix.row_bytes, bytes, y)));
     }
-    tasks
-        .into_par_iter()
-        .with_max_len(1)
-        .for_each(|(kind, row_bytes, bytes, y)| kernels.multiply(kind, bytes, row_bytes, x, y));
+    team.each_mut(&mut tasks, |(kind, row_bytes, bytes, y)| kernels.multiply(*kind, bytes, *row_bytes, x, y));
 }
 
 fn dequantise(kind: WeightType, block: &[u8], out: &mut Vec<f32>) {

@@ -1,8 +1,14 @@
 //! Products of every weight format on every instruction set: against dequantised rows in f64.
 
-use dense::{Activations, DenseKernels, Matrix, WeightType, multiply};
+use dense::{Activations, Cores, DenseKernels, Matrix, WeightType, multiply};
 use lsh_attn::kernels::{Isa, Kernels};
 use lsh_attn::mix::mix64;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use team::Team;
+
+fn pool() -> ThreadPool {
+    ThreadPoolBuilder::new().num_threads(2).build().expect("two threads")
+}
 
 /// Numbers in [-1, 1) from a counter.
 fn noise(seed: u64, count: usize) -> Vec<f32> {
@@ -37,6 +43,7 @@ fn isa_dense_products() {
     let names = |list: &[Isa]| list.iter().map(|isa| isa.name()).collect::<Vec<_>>().join(" ");
     let missing = if missing.is_empty() { "none".to_owned() } else { names(&missing) };
     println!("isa-coverage: dense: tested {}; not on this machine: {missing}", names(&here));
+    let pool = pool();
     for kind in WeightType::ALL {
         let sizes: &[usize] = if kind.block().0 == 1 { &[1, 7, 16, 33, 96] } else { &[32, 64, 576] };
         for &size in sizes {
@@ -49,7 +56,9 @@ fn isa_dense_products() {
                 for &isa in &here {
                     let kernels = DenseKernels::from(Kernels::of(isa).expect("available"));
                     let mut y = vec![f32::NAN; rows * tokens];
-                    multiply(kernels, &x, &mut [(matrix, &mut y)]);
+                    Team::assemble(&pool, |team| {
+                        multiply(Cores { team, kernels }, &x, &mut [(matrix, &mut y)])
+                    });
                     for (row, y) in y.chunks_exact(tokens).enumerate() {
                         let weights = matrix.row(row);
                         for (y, x) in y.iter().zip(values.chunks_exact(size)) {
@@ -92,8 +101,9 @@ fn activations_keep_fifteen_bits_and_zeros_stay_zero() {
     let mut x = Activations::default();
     x.set(&values, 64);
     let mut y = vec![0.0; 32];
+    let pool = pool();
     let kernels = DenseKernels::from(Kernels::detect().expect("a kernel"));
-    multiply(kernels, &x, &mut [(identity, &mut y)]);
+    Team::assemble(&pool, |team| multiply(Cores { team, kernels }, &x, &mut [(identity, &mut y)]));
     for (y, x) in y.iter().zip(&values) {
         assert!((y - x).abs() < 1.0 / 60_000.0, "{y} {x}");
     }

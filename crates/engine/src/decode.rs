@@ -9,8 +9,7 @@ use lsh_attn::hash::{Hasher, LANES};
 use lsh_attn::kernels::Kernels;
 use lsh_attn::sampled::{SampleScratch, SampledQuery, attend_retrieved, retrieve};
 use lsh_attn::softmax::Partial;
-use rayon::ThreadPool;
-use rayon::prelude::*;
+use team::Team;
 
 use crate::config::{SINKS, Shape};
 use crate::index::LshIndex;
@@ -19,8 +18,6 @@ use crate::index::LshIndex;
 const TASK_ROWS: usize = 2048;
 /// And at least: enough work to be worth handing to a thread.
 const LEAST_TASK_ROWS: usize = 256;
-/// Rows (summed over KV heads) below which waking other threads costs more than it saves.
-const INLINE_ROWS: usize = 512;
 
 thread_local! {
     static SCRATCH: RefCell<SampleScratch> = RefCell::default();
@@ -32,7 +29,6 @@ thread_local! {
 pub(crate) struct Step<'a> {
     pub shape: Shape,
     pub kernels: Kernels,
-    pub pool: &'a ThreadPool,
     pub store: &'a RowStore,
     pub layer: usize,
     pub tokens: usize,
@@ -58,16 +54,22 @@ enum Task {
 }
 
 /// Attends all rows.
-pub(crate) fn exact(step: Step<'_>, q: &[f32], out: &mut [f32]) -> RowsRead {
+pub(crate) fn exact(team: &Team<'_>, step: Step<'_>, q: &[f32], out: &mut [f32]) -> RowsRead {
     let mut tasks = Vec::new();
     for kv_head in 0..step.shape.kv_heads {
         push_rows(&mut tasks, kv_head, 0..step.tokens);
     }
-    run(step, None, &[], &scaled(step.shape, q), &tasks, out)
+    run(team, step, None, &[], &scaled(step.shape, q), &tasks, out)
 }
 
 /// Attends the static set and the sample.
-pub(crate) fn sampled(step: Step<'_>, index: &LshIndex, q: &[f32], out: &mut [f32]) -> RowsRead {
+pub(crate) fn sampled(
+    team: &Team<'_>,
+    step: Step<'_>,
+    index: &LshIndex,
+    q: &[f32],
+    out: &mut [f32],
+) -> RowsRead {
     let layer = index.layer(step.layer);
     let q = scaled(step.shape, q);
     let mut tasks = Vec::new();
@@ -95,7 +97,7 @@ pub(crate) fn sampled(step: Step<'_>, index: &LshIndex, q: &[f32], out: &mut [f3
         }
     }
     let hash = started.elapsed();
-    RowsRead { hash, ..run(step, Some(index), &codes, &q, &tasks, out) }
+    RowsRead { hash, ..run(team, step, Some(index), &codes, &q, &tasks, out) }
 }
 
 /// All query heads of a KV head over consecutive rows, which may be in several segments. `q` is of all heads.
@@ -135,6 +137,7 @@ fn push_rows(tasks: &mut Vec<Task>, kv_head: usize, range: Range<usize>) {
 }
 
 fn run(
+    team: &Team<'_>,
     step: Step<'_>,
     index: Option<&LshIndex>,
     codes: &[u16],
@@ -170,18 +173,7 @@ fn run(
             (head, partial, RowsRead { sampled, indexed, retrieve, ..RowsRead::default() })
         }
     };
-    let rows: usize = tasks
-        .iter()
-        .map(|task| match task {
-            Task::Rows { rows, .. } => rows.len(),
-            Task::Sample { .. } => LEAST_TASK_ROWS,
-        })
-        .sum();
-    let parts: Vec<(usize, Partial, RowsRead)> = if rows <= INLINE_ROWS {
-        tasks.iter().map(attend).collect()
-    } else {
-        step.pool.install(|| tasks.par_iter().map(attend).collect())
-    };
+    let parts = team.map(tasks.len(), |number| attend(&tasks[number]));
 
     let mut whole = Partial::new(step.shape.heads, d);
     let mut read = RowsRead::default();

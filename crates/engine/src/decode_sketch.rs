@@ -8,7 +8,7 @@ use kv_store::SEGMENT_ROWS;
 use lsh_attn::mix::{derive_seed, mix64};
 use lsh_attn::sketch::{BLOCK_KEYS, Draw, QueryCodes, Scanned, SketchIndex, attend_drawn, draw, totals};
 use lsh_attn::softmax::Partial;
-use rayon::prelude::*;
+use team::Team;
 
 use crate::config::SINKS;
 use crate::decode::{RowsRead, Step, attend_rows, scaled};
@@ -17,9 +17,6 @@ use crate::sketch::{LayerSketch, SessionSketch};
 /// Blocks that one task scans and draws from: 8,192 keys, whose codes stay in the second-level cache from the scan to the
 /// draw. It does not depend on the number of threads, so neither does the sample.
 const TASK_BLOCKS: usize = 512;
-
-/// Keys (summed over KV heads) below which waking other threads costs more than it saves.
-const FEW_KEYS: usize = 12_288;
 
 #[derive(Default)]
 struct Scratch {
@@ -51,7 +48,13 @@ impl Task {
     }
 }
 
-pub(crate) fn sketched(step: Step<'_>, sketch: &mut SessionSketch, q: &[f32], out: &mut [f32]) -> RowsRead {
+pub(crate) fn sketched(
+    team: &Team<'_>,
+    step: Step<'_>,
+    sketch: &mut SessionSketch,
+    q: &[f32],
+    out: &mut [f32],
+) -> RowsRead {
     let layer = sketch.layer(step.layer);
     let (group, d) = (step.shape.group(), step.shape.head_dim);
     let q = scaled(step.shape, q);
@@ -87,22 +90,16 @@ pub(crate) fn sketched(step: Step<'_>, sketch: &mut SessionSketch, q: &[f32], ou
         .collect();
 
     let keys: usize = tasks.iter().map(|task| task.blocks.len() * BLOCK_KEYS).sum();
-    let few = keys <= FEW_KEYS;
     let started = Instant::now();
-    let sums: Vec<Vec<f32>> = step.pool.install(|| {
-        let scan = |(task, offsets): (&Task, &Vec<f32>)| {
-            let mut sums = vec![0.0; task.blocks.len() * group];
-            let queries = codes.queries(task.kv_head * group, offsets);
-            let (bits, padded_dim) = (layer.plan.bits(), layer.plan.padded_dim());
-            step.kernels.sketch_sums(bits, padded_dim, task.codes(layer), queries, &mut sums);
-            sums
-        };
-        if few {
-            return tasks.iter().zip(&offsets).map(scan).collect();
-        }
-        tasks.par_iter().zip(&offsets).with_max_len(1).map(scan).collect()
+    let sums: Vec<Vec<f32>> = team.map(tasks.len(), |number| {
+        let (task, offsets) = (&tasks[number], &offsets[number]);
+        let mut sums = vec![0.0; task.blocks.len() * group];
+        let queries = codes.queries(task.kv_head * group, offsets);
+        let (bits, padded_dim) = (layer.plan.bits(), layer.plan.padded_dim());
+        step.kernels.sketch_sums(bits, padded_dim, task.codes(layer), queries, &mut sums);
+        sums
     });
-    read.retrieve += started.elapsed() * step.pool.current_num_threads() as u32;
+    read.retrieve += started.elapsed() * team.threads() as u32;
     let mut weight = vec![1.0; step.shape.heads];
     for (task, sums) in tasks.iter().zip(&sums) {
         for (weight, total) in weight[task.kv_head * group..].iter_mut().zip(totals(sums, group)) {
@@ -113,40 +110,34 @@ pub(crate) fn sketched(step: Step<'_>, sketch: &mut SessionSketch, q: &[f32], ou
     let coefficients: Vec<f32> = weight.iter().map(|weight| (lambda / weight) as f32).collect();
     let seed = derive_seed(derive_seed(sketch.seed, step.tokens as u64), step.layer as u64);
 
-    let parts: Vec<(Partial, usize, f64, Duration)> = step.pool.install(|| {
-        let attend = |number: usize| {
-            let (task, offsets, sums) = (&tasks[number], &offsets[number], &sums[number]);
-            let heads = task.kv_head * group;
-            let random = mix64(derive_seed(seed, number as u64));
-            let how = Draw {
-                coefficients: &coefficients[heads..][..group],
-                floor: sketch.floor() as f32,
-                start: (random >> 11) as f64 / (1u64 << 53) as f64,
-                first: task.index(layer).first() + task.blocks.start * BLOCK_KEYS,
-            };
-            let scanned = Scanned {
-                plan: &layer.plan,
-                blocks: task.codes(layer),
-                queries: codes.queries(heads, offsets),
-                sums,
-            };
-            let rows = step.store.rows(step.layer, task.kv_head, task.segment);
-            let mut partial = Partial::new(group, d);
-            SCRATCH.with_borrow_mut(|Scratch { ids, ln_pi, scores }| {
-                ids.clear();
-                ln_pi.clear();
-                let started = Instant::now();
-                let expected = draw(step.kernels, scanned, how, ids, ln_pi);
-                let drawing = started.elapsed();
-                let q = &q[heads * d..][..group * d];
-                attend_drawn(step.kernels, q, d, rows, (ids, ln_pi), scores, &mut partial);
-                (partial, ids.len(), expected, drawing)
-            })
+    let parts: Vec<(Partial, usize, f64, Duration)> = team.map(tasks.len(), |number| {
+        let (task, offsets, sums) = (&tasks[number], &offsets[number], &sums[number]);
+        let heads = task.kv_head * group;
+        let random = mix64(derive_seed(seed, number as u64));
+        let how = Draw {
+            coefficients: &coefficients[heads..][..group],
+            floor: sketch.floor() as f32,
+            start: (random >> 11) as f64 / (1u64 << 53) as f64,
+            first: task.index(layer).first() + task.blocks.start * BLOCK_KEYS,
         };
-        if few {
-            return (0..tasks.len()).map(attend).collect();
-        }
-        (0..tasks.len()).into_par_iter().with_max_len(1).map(attend).collect()
+        let scanned = Scanned {
+            plan: &layer.plan,
+            blocks: task.codes(layer),
+            queries: codes.queries(heads, offsets),
+            sums,
+        };
+        let rows = step.store.rows(step.layer, task.kv_head, task.segment);
+        let mut partial = Partial::new(group, d);
+        SCRATCH.with_borrow_mut(|Scratch { ids, ln_pi, scores }| {
+            ids.clear();
+            ln_pi.clear();
+            let started = Instant::now();
+            let expected = draw(step.kernels, scanned, how, ids, ln_pi);
+            let drawing = started.elapsed();
+            let q = &q[heads * d..][..group * d];
+            attend_drawn(step.kernels, q, d, rows, (ids, ln_pi), scores, &mut partial);
+            (partial, ids.len(), expected, drawing)
+        })
     });
     let mut expected = 0.0;
     for (task, (partial, drawn, likely, drawing)) in tasks.iter().zip(&parts) {

@@ -10,6 +10,7 @@ use lsh_attn::mix::derive_seed;
 use lsh_attn::segment_index::SegmentIndex;
 use rayon::ThreadPool;
 use rayon::prelude::*;
+use team::Team;
 
 use crate::EngineError;
 use crate::config::{SINKS, Shape, WINDOW};
@@ -95,14 +96,13 @@ impl LshIndex {
     }
 
     /// Indexes the rows that have gathered behind the window of a step's layer, once there are enough.
-    pub fn keep_up(&mut self, step: Step<'_>) {
+    pub fn keep_up(&mut self, team: &Team<'_>, step: Step<'_>) {
         let LayerIndex { plan, heads, .. } = &mut self.layers[step.layer];
         let end = step.tokens.saturating_sub(WINDOW);
         if end >= heads[0].end().max(SINKS) + FLUSH_ROWS {
-            step.pool.install(|| {
-                heads.par_iter_mut().enumerate().with_max_len(1).for_each(|(head, index)| {
-                    index.extend(step.kernels, plan, step.store, (step.layer, head), end);
-                });
+            let mut jobs: Vec<_> = heads.iter_mut().enumerate().collect();
+            team.each_mut(&mut jobs, |(head, index)| {
+                index.extend(step.kernels, plan, step.store, (step.layer, *head), end);
             });
         }
     }

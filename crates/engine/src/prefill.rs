@@ -1,13 +1,12 @@
 //! Exact causal attention of a chunk of tokens, in parallel over KV heads and blocks of tokens.
 
 use std::cell::RefCell;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use kv_store::RowStore;
 use lsh_attn::kernels::Kernels;
 use lsh_attn::prefill::{BLOCK_QUERIES, PrefillScratch, QueryBlock, attend_causal};
-use rayon::ThreadPool;
-use rayon::prelude::*;
+use team::Team;
 
 use crate::EngineError;
 use crate::config::Shape;
@@ -21,7 +20,6 @@ thread_local! {
 pub(crate) struct Chunk<'a> {
     pub shape: Shape,
     pub kernels: Kernels,
-    pub pool: &'a ThreadPool,
     pub store: &'a RowStore,
     pub layer: usize,
     pub position: usize,
@@ -30,6 +28,7 @@ pub(crate) struct Chunk<'a> {
 
 /// `q` and `out` are `[tokens, heads * head_dim]`.
 pub(crate) fn causal(
+    team: &Team<'_>,
     chunk: Chunk<'_>,
     q: &[f32],
     out: &mut [f32],
@@ -57,22 +56,20 @@ pub(crate) fn causal(
             tasks.push((first, tokens, head, task));
         }
     }
-    let finished = chunk.pool.install(|| {
-        tasks.par_iter_mut().with_max_len(1).all(|(first, tokens, head, out)| {
-            let block = QueryBlock {
-                q: &q[*first * width + *head * group_len..],
-                stride: width,
-                group,
-                head_dim,
-                tokens: *tokens,
-                position: chunk.position + *first,
-            };
-            SCRATCH.with_borrow_mut(|scratch| {
-                attend_causal(chunk.kernels, block, &segments[*head], out, scratch, cancel)
-            })
-        })
+    team.each_mut(&mut tasks, |(first, tokens, head, out)| {
+        let block = QueryBlock {
+            q: &q[*first * width + *head * group_len..],
+            stride: width,
+            group,
+            head_dim,
+            tokens: *tokens,
+            position: chunk.position + *first,
+        };
+        SCRATCH.with_borrow_mut(|scratch| {
+            attend_causal(chunk.kernels, block, &segments[*head], out, scratch, cancel);
+        });
     });
-    if !finished {
+    if cancel.load(Ordering::Relaxed) {
         return Err(EngineError::Cancelled);
     }
     for (first, _, head, task) in tasks {

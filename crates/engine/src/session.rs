@@ -8,6 +8,7 @@ use kv_store::{Layout, RowStore};
 use lsh_attn::kernels::Kernels;
 use lsh_attn::rows::encode_row;
 use rayon::{ThreadPool, ThreadPoolBuilder};
+use team::Team;
 
 use crate::config::{Policy, SessionConfig, Shape};
 use crate::decode::{self, Step};
@@ -132,33 +133,43 @@ impl Session {
         v: &[f32],
         out: &mut [f32],
     ) -> Result<(), EngineError> {
+        Team::assemble(&self.pool(), |team| self.decode_with(team, layer, (q, k, v), out))
+    }
+
+    /// As [`Session::decode`], within a step whose threads are awake.
+    pub(crate) fn decode_with(
+        &mut self,
+        team: &Team<'_>,
+        layer: usize,
+        (q, k, v): (&[f32], &[f32], &[f32]),
+        out: &mut [f32],
+    ) -> Result<(), EngineError> {
         let started = Instant::now();
         self.check(layer, 1, q.len(), k.len(), v.len(), out.len())?;
         self.append(layer, k, v)?;
         let step = Step {
             shape: self.shape,
             kernels: self.kernels,
-            pool: &self.pool,
             store: &self.store,
             layer,
             tokens: self.lengths[layer],
         };
         let read = match (self.policy, &mut self.index) {
             (Policy::Lsh { .. }, Index::Lsh(index)) => {
-                index.keep_up(step);
-                decode::sampled(step, index, q, out)
+                index.keep_up(team, step);
+                decode::sampled(team, step, index, q, out)
             }
             (Policy::Sketch { .. }, Index::Sketch(index)) => {
                 index.keep_up(step);
-                sketched(step, index, q, out)
+                sketched(team, step, index, q, out)
             }
-            _ => decode::exact(step, q, out),
+            _ => decode::exact(team, step, q, out),
         };
         self.stats.rows_read += read.fixed + read.sampled;
         self.stats.sampled_rows += read.sampled;
         self.stats.indexed_rows += read.indexed;
         self.stats.hash_time += read.hash;
-        self.stats.retrieve_time += read.retrieve / self.pool.current_num_threads() as u32;
+        self.stats.retrieve_time += read.retrieve / team.threads() as u32;
         self.stats.attend_time += started.elapsed();
         Ok(())
     }
@@ -179,14 +190,26 @@ impl Session {
         out: &mut [f32],
         cancel: &AtomicBool,
     ) -> Result<(), EngineError> {
+        Team::assemble(&self.pool(), |team| self.prefill_with(team, layer, (q, k, v), out, cancel))
+    }
+
+    /// As [`Session::prefill`], within a region's team.
+    pub(crate) fn prefill_with(
+        &mut self,
+        team: &Team<'_>,
+        layer: usize,
+        (q, k, v): (&[f32], &[f32], &[f32]),
+        out: &mut [f32],
+        cancel: &AtomicBool,
+    ) -> Result<(), EngineError> {
         let tokens = k.len() / self.shape.kv_len();
         self.check(layer, tokens, q.len(), k.len(), v.len(), out.len())?;
         let position = self.append(layer, k, v)?;
         prefill::causal(
+            team,
             prefill::Chunk {
                 shape: self.shape,
                 kernels: self.kernels,
-                pool: &self.pool,
                 store: &self.store,
                 layer,
                 position,

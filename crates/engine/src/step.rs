@@ -2,9 +2,13 @@
 
 use std::sync::atomic::AtomicBool;
 
-use dense::{DenseKernels, Llama};
+use dense::{Cores, DenseKernels, Llama};
+use team::Team;
 
 use crate::{EngineError, Session, Shape};
+
+/// Queries, keys and values.
+type Rows<'a> = (&'a [f32], &'a [f32], &'a [f32]);
 
 impl Session {
     /// Appends one token to every layer, attends it under the policy, and writes the logits `[vocabulary]` of the
@@ -14,8 +18,8 @@ impl Session {
     /// If the model has another shape than the session, the token is not in its vocabulary, `logits` has another
     /// length, or the rows cannot be stored; layers may then differ in length until [`Session::truncate`].
     pub fn decode_token(&mut self, model: &Llama, token: u32, logits: &mut [f32]) -> Result<(), EngineError> {
-        self.forward(model, &[token], logits, |session, layer, q, k, v, out| {
-            session.decode(layer, q, k, v, out)
+        self.forward(model, &[token], logits, |session, team, layer, rows, out| {
+            session.decode_with(team, layer, rows, out)
         })
     }
 
@@ -30,8 +34,8 @@ impl Session {
         logits: &mut [f32],
         cancel: &AtomicBool,
     ) -> Result<(), EngineError> {
-        self.forward(model, tokens, logits, |session, layer, q, k, v, out| {
-            session.prefill(layer, q, k, v, out, cancel)
+        self.forward(model, tokens, logits, |session, team, layer, rows, out| {
+            session.prefill_with(team, layer, rows, out, cancel)
         })
     }
 
@@ -40,7 +44,7 @@ impl Session {
         model: &Llama,
         tokens: &[u32],
         logits: &mut [f32],
-        mut attend: impl FnMut(&mut Session, usize, &[f32], &[f32], &[f32], &mut [f32]) -> Result<(), EngineError>
+        mut attend: impl FnMut(&mut Session, &Team<'_>, usize, Rows<'_>, &mut [f32]) -> Result<(), EngineError>
         + Send,
     ) -> Result<(), EngineError> {
         let Shape { layers, heads, kv_heads, head_dim } = self.shape();
@@ -63,10 +67,15 @@ impl Session {
         let kernels = DenseKernels::from(self.kernels());
         let position = self.tokens();
         let mut scratch = std::mem::take(&mut self.scratch);
-        let result = self.pool().install(|| {
-            model.forward(kernels, tokens, position, &mut scratch, logits, |layer, q, k, v, out| {
-                attend(self, layer, q, k, v, out)
-            })
+        let result = Team::assemble(&self.pool(), |team| {
+            model.forward(
+                Cores { team, kernels },
+                tokens,
+                position,
+                &mut scratch,
+                logits,
+                |layer, q, k, v, out| attend(self, team, layer, (q, k, v), out),
+            )
         });
         self.scratch = scratch;
         result

@@ -70,10 +70,11 @@ unsafe fn blocks_of<const FORMAT: u8, const T: usize>(
                         _mm256_madd_epi16(low, _mm256_loadu_si256(from)),
                         _mm256_madd_epi16(high, _mm256_loadu_si256(from.add(1))),
                     );
-                    let scale = _mm256_set1_ps(scale * x.scales.get_unchecked(at));
+                    let factors = x.factors.get_unchecked(at);
+                    let scale = _mm256_set1_ps(scale * factors.scale);
                     products[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(product), scale, products[t]);
                     if FORMAT != format::Q8_0 {
-                        offsets[t] += offset * x.sums.get_unchecked(at);
+                        offsets[t] += offset * factors.sum;
                     }
                 }
             }

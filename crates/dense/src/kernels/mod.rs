@@ -23,17 +23,17 @@ pub const ROW_GROUP: usize = 4;
 #[cfg(target_arch = "x86_64")]
 const STREAM_AHEAD: usize = 16 << 10;
 
-/// Runs `body::<FORMAT, T>` over the activations in groups of four, two and one: a group shares each row's loads.
+/// Runs `body::<.., T>` over the activations in groups of four, two and one: a group shares each row's loads.
 macro_rules! by_token_groups {
-    ($tokens:expr, $body:ident::<$format:ident>, $($argument:expr),*) => {{
+    ($tokens:expr, $body:ident $(::<$($constant:tt),+>)?, $($argument:expr),*) => {{
         let mut first = 0;
         while first < $tokens {
             // SAFETY: tokens `first` up to `first + T` exist, the rest is the caller's promise.
             unsafe {
                 match $tokens - first {
-                    1 => { $body::<$format, 1>(first, $($argument),*); first += 1 }
-                    2 | 3 => { $body::<$format, 2>(first, $($argument),*); first += 2 }
-                    _ => { $body::<$format, 4>(first, $($argument),*); first += 4 }
+                    1 => { $body::<$($($constant,)+)? 1>(first, $($argument),*); first += 1 }
+                    2 | 3 => { $body::<$($($constant,)+)? 2>(first, $($argument),*); first += 2 }
+                    _ => { $body::<$($($constant,)+)? 4>(first, $($argument),*); first += 4 }
                 }
             }
         }
@@ -104,7 +104,7 @@ impl DenseKernels {
         assert_eq!(x.values.len(), x.tokens * x.size);
         if kind.block().0 == BLOCK {
             let blocks = x.values.len() / BLOCK;
-            assert!(x.quants.len() == x.values.len() && x.scales.len() == blocks && x.sums.len() == blocks);
+            assert!(x.quants.len() == x.values.len() && x.bytes.len() == blocks && x.factors.len() == blocks);
         }
         let multiply = match kind {
             WeightType::F32 => self.0.f32,

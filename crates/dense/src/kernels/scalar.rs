@@ -50,7 +50,7 @@ fn blocks<const FORMAT: u8>(bytes: &[u8], row_bytes: usize, x: &Activations, y: 
                     .zip(&x.quants[at * BLOCK..])
                     .map(|(&w, &x)| i32::from(w) * i32::from(x))
                     .sum();
-                *y += product as f32 * (scale * x.scales[at]) + offset * x.sums[at];
+                *y += product as f32 * (scale * x.factors[at].scale) + offset * x.factors[at].sum;
             }
         }
     }

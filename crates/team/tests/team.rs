@@ -1,0 +1,74 @@
+//! Every task runs once, on all threads that are there; what panics does not hang.
+
+use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use team::Team;
+
+fn pool(threads: usize) -> ThreadPool {
+    ThreadPoolBuilder::new().num_threads(threads).build().unwrap()
+}
+
+#[test]
+fn every_task_of_many_regions_runs_once() {
+    for threads in [1, 2, 5] {
+        Team::assemble(&pool(threads), |team| {
+            assert_eq!(team.threads(), threads);
+            for region in 0..20_000 {
+                let count = region % 7;
+                let runs: Vec<AtomicUsize> = (0..count).map(|_| AtomicUsize::new(0)).collect();
+                team.each(count, |task| {
+                    runs[task].fetch_add(1, Ordering::Relaxed);
+                });
+                assert!(runs.iter().all(|runs| runs.load(Ordering::Relaxed) == 1), "region {region}");
+            }
+        });
+    }
+}
+
+#[test]
+fn writes_of_a_region_are_seen_by_the_next() {
+    Team::assemble(&pool(3), |team| {
+        let mut items = vec![0u64; 100];
+        for round in 0..2_000 {
+            team.each_mut(&mut items, |item| *item += 1);
+            let total: u64 = team.map(items.len(), |task| items[task]).iter().sum();
+            assert_eq!(total, 100 * (round + 1));
+        }
+    });
+}
+
+#[test]
+fn tasks_run_on_every_thread() {
+    let threads = Mutex::new(HashSet::new());
+    Team::assemble(&pool(3), |team| {
+        // Each task waits until all three have begun, so one thread cannot run two of them.
+        let begun = AtomicUsize::new(0);
+        team.each(3, |_| {
+            threads.lock().unwrap().insert(std::thread::current().id());
+            begun.fetch_add(1, Ordering::SeqCst);
+            while begun.load(Ordering::SeqCst) < 3 {
+                std::thread::yield_now();
+            }
+        });
+    });
+    assert_eq!(threads.lock().unwrap().len(), 3);
+}
+
+#[test]
+fn a_panic_ends_the_team_and_not_the_pool() {
+    let pool = pool(2);
+    for lead in [false, true] {
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            Team::assemble(&pool, |team| {
+                team.each(8, |task| assert!(lead || task != 5, "expected by the test"));
+                panic!("expected by the test");
+            })
+        }));
+        assert!(outcome.is_err());
+    }
+    assert_eq!(Team::assemble(&pool, |team| team.map(4, |task| task * task)), [0, 1, 4, 9]);
+}
