@@ -44,6 +44,9 @@ pub fn totals(sums: &[f32], queries: usize) -> Vec<f64> {
     totals
 }
 
+/// Probabilities are counted in units of 2^-24, so that their sums along the line are exact.
+const ONE: u32 = 1 << 24;
+
 /// Draws keys of consecutive blocks by systematic sampling (Madow 1949): their probabilities are lengths on a line, and a
 /// key is drawn where a step of length one lands on it. Appends ids, ascending, and ln pi of each; returns the expected
 /// number of keys. Only a block on which a step lands is looked at key by key.
@@ -58,37 +61,51 @@ pub fn draw(
     let Draw { coefficients, floor, start, first } = how;
     let group = coefficients.len();
     let mut weights = vec![[0.0f32; BLOCK_KEYS]; group];
-    let mut position = start;
-    let mut expected = 0.0;
+    let mut position = (start * f64::from(ONE)) as u32;
+    let mut expected = 0u64;
     for (number, (block, sums)) in
         blocks.chunks_exact(plan.block_bytes()).zip(sums.chunks_exact(group)).enumerate()
     {
         let sampled: f32 = sums.iter().zip(coefficients).map(|(sum, coefficient)| sum * coefficient).sum();
-        let length = f64::from(sampled + BLOCK_KEYS as f32 * floor);
         // No key of a block shorter than one is longer than one, so none of them is cut to 1.
-        if position + length < 1.0 {
+        let length = units((sampled + BLOCK_KEYS as f32 * floor).min(1.0));
+        if position + length < ONE {
             position += length;
-            expected += length;
+            expected += u64::from(length);
             continue;
         }
         kernels.sketch_weights(plan.bits(), plan.padded_dim(), block, queries, &mut weights);
-        for key in 0..BLOCK_KEYS {
-            let weighted: f32 = weights
-                .iter()
-                .zip(coefficients)
-                .map(|(weights, coefficient)| weights[key] * coefficient)
-                .sum();
-            let pi = (weighted + floor).min(1.0);
-            expected += f64::from(pi);
-            position += f64::from(pi);
-            if position >= 1.0 {
-                position -= 1.0;
+        let lengths = lengths(&weights, coefficients, floor);
+        for (key, length) in lengths.into_iter().enumerate() {
+            position += length;
+            expected += u64::from(length);
+            if position >= ONE {
+                position -= ONE;
                 ids.push((first + number * BLOCK_KEYS + key) as u16);
-                ln_pi.push(pi.ln());
+                ln_pi.push((length as f32 / ONE as f32).ln());
             }
         }
     }
-    expected
+    expected as f64 / f64::from(ONE)
+}
+
+/// pi of each key of a block, in units.
+#[inline]
+fn lengths(weights: &[[f32; BLOCK_KEYS]], coefficients: &[f32], floor: f32) -> [u32; BLOCK_KEYS] {
+    let mut pi = [floor; BLOCK_KEYS];
+    for (weights, coefficient) in weights.iter().zip(coefficients) {
+        for (pi, weight) in pi.iter_mut().zip(weights) {
+            *pi += weight * coefficient;
+        }
+    }
+    pi.map(|pi| units(pi.min(1.0)))
+}
+
+/// A number of [0, 1] in units.
+#[inline]
+fn units(x: f32) -> u32 {
+    // By way of i32, for which there is an instruction.
+    (x * ONE as f32) as i32 as u32
 }
 
 /// Adds drawn keys to every query of `partial`, with logits s_i - ln pi_i.
