@@ -1,15 +1,14 @@
-//! Exact causal attention of many rows: flash attention by tiles (Dao et al. 2022), in f32 on bf16 rows.
+//! Exact causal attention of many rows: flash attention by tiles (Dao et al. 2022), products of bf16 summed in f32.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::kernels::{GemmShape, Kernels};
-use crate::rows::widen;
+use crate::kernels::{GemmShape, Kernels, PANEL};
 
 /// Keys of a tile: with 64 its K, V and the scores of a query block stay in the second-level cache.
 const TILE_KEYS: usize = 64;
 
-/// Query rows (tokens times query heads of the KV head) that share one pass over the keys. Widening and
-/// transposing a tile costs about as much as the products of a dozen rows.
+/// Query rows (tokens times query heads of the KV head) that share one pass over the keys. Rearranging a tile costs about
+/// as much as the products of a dozen rows.
 pub const BLOCK_QUERIES: usize = 192;
 
 /// The queries of consecutive tokens for one KV head.
@@ -32,10 +31,12 @@ pub struct QueryBlock<'a> {
 /// Scratch space of [`attend_causal`], kept by a thread between calls.
 #[derive(Debug, Default)]
 pub struct PrefillScratch {
-    queries: Vec<f32>,
-    keys: Vec<f32>,
-    values: Vec<f32>,
+    scaled: Vec<f32>,
+    queries: Vec<u16>,
+    keys: Vec<u32>,
+    values: Vec<u32>,
     scores: Vec<f32>,
+    weights: Vec<u16>,
     max: Vec<f32>,
     den: Vec<f32>,
 }
@@ -43,8 +44,8 @@ pub struct PrefillScratch {
 /// Attends a block of queries to all keys up to their own, into `out` `[tokens, group * head_dim]`.
 ///
 /// `segments` are the KV head's rows in order, all but the last a multiple of 64 rows long. Returns false, with
-/// `out` unfinished, once `cancel` is set. Accumulates in f32; differs from a float64 softmax by less than 1e-5
-/// of the greatest |v|.
+/// `out` unfinished, once `cancel` is set. Scaled queries and the weights of values are rounded to bf16, as rows are, and
+/// products summed in f32: differs from a float64 softmax of the rounded queries by at most 2^-8 of the weighted mean of |v|.
 ///
 /// # Panics
 /// If the segments hold fewer rows than the last token attends.
@@ -59,12 +60,13 @@ pub fn attend_causal(
     let d = block.head_dim;
     let count = block.tokens * block.group;
     assert_eq!(out.len(), count * d, "one output a query");
-    load_queries(block, &mut scratch.queries);
+    load_queries(kernels, block, scratch);
     scratch.max.clear();
     scratch.max.resize(count, f32::NEG_INFINITY);
     scratch.den.clear();
     scratch.den.resize(count, 0.0);
     scratch.scores.resize(count * TILE_KEYS, 0.0);
+    scratch.weights.resize(count * TILE_KEYS, 0);
     out.fill(0.0);
 
     let keys = block.position + block.tokens;
@@ -89,13 +91,15 @@ pub fn attend_causal(
 }
 
 /// Queries `[tokens * group, head_dim]`, scaled by 1/sqrt(d).
-fn load_queries(block: QueryBlock<'_>, queries: &mut Vec<f32>) {
+fn load_queries(kernels: Kernels, block: QueryBlock<'_>, scratch: &mut PrefillScratch) {
     let width = block.group * block.head_dim;
     let scale = 1.0 / (block.head_dim as f32).sqrt();
-    queries.clear();
+    scratch.scaled.clear();
     for token in 0..block.tokens {
-        queries.extend(block.q[token * block.stride..][..width].iter().map(|q| q * scale));
+        scratch.scaled.extend(block.q[token * block.stride..][..width].iter().map(|q| q * scale));
     }
+    scratch.queries.resize(scratch.scaled.len(), 0);
+    kernels.narrow(&scratch.scaled, &mut scratch.queries);
 }
 
 /// Adds up to [`TILE_KEYS`] keys, the first at position `first`.
@@ -109,7 +113,7 @@ fn add_tile(
 ) {
     let d = block.head_dim;
     let count = rows.len() / (2 * d);
-    widen_tile(rows, d, &mut scratch.keys, &mut scratch.values);
+    arrange_tile(rows, d, &mut scratch.keys, &mut scratch.values);
 
     scratch.scores.fill(0.0);
     let m = block.tokens * block.group;
@@ -134,24 +138,40 @@ fn add_tile(
         }
         scratch.den[query] += kernels.exp_sum(seen, max);
     }
-    kernels.gemm(GemmShape { m, n: d, k: TILE_KEYS }, &scratch.scores, &scratch.values, out);
+    kernels.narrow(&scratch.scores, &mut scratch.weights);
+    kernels.gemm(GemmShape { m, n: d, k: TILE_KEYS }, &scratch.weights, &scratch.values, out);
 }
 
-/// K as `[head_dim, TILE_KEYS]` and V as `[TILE_KEYS, head_dim]` in f32; keys that a short tile lacks are zero.
-fn widen_tile(rows: &[u16], d: usize, keys: &mut Vec<f32>, values: &mut Vec<f32>) {
-    keys.resize(d * TILE_KEYS, 0.0);
-    values.resize(TILE_KEYS * d, 0.0);
+/// K^T `[head_dim, TILE_KEYS]` and V `[TILE_KEYS, head_dim]` in panels of pairs; keys that a short tile lacks are zero.
+fn arrange_tile(rows: &[u16], d: usize, keys: &mut Vec<u32>, values: &mut Vec<u32>) {
+    keys.resize(d / 2 * TILE_KEYS, 0);
+    values.resize(TILE_KEYS / 2 * d, 0);
     let count = rows.len() / (2 * d);
     if count < TILE_KEYS {
-        keys.fill(0.0);
-        values[count * d..].fill(0.0);
+        keys.fill(0);
+        values.fill(0);
     }
-    for (key, row) in rows.chunks_exact(2 * d).enumerate() {
-        for (j, &k) in row[..d].iter().enumerate() {
-            keys[j * TILE_KEYS + key] = widen(k);
+    let pair = |low: u16, high: u16| u32::from(low) | u32::from(high) << 16;
+    for (panel, rows) in keys.chunks_exact_mut(d / 2 * PANEL).zip(rows.chunks(PANEL * 2 * d)) {
+        for (key, row) in rows.chunks_exact(2 * d).enumerate() {
+            for (i, k) in row[..d].chunks_exact(2).enumerate() {
+                panel[i * PANEL + key] = pair(k[0], k[1]);
+            }
         }
-        for (value, &v) in values[key * d..][..d].iter_mut().zip(&row[d..]) {
-            *value = widen(v);
+    }
+    for (i, two) in rows.chunks(4 * d).enumerate() {
+        let (even, odd) = (&two[d..2 * d], two.get(3 * d..));
+        for (number, panel) in values.chunks_exact_mut(TILE_KEYS / 2 * PANEL).enumerate() {
+            let columns = number * PANEL..(number + 1) * PANEL;
+            let to = &mut panel[i * PANEL..][..PANEL];
+            match odd {
+                Some(odd) => {
+                    for ((to, &even), &odd) in to.iter_mut().zip(&even[columns.clone()]).zip(&odd[columns]) {
+                        *to = pair(even, odd);
+                    }
+                }
+                None => to.iter_mut().zip(&even[columns]).for_each(|(to, &even)| *to = u32::from(even)),
+            }
         }
     }
 }

@@ -83,7 +83,7 @@ impl From<Kernels> for DenseKernels {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => &avx2::TABLE,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => &avx512::TABLE,
+            Isa::Avx512 | Isa::Avx512Bf16 => &avx512::TABLE,
             _ => &scalar::TABLE,
         })
     }

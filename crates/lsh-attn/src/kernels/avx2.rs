@@ -5,7 +5,7 @@ use core::arch::x86_64::*;
 mod sketch;
 
 use self::sketch::{rotate, sketch_encode, sketch_sums, sketch_weights};
-use super::{GATHER_AHEAD, GemmShape, Isa, STREAM_AHEAD, Table, scalar};
+use super::{GATHER_AHEAD, GemmShape, Isa, PANEL, STREAM_AHEAD, Table, scalar};
 use crate::hash::{HashPlan, LANES, Lanes};
 
 pub(super) static TABLE: Table = Table {
@@ -23,6 +23,7 @@ pub(super) static TABLE: Table = Table {
     add_block,
     max,
     exp_sum,
+    narrow,
     gemm,
 };
 
@@ -308,69 +309,76 @@ fn exp_sum(x: &mut [f32], max: f32) -> f32 {
     horizontal_sum(sums) + scalar::exp_sum(chunks.into_remainder(), max)
 }
 
-/// # Safety
-/// - `a` is `[m, k]`, `b` `[k, n]`, `c` `[m, n]`, n a multiple of 16.
 #[target_feature(enable = "avx2,fma")]
-unsafe fn gemm(shape: GemmShape, a: &[f32], b: &[f32], c: &mut [f32]) {
-    let mut row = 0;
-    while row < shape.m {
-        // SAFETY: rows `row..row + R` exist, the rest is the caller's promise.
-        unsafe {
-            match shape.m - row {
-                1 => {
-                    gemm_rows::<1>(row, shape, a, b, c);
-                    row += 1
-                }
-                2 => {
-                    gemm_rows::<2>(row, shape, a, b, c);
-                    row += 2
-                }
-                3 => {
-                    gemm_rows::<3>(row, shape, a, b, c);
-                    row += 3
-                }
-                4 | 5 => {
-                    gemm_rows::<4>(row, shape, a, b, c);
-                    row += 4
-                }
-                _ => {
-                    gemm_rows::<6>(row, shape, a, b, c);
-                    row += 6
+fn narrow(x: &[f32], out: &mut [u16]) {
+    scalar::narrow_body(x, out);
+}
+
+/// # Safety
+/// - `a`, `b` and `c` have the lengths that the shape calls for.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn gemm(shape: GemmShape, a: &[u16], b: &[u32], c: &mut [f32]) {
+    for column in (0..shape.n).step_by(PANEL) {
+        let mut row = 0;
+        while row < shape.m {
+            // SAFETY: rows `row..row + R` exist, the rest is the caller's promise.
+            unsafe {
+                match shape.m - row {
+                    4.. => {
+                        gemm_rows::<4>(row, column, shape, a, b, c);
+                        row += 4
+                    }
+                    _ => {
+                        gemm_rows::<1>(row, column, shape, a, b, c);
+                        row += 1
+                    }
                 }
             }
         }
     }
 }
 
-/// R rows by 16 columns of C at a time stay in 2 R registers; six rows leave room for B and a broadcast of A.
+/// R rows by 16 columns of C stay in 2 R registers; four rows leave room for the widened pairs of A and B.
 ///
 /// # Safety
-/// - as [`gemm`], and rows `row..row + R` exist.
+/// - as [`gemm`], and rows `row..row + R` and the panel at `column` exist.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn gemm_rows<const R: usize>(row: usize, shape: GemmShape, a: &[f32], b: &[f32], c: &mut [f32]) {
+unsafe fn gemm_rows<const R: usize>(
+    row: usize,
+    column: usize,
+    shape: GemmShape,
+    a: &[u16],
+    b: &[u32],
+    c: &mut [f32],
+) {
     let GemmShape { n, k, .. } = shape;
-    for column in (0..n).step_by(2 * WIDTH) {
-        // SAFETY: all offsets stay inside [m, k], [k, n] and [m, n].
-        unsafe {
-            let to = c.as_mut_ptr().add(row * n + column);
-            let mut sums = [[_mm256_setzero_ps(); 2]; R];
+    let upper = _mm256_set1_epi32(!0xFFFF);
+    let even = |pairs: __m256i| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs));
+    let odd = |pairs: __m256i| _mm256_castsi256_ps(_mm256_and_si256(pairs, upper));
+    // SAFETY: all offsets stay inside A, B and C (caller).
+    unsafe {
+        let to = c.as_mut_ptr().add(row * n + column);
+        let mut sums = [[_mm256_setzero_ps(); 2]; R];
+        for (r, sum) in sums.iter_mut().enumerate() {
+            *sum = [_mm256_loadu_ps(to.add(r * n)), _mm256_loadu_ps(to.add(r * n + WIDTH))];
+        }
+        let a: *const i32 = a.as_ptr().add(row * k).cast();
+        let b: *const __m256i = b.as_ptr().add(column * k / 2).cast();
+        for i in 0..k / 2 {
+            let pairs = [_mm256_loadu_si256(b.add(2 * i)), _mm256_loadu_si256(b.add(2 * i + 1))];
+            let (b_even, b_odd) = (pairs.map(even), pairs.map(odd));
             for (r, sum) in sums.iter_mut().enumerate() {
-                *sum = [_mm256_loadu_ps(to.add(r * n)), _mm256_loadu_ps(to.add(r * n + WIDTH))];
-            }
-            let (a, b) = (a.as_ptr().add(row * k), b.as_ptr().add(column));
-            for i in 0..k {
-                let (b0, b1) = (_mm256_loadu_ps(b.add(i * n)), _mm256_loadu_ps(b.add(i * n + WIDTH)));
-                for (r, sum) in sums.iter_mut().enumerate() {
-                    let a = _mm256_broadcast_ss(&*a.add(r * k + i));
-                    sum[0] = _mm256_fmadd_ps(a, b0, sum[0]);
-                    sum[1] = _mm256_fmadd_ps(a, b1, sum[1]);
+                let a = _mm256_set1_epi32(a.add(r * k / 2 + i).read_unaligned());
+                for (half, sum) in sum.iter_mut().enumerate() {
+                    *sum = _mm256_fmadd_ps(even(a), b_even[half], *sum);
+                    *sum = _mm256_fmadd_ps(odd(a), b_odd[half], *sum);
                 }
             }
-            for (r, sum) in sums.iter().enumerate() {
-                _mm256_storeu_ps(to.add(r * n), sum[0]);
-                _mm256_storeu_ps(to.add(r * n + WIDTH), sum[1]);
-            }
+        }
+        for (r, sum) in sums.iter().enumerate() {
+            _mm256_storeu_ps(to.add(r * n), sum[0]);
+            _mm256_storeu_ps(to.add(r * n + WIDTH), sum[1]);
         }
     }
 }

@@ -3,13 +3,16 @@
 
 use core::arch::x86_64::*;
 
+pub(super) mod bf16;
 mod sketch;
 
 use self::sketch::{rotate, sketch_encode, sketch_sums, sketch_weights};
-use super::{GATHER_AHEAD, GemmShape, Isa, STREAM_AHEAD, Table, scalar};
+use super::{GATHER_AHEAD, GemmShape, Isa, PANEL, STREAM_AHEAD, Table, scalar};
 use crate::hash::{HashPlan, LANES, Lanes};
 
-pub(super) static TABLE: Table = Table {
+pub(super) static TABLE: Table = BASE;
+
+const BASE: Table = Table {
     isa: Isa::Avx512,
     hash,
     prefetch: prefetch_bytes,
@@ -24,6 +27,7 @@ pub(super) static TABLE: Table = Table {
     add_block,
     max,
     exp_sum,
+    narrow,
     gemm,
 };
 
@@ -283,63 +287,71 @@ fn exp_sum(x: &mut [f32], max: f32) -> f32 {
     _mm512_reduce_add_ps(sums) + scalar::exp_sum(chunks.into_remainder(), max)
 }
 
-/// # Safety
-/// - `a` is `[m, k]`, `b` `[k, n]`, `c` `[m, n]`, n a multiple of 16.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-unsafe fn gemm(shape: GemmShape, a: &[f32], b: &[f32], c: &mut [f32]) {
-    let mut row = 0;
-    while row < shape.m {
-        // SAFETY: rows `row..row + R` exist, the rest is the caller's promise.
-        unsafe {
-            match shape.m - row {
-                1 => {
-                    gemm_rows::<1>(row, shape, a, b, c);
-                    row += 1
-                }
-                2 | 3 => {
-                    gemm_rows::<2>(row, shape, a, b, c);
-                    row += 2
-                }
-                4..12 => {
-                    gemm_rows::<4>(row, shape, a, b, c);
-                    row += 4
-                }
-                _ => {
-                    gemm_rows::<12>(row, shape, a, b, c);
-                    row += 12
+fn narrow(x: &[f32], out: &mut [u16]) {
+    scalar::narrow_body(x, out);
+}
+
+/// # Safety
+/// - `a`, `b` and `c` have the lengths that the shape calls for.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+unsafe fn gemm(shape: GemmShape, a: &[u16], b: &[u32], c: &mut [f32]) {
+    for column in (0..shape.n).step_by(PANEL) {
+        let mut row = 0;
+        while row < shape.m {
+            // SAFETY: rows `row..row + R` exist, the rest is the caller's promise.
+            unsafe {
+                match shape.m - row {
+                    8.. => {
+                        gemm_rows::<8>(row, column, shape, a, b, c);
+                        row += 8
+                    }
+                    _ => {
+                        gemm_rows::<1>(row, column, shape, a, b, c);
+                        row += 1
+                    }
                 }
             }
         }
     }
 }
 
-/// R rows by 16 columns of C at a time stay in R registers; twelve hide the latency of the multiply-add, whose
-/// factor from A is a broadcast memory operand.
+/// R rows by 16 columns of C stay in registers, with even and odd products apart: 2 R sums hide the multiply-add's latency.
 ///
 /// # Safety
-/// - as [`gemm`], and rows `row..row + R` exist.
+/// - as [`gemm`], and rows `row..row + R` and the panel at `column` exist.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-unsafe fn gemm_rows<const R: usize>(row: usize, shape: GemmShape, a: &[f32], b: &[f32], c: &mut [f32]) {
+unsafe fn gemm_rows<const R: usize>(
+    row: usize,
+    column: usize,
+    shape: GemmShape,
+    a: &[u16],
+    b: &[u32],
+    c: &mut [f32],
+) {
     let GemmShape { n, k, .. } = shape;
-    for column in (0..n).step_by(WIDTH) {
-        // SAFETY: all offsets stay inside [m, k], [k, n] and [m, n].
-        unsafe {
-            let to = c.as_mut_ptr().add(row * n + column);
-            let mut sums = [_mm512_setzero_ps(); R];
+    let upper = _mm512_set1_epi32(!0xFFFF);
+    let even = |pairs: __m512i| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs));
+    let odd = |pairs: __m512i| _mm512_castsi512_ps(_mm512_and_si512(pairs, upper));
+    // SAFETY: all offsets stay inside A, B and C (caller).
+    unsafe {
+        let to = c.as_mut_ptr().add(row * n + column);
+        let mut sums = [[_mm512_setzero_ps(); 2]; R];
+        let a: *const i32 = a.as_ptr().add(row * k).cast();
+        let b: *const __m512i = b.as_ptr().add(column * k / 2).cast();
+        for i in 0..k / 2 {
+            let pairs = _mm512_loadu_si512(b.add(i));
+            let (b_even, b_odd) = (even(pairs), odd(pairs));
             for (r, sum) in sums.iter_mut().enumerate() {
-                *sum = _mm512_loadu_ps(to.add(r * n));
+                let a = _mm512_set1_epi32(a.add(r * k / 2 + i).read_unaligned());
+                sum[0] = _mm512_fmadd_ps(even(a), b_even, sum[0]);
+                sum[1] = _mm512_fmadd_ps(odd(a), b_odd, sum[1]);
             }
-            let (a, b) = (a.as_ptr().add(row * k), b.as_ptr().add(column));
-            for i in 0..k {
-                let b = _mm512_loadu_ps(b.add(i * n));
-                for (r, sum) in sums.iter_mut().enumerate() {
-                    *sum = _mm512_fmadd_ps(_mm512_set1_ps(*a.add(r * k + i)), b, *sum);
-                }
-            }
-            for (r, &sum) in sums.iter().enumerate() {
-                _mm512_storeu_ps(to.add(r * n), sum);
-            }
+        }
+        for (r, [even, odd]) in sums.into_iter().enumerate() {
+            let to = to.add(r * n);
+            _mm512_storeu_ps(to, _mm512_add_ps(_mm512_loadu_ps(to), _mm512_add_ps(even, odd)));
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! `scalar` is the meaning. Each other file has the same functions and equals it within the tolerances that
 //! [`Kernels`] states per function. This module alone detects CPU features, once; `MAGICPIG_ISA` forces a
-//! lower instruction set (`scalar`, `avx2`, `avx512`), for tests and for finding out what a machine gains.
+//! lower instruction set (`scalar`, `avx2`, `avx512`, `avx512bf16`), for tests and for finding out what a machine gains.
 
 // Kernels index raw memory and call intrinsics: the one place in this crate where unsafe code is.
 #![allow(unsafe_code)]
@@ -47,11 +47,13 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F, BW, VL, DQ and VNNI.
     Avx512,
+    /// The same with products of bf16.
+    Avx512Bf16,
 }
 
 impl Isa {
     /// Every instruction set, slowest first.
-    pub const ALL: [Isa; 3] = [Isa::Scalar, Isa::Avx2, Isa::Avx512];
+    pub const ALL: [Isa; 4] = [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16];
 
     /// The name that `MAGICPIG_ISA` takes.
     pub fn name(self) -> &'static str {
@@ -59,6 +61,7 @@ impl Isa {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
+            Isa::Avx512Bf16 => "avx512bf16",
         }
     }
 
@@ -87,7 +90,9 @@ impl FromStr for Isa {
 #[non_exhaustive]
 pub enum IsaError {
     /// No kernels of that name exist.
-    #[error("MAGICPIG_ISA={0} is none of scalar, avx2, avx512; unset it to use the best that is there")]
+    #[error(
+        "MAGICPIG_ISA={0} is none of scalar, avx2, avx512, avx512bf16; unset it to use the best that is there"
+    )]
     Unknown(String),
     /// The machine lacks it.
     #[error("MAGICPIG_ISA={0} is not available on this machine; unset it to use the best that is there")]
@@ -114,7 +119,8 @@ type DotBlock = unsafe fn(q: &[f32], rows: &[u16], head_dim: usize, out: &mut [f
 type AddBlock = unsafe fn(acc: &mut [f32], rows: &[u16], head_dim: usize, weights: &[f32]);
 type Max = unsafe fn(x: &[f32]) -> f32;
 type ExpSum = unsafe fn(x: &mut [f32], max: f32) -> f32;
-type Gemm = unsafe fn(shape: GemmShape, a: &[f32], b: &[f32], c: &mut [f32]);
+type Narrow = unsafe fn(x: &[f32], out: &mut [u16]);
+type Gemm = unsafe fn(shape: GemmShape, a: &[u16], b: &[u32], c: &mut [f32]);
 
 /// The functions that every instruction set's file has. They are unsafe since the CPU must have the features, and
 /// since they trust lengths and ids; [`Kernels`] checks all of it.
@@ -133,18 +139,31 @@ struct Table {
     add_block: AddBlock,
     max: Max,
     exp_sum: ExpSum,
+    narrow: Narrow,
     gemm: Gemm,
 }
 
-/// Sizes of a product C += A B: A is `[m, k]`, B is `[k, n]`, C is `[m, n]`, all row-major and dense.
+/// Columns of a panel of B.
+pub const PANEL: usize = 16;
+
+/// Sizes of a product C += A B of bf16 matrices, summed in f32. A is `[m, k]` and C is `[m, n]`, row-major and dense. B `[k, n]`
+/// lies in panels of [`PANEL`] columns, `[n / PANEL, k / 2, PANEL]`, each element a pair of two rows: the even one's in the
+/// lower half.
 #[derive(Clone, Copy, Debug)]
 pub struct GemmShape {
     /// Rows of A and C.
     pub m: usize,
-    /// Columns of B and C, a multiple of 16.
+    /// Columns of B and C, a multiple of [`PANEL`].
     pub n: usize,
-    /// Columns of A and rows of B.
+    /// Columns of A and rows of B, an even number.
     pub k: usize,
+}
+
+impl GemmShape {
+    /// Elements of A, pairs of B, elements of C.
+    fn lengths(self) -> (usize, usize, usize) {
+        (self.m * self.k, self.k / 2 * self.n, self.m * self.n)
+    }
 }
 
 /// The kernels of one instruction set. Cheap to copy.
@@ -318,15 +337,19 @@ impl Kernels {
         unsafe { (self.0.exp_sum)(x, max) }
     }
 
-    /// C += A B in f32 for the small, cache-resident tiles of prefill.
+    /// x as bf16, to nearest even. Bit-exact on every ISA for numbers that are not NaN.
+    pub fn narrow(self, x: &[f32], out: &mut [u16]) {
+        assert_eq!(x.len(), out.len());
+        // SAFETY: features as above; the lengths were just checked.
+        unsafe { (self.0.narrow)(x, out) }
+    }
+
+    /// C += A B for cache-resident panels.
     ///
-    /// Differs from scalar by at most `k * 2^-24 * sum|a b|` an element.
-    pub fn gemm(self, shape: GemmShape, a: &[f32], b: &[f32], c: &mut [f32]) {
-        let GemmShape { m, n, k } = shape;
-        assert!(
-            n.is_multiple_of(16) && a.len() == m * k && b.len() == k * n && c.len() == m * n,
-            "{shape:?}"
-        );
+    /// Accumulates in f32; differs from scalar by at most `k * 2^-23 * sum|a b|` an element.
+    pub fn gemm(self, shape: GemmShape, a: &[u16], b: &[u32], c: &mut [f32]) {
+        assert!(shape.n.is_multiple_of(PANEL) && shape.k.is_multiple_of(2), "{shape:?}");
+        assert_eq!((a.len(), b.len(), c.len()), shape.lengths(), "{shape:?}");
         // SAFETY: features as above; the lengths were just checked.
         unsafe { (self.0.gemm)(shape, a, b, c) }
     }
@@ -365,15 +388,23 @@ fn table(isa: Isa) -> Option<&'static Table> {
             && is_x86_feature_detected!("f16c"))
         .then_some(&avx2::TABLE),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => (is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512vnni"))
-        .then_some(&avx512::TABLE),
+        Isa::Avx512 => has_avx512().then_some(&avx512::TABLE),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Bf16 => {
+            (has_avx512() && is_x86_feature_detected!("avx512bf16")).then_some(&avx512::bf16::TABLE)
+        }
         #[cfg(not(target_arch = "x86_64"))]
-        Isa::Avx2 | Isa::Avx512 => None,
+        Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16 => None,
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx512() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vnni")
 }
 
 /// Gathered rows whose cache lines, of K and V, are asked for before they are needed.

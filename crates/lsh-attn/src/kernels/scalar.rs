@@ -1,6 +1,6 @@
 //! The meaning of every kernel, in portable Rust. Sums run in index order with one f32 accumulator.
 
-use super::{GemmShape, Isa, Table};
+use super::{GemmShape, Isa, PANEL, Table};
 use crate::hash::{HashPlan, LANES, Lanes};
 use crate::rows::widen;
 use crate::sketch::{SketchQueries, block_bytes, code_bytes, middle};
@@ -22,6 +22,7 @@ pub(super) static TABLE: Table = Table {
     add_block,
     max,
     exp_sum,
+    narrow,
     gemm,
 };
 
@@ -274,12 +275,29 @@ pub(super) fn exp_sum(x: &mut [f32], max: f32) -> f32 {
     })
 }
 
-fn gemm(shape: GemmShape, a: &[f32], b: &[f32], c: &mut [f32]) {
-    let GemmShape { n, k, .. } = shape;
-    for (a, c) in a.chunks_exact(k.max(1)).zip(c.chunks_exact_mut(n.max(1))) {
-        for (&a, b) in a.iter().zip(b.chunks_exact(n)) {
-            for (c, &b) in c.iter_mut().zip(b) {
-                *c += a * b;
+fn narrow(x: &[f32], out: &mut [u16]) {
+    narrow_body(x, out);
+}
+
+#[inline(always)]
+pub(super) fn narrow_body(x: &[f32], out: &mut [u16]) {
+    for (out, x) in out.iter_mut().zip(x) {
+        let bits = x.to_bits();
+        // Half of what is cut off, less one unless the last bit that stays is odd: ties go to even.
+        *out = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16) as u16;
+    }
+}
+
+fn gemm(shape: GemmShape, a: &[u16], b: &[u32], c: &mut [f32]) {
+    let GemmShape { m, n, k } = shape;
+    for row in 0..m {
+        let a = &a[row * k..][..k];
+        for (number, c) in c[row * n..][..n].chunks_exact_mut(PANEL).enumerate() {
+            for (i, pairs) in b[number * k / 2 * PANEL..][..k / 2 * PANEL].chunks_exact(PANEL).enumerate() {
+                let (even, odd) = (widen(a[2 * i]), widen(a[2 * i + 1]));
+                for (c, &pair) in c.iter_mut().zip(pairs) {
+                    *c += even * widen(pair as u16) + odd * widen((pair >> 16) as u16);
+                }
             }
         }
     }

@@ -15,10 +15,15 @@ fn all_kernels() -> impl Iterator<Item = Kernels> {
 
 /// softmax(q k / sqrt(d)) v over bf16 rows, in f64.
 fn reference(q: &[f32], rows: &[u16]) -> Vec<f64> {
+    let scale = 1.0 / (q.len() as f64).sqrt();
+    let scaled: Vec<f64> = q.iter().map(|&q| f64::from(q) * scale).collect();
+    softmax(&scaled, rows, |v| f64::from(widen(v)))
+}
+
+/// The weighted mean of `value` over the V of all rows, for a scaled query.
+fn softmax(q: &[f64], rows: &[u16], value: impl Fn(u16) -> f64) -> Vec<f64> {
     let d = q.len();
-    let score = |row: &[u16]| -> f64 {
-        q.iter().zip(row).map(|(&q, &k)| f64::from(q) * f64::from(widen(k))).sum::<f64>() / (d as f64).sqrt()
-    };
+    let score = |row: &[u16]| -> f64 { q.iter().zip(row).map(|(&q, &k)| q * f64::from(widen(k))).sum() };
     let scores: Vec<f64> = rows.chunks_exact(2 * d).map(score).collect();
     let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let weights: Vec<f64> = scores.iter().map(|score| (score - max).exp()).collect();
@@ -26,7 +31,7 @@ fn reference(q: &[f32], rows: &[u16]) -> Vec<f64> {
     let mut out = vec![0.0; d];
     for (weight, row) in weights.iter().zip(rows.chunks_exact(2 * d)) {
         for (out, &v) in out.iter_mut().zip(&row[d..]) {
-            *out += weight / total * f64::from(widen(v));
+            *out += weight / total * value(v);
         }
     }
     out
@@ -35,6 +40,17 @@ fn reference(q: &[f32], rows: &[u16]) -> Vec<f64> {
 fn assert_attention(got: &[f32], q: &[f32], rows: &[u16]) {
     for (got, want) in got.iter().zip(reference(q, rows)) {
         assert!((f64::from(*got) - want).abs() < 2e-5, "{got} {want}");
+    }
+}
+
+/// Prefill rounds scaled queries to bf16, and weights, by 2^-8 of each at most.
+fn assert_prefill(got: &[f32], q: &[f32], rows: &[u16]) {
+    let scale = 1.0 / (q.len() as f32).sqrt();
+    let rounded: Vec<f64> = q.iter().map(|q| half::bf16::from_f32(q * scale).to_f64()).collect();
+    let want = softmax(&rounded, rows, |v| f64::from(widen(v)));
+    let size = softmax(&rounded, rows, |v| f64::from(widen(v).abs()));
+    for ((got, want), size) in got.iter().zip(want).zip(size) {
+        assert!((f64::from(*got) - want).abs() < size / 256.0 + 2e-5, "{got} {want}");
     }
 }
 
@@ -98,7 +114,7 @@ fn a_chunk_of_tokens_is_causal() {
             for (index, out) in out.chunks_exact(d).enumerate() {
                 let (token, head) = (index / group, index % group);
                 let q = &q[token * width + (group + head) * d..][..d];
-                assert_attention(out, q, &rows[..(position + token + 1) * 2 * d]);
+                assert_prefill(out, q, &rows[..(position + token + 1) * 2 * d]);
             }
         }
     }

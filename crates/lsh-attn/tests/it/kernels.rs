@@ -3,7 +3,7 @@
 
 use crate::support::Random;
 use lsh_attn::hash::{HashPlan, Hasher, LANES};
-use lsh_attn::kernels::{GemmShape, Isa, Kernels};
+use lsh_attn::kernels::{GemmShape, Isa, Kernels, PANEL};
 use lsh_attn::rows::widen;
 
 const DIMS: [usize; 7] = [16, 48, 64, 80, 96, 128, 256];
@@ -140,18 +140,54 @@ fn isa_exp_sum() {
 }
 
 #[test]
+fn isa_narrow_is_bit_exact() {
+    on_each_isa("narrow", |kernels| {
+        let mut random = Random::new(9);
+        for count in COUNTS {
+            let mut x = random.normals(count);
+            // Ties, whose last bit that stays is even and odd, and the least above one.
+            for (x, bits) in x.iter_mut().zip([0x3F80_8000, 0x3F81_8000, 0x3F80_8001, 0xBF81_8000]) {
+                *x = f32::from_bits(bits);
+            }
+            let mut got = vec![0; count];
+            kernels.narrow(&x, &mut got);
+            let want: Vec<u16> = x.iter().map(|&x| half::bf16::from_f32(x).to_bits()).collect();
+            assert_eq!(got, want, "{kernels:?} {count}");
+        }
+    });
+}
+
+#[test]
 fn isa_gemm() {
     on_each_isa("gemm", |kernels| {
         let mut random = Random::new(5);
         for m in COUNTS {
-            for (n, k) in [(16, 0), (16, 1), (48, 17), (64, 64), (80, 64), (128, 33)] {
-                let (a, b) = (random.normals(m * k), random.normals(k * n));
-                let mut got = random.normals(m * n);
-                let mut want = got.clone();
-                let shape = GemmShape { m, n, k };
-                kernels.gemm(shape, &a, &b, &mut got);
-                scalar().gemm(shape, &a, &b, &mut want);
-                assert_close(&got, &want, (k + 1) as f32 * ULP * 4.0 * (k + 1) as f32, kernels);
+            for (n, k) in [(16, 0), (16, 2), (48, 18), (64, 64), (80, 64), (128, 34)] {
+                let mut bf16 =
+                    |count| random.normals(count).into_iter().map(half::bf16::from_f32).collect::<Vec<_>>();
+                let (a, b) = (bf16(m * k), bf16(k * n));
+                let c = random.normals(m * n);
+                let a_bits: Vec<u16> = a.iter().map(|a| a.to_bits()).collect();
+                let mut pairs = vec![0; k / 2 * n];
+                for (i, b) in b.chunks_exact(2 * n).enumerate() {
+                    for column in 0..n {
+                        let pair = u32::from(b[column].to_bits()) | u32::from(b[n + column].to_bits()) << 16;
+                        pairs[(column / PANEL * k / 2 + i) * PANEL + column % PANEL] = pair;
+                    }
+                }
+                let mut got = c.clone();
+                kernels.gemm(GemmShape { m, n, k }, &a_bits, &pairs, &mut got);
+                for (at, got) in got.iter().enumerate() {
+                    let (row, column) = (at / n, at % n);
+                    let terms = (0..k).map(|i| f64::from(a[row * k + i]) * f64::from(b[i * n + column]));
+                    let (mut want, mut size) = (f64::from(c[at]), f64::from(c[at].abs()));
+                    for term in terms {
+                        want += term;
+                        size += term.abs();
+                    }
+                    let bound = (k + 2) as f64 * f64::from(ULP) * size;
+                    assert!((f64::from(*got) - want).abs() <= bound, "{kernels:?} {m} {n} {k}: {got} {want}");
+                }
             }
         }
     });
