@@ -26,7 +26,7 @@ const options = {
   stop: { type: 'string', array: true, describe: 'A text that ends the generation; may be given several times' },
   seed: { type: 'number', default: 0, describe: 'The same seed gives the same text' },
   threads: { type: 'number', describe: 'Threads to use [default: one for each core]' },
-  device: { type: 'string', choices: ['cpu'], default: 'cpu', describe: 'Where the dense layers run' },
+  device: { type: 'string', default: 'cpu', describe: 'Where the dense layers of long prompts run: cpu or webgpu' },
   context: { type: 'number', describe: 'Tokens that the text may have [default: as the model was trained for]' },
 } as const;
 
@@ -55,6 +55,7 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
     seed: args.seed,
   };
   const { loadModel } = await import('../decode/model.js');
+  const { deviceFrom } = await import('../decode/options.js');
   using progress = terminal.progress();
   const { samplingFrom, policyFrom, integer } = await import('../decode/options.js');
   // Wrong options are told before a model is downloaded or a text is read.
@@ -65,6 +66,7 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
 
   await using model = await loadModel(args.model, {
     threads: args.threads,
+    device: deviceFrom(args.device),
     context: args.context,
     signal,
     onProgress: ({ phase, done, total }) => {

@@ -5,7 +5,8 @@ import { resolveModel } from '../model/resolve.js';
 import { Tokenizer } from '../model/tokenizer.js';
 import type { LayerTensor, ModelConfig, ModelFile, Tensor } from '../model/types.js';
 import { NativeModel, NativeSession, headDims } from '../native.js';
-import { DenseGraph } from '../onnx/dense-graph.js';
+import type { DenseGraph } from '../onnx/dense-graph.js';
+import type { RuntimeOptions } from '../onnx/runtime.js';
 import { type Device, type PolicyOptions, deviceFrom, integer, policyFrom, seedFrom, threadsFrom } from './options.js';
 import { Sequence } from './sequence.js';
 import { Session } from './session.js';
@@ -13,7 +14,7 @@ import { Session } from './session.js';
 export interface LoadOptions {
   /** Threads of dense layers and attention. Default: one for each core. */
   readonly threads?: number | undefined;
-  /** Where the dense layers run. Default `cpu`. */
+  /** Where the dense layers of long prompts run; those of steps run on the CPU. Default `cpu`. */
   readonly device?: Device | undefined;
   /** Tokens that a text may have. Default: as many as the model was trained for; more is allowed, at the text's cost. */
   readonly context?: number | undefined;
@@ -52,20 +53,27 @@ export async function loadModel(reference: string, options: LoadOptions = {}): P
   });
   const file = await openGguf(path);
   try {
+    signal?.throwIfAborted();
     checkAttention(file.config);
     const tokenizer = new Tokenizer(file.tokenizer);
     // Before the parts, which would stay loaded if this failed.
     const weights = nativeModel(file);
-    const dense = await DenseGraph.load(file, { device, threads }, {
-      signal,
-      onPart: (done, total) => onProgress?.({ phase: 'load', done, total }),
-    });
+    const dense = device === 'cpu' ? undefined : await denseGraph(file, { device, threads }, options);
     return new Model(file, tokenizer, dense, weights, threads, options.context ?? file.config.contextLength);
   } catch (cause) {
     await file[Symbol.asyncDispose]();
     if (signal?.aborted === true) throw new MagicpigError('ABORTED', 'aborted by the caller', { cause });
     throw cause;
   }
+}
+
+/** The dense layers on another device. The CPU's are the addon's, and do not load ONNX Runtime at all. */
+async function denseGraph(file: ModelFile, runtime: RuntimeOptions, { signal, onProgress }: LoadOptions): Promise<DenseGraph> {
+  const { DenseGraph } = await import('../onnx/dense-graph.js');
+  return await DenseGraph.load(file, runtime, {
+    signal,
+    onPart: (done, total) => onProgress?.({ phase: 'load', done, total }),
+  });
 }
 
 /** Whether the kernels can attend for the model, before its weights are loaded. */
@@ -75,8 +83,8 @@ function checkAttention({ headDim }: ModelConfig): void {
   throw new MagicpigError('UNSUPPORTED_ARCHITECTURE', `the model has heads of ${headDim} dimensions; attention takes ${known.join(', ')}`);
 }
 
-/** Maps the weights for the tokens that come one at a time. */
-function nativeModel(file: ModelFile): NativeModel {
+/** Maps the weights for the addon. */
+export function nativeModel(file: ModelFile): NativeModel {
   const { path, config } = file;
   const { hiddenSize, intermediateSize, heads, kvHeads, headDim, rope } = config;
   const span = ({ type, shape, offset }: Tensor) => ({ type, outputs: shape.length > 1 ? (shape[0] ?? 0) : 1, inputs: shape.at(-1) ?? 0, offset });
@@ -109,14 +117,14 @@ export class Model implements AsyncDisposable {
   /** Tokens that a text may have. */
   readonly context: number;
   readonly #file: ModelFile;
-  readonly #dense: DenseGraph;
+  readonly #dense: DenseGraph | undefined;
   readonly #weights: NativeModel;
   readonly #threads: number;
   readonly #sessions = new Set<Session>();
   #disposed = false;
 
   /** @internal */
-  constructor(file: ModelFile, tokenizer: Tokenizer, dense: DenseGraph, weights: NativeModel, threads: number, context: number) {
+  constructor(file: ModelFile, tokenizer: Tokenizer, dense: DenseGraph | undefined, weights: NativeModel, threads: number, context: number) {
     this.config = file.config;
     this.tokenizer = tokenizer;
     this.context = context;
@@ -145,7 +153,7 @@ export class Model implements AsyncDisposable {
       seed: seedFrom(options.seed),
       directory: options.directory ?? tmpdir(),
     });
-    const session = new Session(this, native, new Sequence(this.config, this.#dense, this.#weights, native), options);
+    const session = new Session(this, native, new Sequence(this.config, this.#weights, native, this.#dense), options);
     this.#sessions.add(session);
     return session;
   }
@@ -160,7 +168,7 @@ export class Model implements AsyncDisposable {
     if (this.#disposed) return;
     this.#disposed = true;
     for (const session of this.#sessions) session[Symbol.dispose]();
-    await this.#dense.dispose();
+    await this.#dense?.dispose();
     await this.#file[Symbol.asyncDispose]();
   }
 }

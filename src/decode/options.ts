@@ -2,7 +2,8 @@ import { availableParallelism } from 'node:os';
 import { MagicpigError } from '../errors.js';
 
 /** Where the dense layers run. */
-export type Device = 'cpu';
+export const devices = ['cpu', 'webgpu'] as const;
+export type Device = (typeof devices)[number];
 
 /** Names of the policies. */
 export type PolicyName = 'exact' | 'lsh' | 'sketch';
@@ -89,8 +90,10 @@ export function threadsFrom(threads: number | undefined): number {
 }
 
 export function deviceFrom(device: string | undefined): Device {
-  if (device === undefined || device === 'cpu') return 'cpu';
-  throw new MagicpigError('INVALID_OPTION', `device ${JSON.stringify(device)} is not supported; there is cpu`);
+  if (device === undefined) return 'cpu';
+  const known = devices.find((name) => name === device);
+  if (known !== undefined) return known;
+  throw new MagicpigError('INVALID_OPTION', `device ${JSON.stringify(device)} is not supported; there are ${devices.join(' and ')}`);
 }
 
 export function integer(name: string, value: number, low: number, high: number): number {

@@ -4,13 +4,10 @@ import type { ModelConfig } from '../model/types.js';
 import type { NativeModel, NativeSession } from '../native.js';
 import type { DenseGraph } from '../onnx/dense-graph.js';
 
-/** Tokens that prefill takes through the layers together: with 512 it is hardly faster, and takes 100 MB more memory. */
-const CHUNK = 256;
+/** Tokens that prefill takes through the layers together. */
+const CHUNK = 512;
 
-/**
- * So many tokens at most go through the addon's dense layers together. They are exact to 16 bits and read the weights where
- * they lie, which is right for steps and short prompts; the matrix products of long ones are ONNX Runtime's.
- */
+/** So many tokens at most are not worth a run on another device. */
 const FEW = 32;
 
 /** What a sequence's decoding has cost since the counts were reset. */
@@ -25,18 +22,19 @@ export interface DecodeCounts {
 /** One text going through the model: its tokens, their rows, and the logits after the last of them. */
 export class Sequence {
   readonly #config: ModelConfig;
-  readonly #dense: DenseGraph;
   readonly #weights: NativeModel;
   readonly #native: NativeSession;
+  readonly #dense: DenseGraph | undefined;
   readonly #tokens: number[] = [];
   #logits: Float32Array | undefined;
   readonly counts: DecodeCounts = { steps: 0, seconds: 0, allRows: 0 };
 
-  constructor(config: ModelConfig, dense: DenseGraph, weights: NativeModel, native: NativeSession) {
+  /** With `dense`, long prompts go through its device, but for their last token. */
+  constructor(config: ModelConfig, weights: NativeModel, native: NativeSession, dense?: DenseGraph) {
     this.#config = config;
-    this.#dense = dense;
     this.#weights = weights;
     this.#native = native;
+    this.#dense = dense;
   }
 
   /** Tokens whose rows are stored. */
@@ -54,21 +52,22 @@ export class Sequence {
   async prefill(tokens: readonly number[], signal: AbortSignal | undefined, onProgress: (done: number) => void): Promise<void> {
     const before = this.#tokens.length;
     await this.#orTakeBack(before, signal, async () => {
-      const many = tokens.length > FEW ? tokens.length - 1 : 0;
-      for (let first = 0; first < many; first += CHUNK) {
-        const chunk = tokens.slice(first, Math.min(first + CHUNK, many));
-        await this.#dense.run(chunk, before + first, async (layer, { q, k, v }) => {
-          signal?.throwIfAborted();
-          return this.#native.attendPrefill(layer, chunk.length, q, k, v);
-        });
+      const elsewhere = this.#dense === undefined || tokens.length <= FEW ? 0 : tokens.length - 1;
+      for (let first = 0; first < tokens.length;) {
+        signal?.throwIfAborted();
+        const chunk = tokens.slice(first, Math.min(first + CHUNK, first < elsewhere ? elsewhere : tokens.length));
+        if (first < elsewhere) {
+          await this.#dense?.run(chunk, before + first, async (layer, { q, k, v }) => {
+            signal?.throwIfAborted();
+            return this.#native.attendPrefill(layer, chunk.length, q, k, v);
+          });
+        } else {
+          this.#logits = await this.#native.prefillTokens(this.#weights, chunk);
+        }
         this.#tokens.push(...chunk);
-        onProgress(first + chunk.length);
+        first += chunk.length;
+        onProgress(first);
       }
-      signal?.throwIfAborted();
-      const last = tokens.slice(many);
-      this.#logits = await this.#native.prefillTokens(this.#weights, last);
-      this.#tokens.push(...last);
-      onProgress(tokens.length);
       signal?.throwIfAborted();
       await this.#native.buildIndex();
     });

@@ -10,7 +10,7 @@ export interface RunTensor {
 }
 
 export interface RuntimeOptions {
-  readonly device: 'cpu';
+  readonly device: 'cpu' | 'webgpu';
   readonly threads: number;
 }
 

@@ -1,12 +1,13 @@
-//! The dense layers of a few tokens on the CPU, from a model file's own blocks.
+//! The dense layers on the CPU, from a model file's own blocks.
 //!
 //! A decoding step multiplies every weight by one vector, so it costs the time to read the weights. They are read
 //! where they lie, in the mapped file and in its own block format; activations are rounded to 16 bits a block, which
 //! moves logits less than the bf16 rows of attention do. Long prompts are another matter, of matrix products that
-//! are bound by arithmetic: those run in ONNX Runtime.
+//! are bound by arithmetic: there a chunk of tokens shares each weight, and both are rounded to bf16 (`chunk`).
 #![deny(unsafe_code)]
 
 mod activations;
+mod chunk;
 mod kernels;
 mod llama;
 mod matrix;

@@ -3,9 +3,14 @@
 use std::path::Path;
 
 use crate::activations::Activations;
+use crate::chunk::ChunkScratch;
 use crate::matrix::{Cores, Matrix, WeightType, multiply};
 use crate::rope::{Rope, RopeConfig};
 use crate::weights_file::{TensorSpan, WeightsError, WeightsFile};
+
+/// So many tokens at most are multiplied vector by vector. More of them, but for the last, whose logits are wanted, make
+/// matrix products (`chunk`).
+const FEW: usize = 32;
 
 /// The shape of a model, and where its weights are in the file.
 #[derive(Clone, Debug)]
@@ -70,6 +75,7 @@ pub struct Llama {
 /// What a step works with, kept between steps.
 #[derive(Debug, Default)]
 pub struct Scratch {
+    pub(crate) chunk: ChunkScratch,
     x: Vec<f32>,
     normed: Vec<f32>,
     activations: Activations,
@@ -137,17 +143,34 @@ impl Llama {
         logits: &mut [f32],
         mut attend: impl FnMut(usize, &[f32], &[f32], &[f32], &mut [f32]) -> Result<(), E>,
     ) -> Result<(), E> {
-        let LlamaConfig { hidden, heads, kv_heads, head_dim, .. } = self.config;
         assert!(!tokens.is_empty() && logits.len() == self.vocabulary());
-        let embedding = self.matrix(self.config.embedding);
+        let many = if tokens.len() > FEW { tokens.len() - 1 } else { 0 };
+        let (chunk, few) = tokens.split_at(many);
+        if many > 0 {
+            self.forward_chunk(cores, chunk, position, &mut scratch.chunk, &mut attend)?;
+        }
+        self.forward_few(cores, few, position + many, scratch, logits, attend)
+    }
+
+    /// [`Llama::forward`] of a few tokens, with activations of 16 bits.
+    fn forward_few<E>(
+        &self,
+        cores: Cores<'_>,
+        tokens: &[u32],
+        position: usize,
+        scratch: &mut Scratch,
+        logits: &mut [f32],
+        mut attend: impl FnMut(usize, &[f32], &[f32], &[f32], &mut [f32]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let LlamaConfig { hidden, heads, kv_heads, head_dim, .. } = self.config;
         scratch.x.clear();
         for &token in tokens {
-            scratch.x.extend(embedding.row(token as usize));
+            scratch.x.extend(self.embedding(token));
         }
         let angles: Vec<_> = (position..position + tokens.len()).map(|at| self.rope.angles(at)).collect();
 
         for (number, layer) in self.config.layers.iter().enumerate() {
-            let Scratch { x, normed, activations, product, q, k, v, attended, gate, up } = scratch;
+            let Scratch { x, normed, activations, product, q, k, v, attended, gate, up, .. } = scratch;
             self.norm(x, 2 * number, normed);
             activations.set(normed, hidden);
             self.linear(cores, activations, product, [(layer.query, q), (layer.key, k), (layer.value, v)]);
@@ -181,7 +204,25 @@ impl Llama {
         Ok(())
     }
 
-    fn matrix(&self, span: TensorSpan) -> Matrix<'_> {
+    pub(crate) fn config(&self) -> &LlamaConfig {
+        &self.config
+    }
+
+    pub(crate) fn rope(&self) -> &Rope {
+        &self.rope
+    }
+
+    /// Weights of a norm: those of attention and MLP, a layer after the other, and the final one's.
+    pub(crate) fn norm_weights(&self, number: usize) -> &[f32] {
+        &self.norms[number]
+    }
+
+    /// The residual stream's beginning for a token.
+    pub(crate) fn embedding(&self, token: u32) -> Vec<f32> {
+        self.matrix(self.config.embedding).row(token as usize)
+    }
+
+    pub(crate) fn matrix(&self, span: TensorSpan) -> Matrix<'_> {
         self.file.matrix(span).expect("checked by open")
     }
 
@@ -258,6 +299,9 @@ fn check(config: &LlamaConfig) -> Result<(), WeightsError> {
     expect("embedding", config.embedding, vocabulary, hidden)?;
     expect("final_norm", config.final_norm, 1, hidden)?;
     expect("lm_head", config.lm_head, vocabulary, hidden)?;
+    if !hidden.is_multiple_of(2) || !intermediate.is_multiple_of(2) {
+        return mismatch(format!("{hidden} and {intermediate} elements a layer; both must be even"));
+    }
     let rotating = config.rope.dimensions;
     if rotating > head_dim || !rotating.is_multiple_of(2) {
         return mismatch(format!("{rotating} of {head_dim} dimensions rotate"));

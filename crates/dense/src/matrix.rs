@@ -90,6 +90,24 @@ impl<'a> Matrix<'a> {
         self.bytes.len() / self.row_bytes
     }
 
+    /// Elements of a row.
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    pub(crate) fn kind(&self) -> WeightType {
+        self.kind
+    }
+
+    pub(crate) fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// The matrix in parts of `rows` rows.
+    pub(crate) fn row_groups(self, rows: usize) -> impl Iterator<Item = Matrix<'a>> {
+        self.bytes.chunks(rows * self.row_bytes).map(move |bytes| Matrix { bytes, ..self })
+    }
+
     /// The elements of row `index`, dequantised.
     pub fn row(&self, index: usize) -> Vec<f32> {
         let mut out = Vec::with_capacity(self.inputs);

@@ -9,7 +9,7 @@ const TILE_KEYS: usize = 64;
 
 /// Query rows (tokens times query heads of the KV head) that share one pass over the keys. Rearranging a tile costs about
 /// as much as the products of a dozen rows.
-pub const BLOCK_QUERIES: usize = 192;
+pub const BLOCK_QUERIES: usize = 384;
 
 /// The queries of consecutive tokens for one KV head.
 #[derive(Clone, Copy, Debug)]

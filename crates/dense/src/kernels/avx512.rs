@@ -2,8 +2,9 @@
 
 use core::arch::x86_64::*;
 
-use super::{ROW_GROUP, STREAM_AHEAD, Table, by_token_groups, format};
+use super::{ROW_GROUP, STREAM_AHEAD, Table, by_token_groups, format, panels};
 use crate::activations::{Activations, BLOCK};
+use crate::matrix::WeightType;
 
 pub(super) static TABLE: Table = Table {
     f32: floats::<{ format::F32 }>,
@@ -12,7 +13,25 @@ pub(super) static TABLE: Table = Table {
     q8_0: blocks::<{ format::Q8_0 }>,
     q4_0: blocks::<{ format::Q4_0 }>,
     q4_1: blocks::<{ format::Q4_1 }>,
+    dequantise,
+    norm_panel,
+    gate_panel,
 };
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+fn dequantise(kind: WeightType, blocks: &[u8], out: &mut [u16]) {
+    panels::dequantise(kind, blocks, out);
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+fn norm_panel(x: &[f32], n: usize, column: usize, weights: &[f32], epsilon: f32, panel: &mut [u32]) {
+    panels::norm_panel(x, n, column, weights, epsilon, panel);
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+fn gate_panel(gate: &[f32], up: &[f32], n: usize, column: usize, panel: &mut [u32]) {
+    panels::gate_panel(gate, up, n, column, panel);
+}
 
 /// f32 lanes of a register.
 const WIDTH: usize = 16;

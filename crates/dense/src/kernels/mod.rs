@@ -8,12 +8,13 @@
 use lsh_attn::kernels::{Isa, Kernels};
 
 use crate::activations::{Activations, BLOCK};
-use crate::matrix::WeightType;
+use crate::matrix::{Matrix, WeightType};
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod panels;
 mod scalar;
 
 /// Rows that a kernel likes to have together.
@@ -44,6 +45,12 @@ pub(crate) use by_token_groups;
 /// `y[row, token]` of the rows in `bytes`, each of `row_bytes`, which the format and `x.size` call for.
 type Multiply = unsafe fn(bytes: &[u8], row_bytes: usize, x: &Activations, y: &mut [f32]);
 
+/// Blocks as bf16.
+type Dequantise = unsafe fn(kind: WeightType, blocks: &[u8], out: &mut [u16]);
+type NormPanel =
+    unsafe fn(x: &[f32], n: usize, column: usize, weights: &[f32], epsilon: f32, panel: &mut [u32]);
+type GatePanel = unsafe fn(gate: &[f32], up: &[f32], n: usize, column: usize, panel: &mut [u32]);
+
 /// One function per format, which every instruction set's file has. They are unsafe since the CPU must have the
 /// features, and since they trust the lengths; [`DenseKernels::multiply`] checks them.
 struct Table {
@@ -53,6 +60,9 @@ struct Table {
     q8_0: Multiply,
     q4_0: Multiply,
     q4_1: Multiply,
+    dequantise: Dequantise,
+    norm_panel: NormPanel,
+    gate_panel: GatePanel,
 }
 
 /// Formats as const parameters of the kernels.
@@ -67,7 +77,10 @@ pub(crate) mod format {
 
 /// The kernels of one instruction set. Cheap to copy.
 #[derive(Clone, Copy)]
-pub struct DenseKernels(&'static Table);
+pub struct DenseKernels {
+    table: &'static Table,
+    base: Kernels,
+}
 
 impl std::fmt::Debug for DenseKernels {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -79,17 +92,51 @@ impl From<Kernels> for DenseKernels {
     /// The kernels of the same instruction set.
     fn from(kernels: Kernels) -> DenseKernels {
         // A `Kernels` exists only where the CPU has the features of its instruction set.
-        DenseKernels(match kernels.isa() {
+        let table = match kernels.isa() {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => &avx2::TABLE,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 | Isa::Avx512Bf16 => &avx512::TABLE,
             _ => &scalar::TABLE,
-        })
+        };
+        DenseKernels { table, base: kernels }
     }
 }
 
 impl DenseKernels {
+    /// The kernels of attention, of the same instruction set: matrix products are theirs.
+    pub(crate) fn base(self) -> Kernels {
+        self.base
+    }
+
+    /// The elements of all rows as bf16, `[outputs, inputs]`.
+    pub(crate) fn dequantise(self, matrix: Matrix<'_>, out: &mut [u16]) {
+        assert_eq!(out.len(), matrix.outputs() * matrix.inputs());
+        // SAFETY: the CPU has the features (`From`); there is no other precondition.
+        unsafe { (self.table.dequantise)(matrix.kind(), matrix.bytes(), out) }
+    }
+
+    /// A panel of pairs of x `[weights.len(), n]` from `column` on, each column divided by the root of its mean square plus
+    /// `epsilon`, and times the weights.
+    pub(crate) fn norm_panel(
+        self,
+        x: &[f32],
+        n: usize,
+        column: usize,
+        weights: &[f32],
+        epsilon: f32,
+        panel: &mut [u32],
+    ) {
+        // SAFETY: the CPU has the features (`From`); there is no other precondition.
+        unsafe { (self.table.norm_panel)(x, n, column, weights, epsilon, panel) }
+    }
+
+    /// A panel of pairs of gate * sigmoid(gate) * up, both `[features, n]`, from `column` on.
+    pub(crate) fn gate_panel(self, gate: &[f32], up: &[f32], n: usize, column: usize, panel: &mut [u32]) {
+        // SAFETY: the CPU has the features (`From`); there is no other precondition.
+        unsafe { (self.table.gate_panel)(gate, up, n, column, panel) }
+    }
+
     /// `y[row, token] = row . x[token]` for the rows in `bytes`.
     pub(crate) fn multiply(
         self,
@@ -107,12 +154,12 @@ impl DenseKernels {
             assert!(x.quants.len() == x.values.len() && x.bytes.len() == blocks && x.factors.len() == blocks);
         }
         let multiply = match kind {
-            WeightType::F32 => self.0.f32,
-            WeightType::F16 => self.0.f16,
-            WeightType::Bf16 => self.0.bf16,
-            WeightType::Q8_0 => self.0.q8_0,
-            WeightType::Q4_0 => self.0.q4_0,
-            WeightType::Q4_1 => self.0.q4_1,
+            WeightType::F32 => self.table.f32,
+            WeightType::F16 => self.table.f16,
+            WeightType::Bf16 => self.table.bf16,
+            WeightType::Q8_0 => self.table.q8_0,
+            WeightType::Q4_0 => self.table.q4_0,
+            WeightType::Q4_1 => self.table.q4_1,
         };
         // SAFETY: the CPU has the features (`From`), and the lengths agree (above).
         unsafe { multiply(bytes, row_bytes, x, y) }

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::{Table, format};
+use super::{Table, format, panels};
 use crate::activations::{Activations, BLOCK};
 
 pub(super) static TABLE: Table = Table {
@@ -12,6 +12,9 @@ pub(super) static TABLE: Table = Table {
     q8_0: blocks::<{ format::Q8_0 }>,
     q4_0: blocks::<{ format::Q4_0 }>,
     q4_1: blocks::<{ format::Q4_1 }>,
+    dequantise: panels::dequantise,
+    norm_panel: panels::norm_panel,
+    gate_panel: panels::gate_panel,
 };
 
 fn half(bytes: &[u8]) -> f32 {

@@ -1,0 +1,145 @@
+//! What goes into matrix products, in bf16: loops that the compiler makes vectors of, once per instruction set, by inlining
+//! them into functions that have its features.
+
+use half::{bf16, f16};
+use lsh_attn::kernels::PANEL;
+
+use crate::activations::BLOCK;
+use crate::matrix::WeightType;
+
+/// x as bf16 in the lower half, to nearest even.
+#[inline(always)]
+fn narrow(x: f32) -> u32 {
+    let bits = x.to_bits();
+    (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+}
+
+#[inline(always)]
+pub(super) fn dequantise(kind: WeightType, blocks: &[u8], out: &mut [u16]) {
+    let half = |bytes: &[u8]| f16::from_le_bytes([bytes[0], bytes[1]]).to_f32();
+    match kind {
+        WeightType::F32 => {
+            for (out, x) in out.iter_mut().zip(blocks.as_chunks::<4>().0) {
+                *out = narrow(f32::from_le_bytes(*x)) as u16;
+            }
+        }
+        WeightType::F16 => {
+            for (out, x) in out.iter_mut().zip(blocks.as_chunks::<2>().0) {
+                *out = narrow(half(x)) as u16;
+            }
+        }
+        WeightType::Bf16 => {
+            for (out, x) in out.iter_mut().zip(blocks.as_chunks::<2>().0) {
+                *out = bf16::from_le_bytes(*x).to_bits();
+            }
+        }
+        WeightType::Q8_0 => {
+            for (out, block) in out.as_chunks_mut::<BLOCK>().0.iter_mut().zip(blocks.as_chunks::<34>().0) {
+                let scale = half(block);
+                for (out, &quant) in out.iter_mut().zip(&block[2..]) {
+                    *out = narrow(scale * f32::from(quant as i8)) as u16;
+                }
+            }
+        }
+        WeightType::Q4_0 => {
+            for (out, block) in out.as_chunks_mut::<BLOCK>().0.iter_mut().zip(blocks.as_chunks::<18>().0) {
+                let scale = half(block);
+                nibbles(&block[2..], scale, -8.0 * scale, out);
+            }
+        }
+        WeightType::Q4_1 => {
+            for (out, block) in out.as_chunks_mut::<BLOCK>().0.iter_mut().zip(blocks.as_chunks::<20>().0) {
+                nibbles(&block[4..], half(block), half(&block[2..]), out);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn nibbles(bytes: &[u8], scale: f32, offset: f32, out: &mut [u16; BLOCK]) {
+    let (low, high) = out.split_at_mut(BLOCK / 2);
+    for ((low, high), &byte) in low.iter_mut().zip(high).zip(bytes) {
+        *low = narrow(scale * f32::from(byte & 15) + offset) as u16;
+        *high = narrow(scale * f32::from(byte >> 4) + offset) as u16;
+    }
+}
+
+/// The 16 elements of a row from `column` on.
+#[inline(always)]
+fn lanes(x: &[f32], n: usize, row: usize, column: usize) -> [f32; PANEL] {
+    let start = row * n + column;
+    x[start..start + PANEL].try_into().expect("PANEL elements")
+}
+
+#[inline(always)]
+pub(super) fn norm_panel(
+    x: &[f32],
+    n: usize,
+    column: usize,
+    weights: &[f32],
+    epsilon: f32,
+    panel: &mut [u32],
+) {
+    let mut squares = [0.0f32; PANEL];
+    for row in 0..weights.len() {
+        for (square, x) in squares.iter_mut().zip(lanes(x, n, row, column)) {
+            *square += x * x;
+        }
+    }
+    let scales = squares.map(|square| 1.0 / (square / weights.len() as f32 + epsilon).sqrt());
+    for (i, (pairs, weights)) in
+        panel.as_chunks_mut::<PANEL>().0.iter_mut().zip(weights.as_chunks::<2>().0).enumerate()
+    {
+        let (even, odd) = (lanes(x, n, 2 * i, column), lanes(x, n, 2 * i + 1, column));
+        for lane in 0..PANEL {
+            let scale = scales[lane];
+            pairs[lane] =
+                narrow(even[lane] * scale * weights[0]) | narrow(odd[lane] * scale * weights[1]) << 16;
+        }
+    }
+}
+
+#[inline(always)]
+pub(super) fn gate_panel(gate: &[f32], up: &[f32], n: usize, column: usize, panel: &mut [u32]) {
+    for (i, pairs) in panel.as_chunks_mut::<PANEL>().0.iter_mut().enumerate() {
+        let [even, odd] = [2 * i, 2 * i + 1].map(|row| {
+            let (gate, up) = (lanes(gate, n, row, column), lanes(up, n, row, column));
+            let mut out = [0; PANEL];
+            for lane in 0..PANEL {
+                out[lane] = narrow(gate[lane] / (1.0 + exp(-gate[lane])) * up[lane]);
+            }
+            out
+        });
+        for lane in 0..PANEL {
+            pairs[lane] = even[lane] | odd[lane] << 16;
+        }
+    }
+}
+
+/// e^x within 1e-6 of itself for |x| up to 87, beyond which it is e^-87 or e^87: 2^n times a Taylor polynomial of what is left.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    /// Added to a float below 2^22 in size, it leaves the float's rounding in the lowest bits.
+    const ROUNDING: f32 = 12_582_912.0;
+    let x = x.clamp(-87.0, 87.0);
+    let shifted = x * std::f32::consts::LOG2_E + ROUNDING;
+    let n = shifted - ROUNDING;
+    // ln 2 in two parts, so that n times the first is exact.
+    let r = x - n * 0.693_359_4 + n * 2.121_944_4e-4;
+    let polynomial = 1.0 + r * (1.0 + r * (0.5 + r * (1.0 / 6.0 + r * (1.0 / 24.0 + r * (1.0 / 120.0)))));
+    polynomial * f32::from_bits((shifted.to_bits().wrapping_sub(ROUNDING.to_bits()).wrapping_add(127)) << 23)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::exp;
+
+    #[test]
+    fn exp_is_near_enough() {
+        for i in -870..=870 {
+            let x = i as f32 / 10.0 + 0.013;
+            let want = f64::from(x.clamp(-87.0, 87.0)).exp();
+            assert!((f64::from(exp(x)) / want - 1.0).abs() < 4e-6, "{x}: {} {want}", exp(x));
+        }
+    }
+}
