@@ -1,5 +1,7 @@
 //! Activations as linear layers take them: f32, and rounded to 16 bits a block.
 
+use crate::kernels::DenseKernels;
+
 /// Elements that share a scale, in activations as in quantised weights.
 pub(crate) const BLOCK: usize = 32;
 
@@ -38,14 +40,14 @@ pub(crate) struct QuantBytes {
 }
 
 /// The greatest quant: 256 * 127 + 127.
-const GREATEST: f32 = 32_639.0;
+pub(crate) const GREATEST: f32 = 32_639.0;
 
 impl Activations {
     /// Takes `values` `[tokens, size]`, with quants where the size is of whole blocks.
     ///
     /// # Panics
     /// If `values` is not of whole vectors.
-    pub fn set(&mut self, values: &[f32], size: usize) {
+    pub fn set(&mut self, kernels: DenseKernels, values: &[f32], size: usize) {
         assert!(size > 0 && values.len().is_multiple_of(size), "{} values, vectors of {size}", values.len());
         self.tokens = values.len() / size;
         self.size = size;
@@ -57,17 +59,7 @@ impl Activations {
         if !size.is_multiple_of(BLOCK) {
             return;
         }
-        for block in values.chunks_exact(BLOCK) {
-            let greatest = block.iter().fold(0.0f32, |greatest, x| greatest.max(x.abs()));
-            let inverse = if greatest > 0.0 { GREATEST / greatest } else { 0.0 };
-            let quants: [i16; BLOCK] = std::array::from_fn(|i| round(block[i] * inverse) as i16);
-            self.quants.extend(quants);
-            self.bytes.push(QuantBytes {
-                high: quants.map(|quant| ((i32::from(quant) + 128) >> 8) as i8),
-                low: quants.map(|quant| quant as i8),
-            });
-            self.factors.push(Factors { scale: greatest / GREATEST, sum: block.iter().sum() });
-        }
+        kernels.quantise(values, &mut self.quants, &mut self.bytes, &mut self.factors);
     }
 
     /// Vectors.
@@ -81,20 +73,23 @@ const ROUNDING: f32 = 12_582_912.0;
 
 /// x rounded to the nearest integer, ties to even. What the library has for this is a call for every element where the
 /// platform's floor has no such instruction.
-#[inline]
-fn round(x: f32) -> i32 {
+#[inline(always)]
+pub(crate) fn round(x: f32) -> i32 {
     (x + ROUNDING).to_bits() as i32 - ROUNDING.to_bits() as i32
 }
 
 #[cfg(test)]
 mod tests {
+    use lsh_attn::kernels::Kernels;
+
     use super::{Activations, round};
+    use crate::kernels::DenseKernels;
 
     #[test]
     fn bytes_are_the_quants() {
         let mut x = Activations::default();
         let values: Vec<f32> = (0..64).map(|i| (i as f32 - 31.0) * 0.37).collect();
-        x.set(&values, 64);
+        x.set(DenseKernels::from(Kernels::detect().expect("a kernel")), &values, 64);
         for (block, quants) in x.bytes.iter().zip(x.quants.chunks_exact(32)) {
             for (i, &quant) in quants.iter().enumerate() {
                 assert_eq!(256 * i32::from(block.high[i]) + i32::from(block.low[i]), i32::from(quant));

@@ -171,8 +171,8 @@ impl Llama {
 
         for (number, layer) in self.config.layers.iter().enumerate() {
             let Scratch { x, normed, activations, product, q, k, v, attended, gate, up, .. } = scratch;
-            self.norm(x, 2 * number, normed);
-            activations.set(normed, hidden);
+            self.norm(cores, x, 2 * number, normed);
+            activations.set(cores.kernels, normed, hidden);
             self.linear(cores, activations, product, [(layer.query, q), (layer.key, k), (layer.value, v)]);
             for ((q, k), angles) in
                 q.chunks_exact_mut(heads * head_dim).zip(k.chunks_exact_mut(kv_heads * head_dim)).zip(&angles)
@@ -183,23 +183,21 @@ impl Llama {
             attended.resize(q.len(), 0.0);
             attend(number, q, k, v, attended)?;
 
-            activations.set(attended, heads * head_dim);
+            activations.set(cores.kernels, attended, heads * head_dim);
             self.linear(cores, activations, product, [(layer.attention_output, normed)]);
             add(x, normed);
-            self.norm(x, 2 * number + 1, normed);
-            activations.set(normed, hidden);
+            self.norm(cores, x, 2 * number + 1, normed);
+            activations.set(cores.kernels, normed, hidden);
             self.linear(cores, activations, product, [(layer.gate, gate), (layer.up, up)]);
-            for (gate, up) in gate.iter_mut().zip(&*up) {
-                *gate = *gate / (1.0 + (-*gate).exp()) * up;
-            }
-            activations.set(gate, self.config.intermediate);
+            cores.kernels.gate(gate, up);
+            activations.set(cores.kernels, gate, self.config.intermediate);
             self.linear(cores, activations, product, [(layer.down, normed)]);
             add(x, normed);
         }
 
         let Scratch { x, normed, activations, .. } = scratch;
-        self.norm(&x[(tokens.len() - 1) * hidden..], 2 * self.config.layers.len(), normed);
-        activations.set(normed, hidden);
+        self.norm(cores, &x[(tokens.len() - 1) * hidden..], 2 * self.config.layers.len(), normed);
+        activations.set(cores.kernels, normed, hidden);
         multiply(cores, activations, &mut [(self.matrix(self.config.lm_head), logits)]);
         Ok(())
     }
@@ -256,13 +254,11 @@ impl Llama {
     }
 
     /// x / sqrt(mean(x^2) + epsilon) times the norm's weights, for each vector.
-    fn norm(&self, x: &[f32], number: usize, out: &mut Vec<f32>) {
+    fn norm(&self, cores: Cores<'_>, x: &[f32], number: usize, out: &mut Vec<f32>) {
         let weights = &self.norms[number];
-        out.clear();
-        for x in x.chunks_exact(weights.len()) {
-            let square: f64 = x.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
-            let scale = 1.0 / (square / x.len() as f64 + f64::from(self.config.norm_epsilon)).sqrt();
-            out.extend(x.iter().zip(weights).map(|(x, weight)| x * scale as f32 * weight));
+        out.resize(x.len(), 0.0);
+        for (x, out) in x.chunks_exact(weights.len()).zip(out.chunks_exact_mut(weights.len())) {
+            cores.kernels.norm(x, weights, self.config.norm_epsilon, out);
         }
     }
 }

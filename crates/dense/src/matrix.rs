@@ -119,6 +119,9 @@ impl<'a> Matrix<'a> {
     }
 }
 
+/// Bytes of weights that a task multiplies at most.
+const PART_BYTES: usize = 128 << 10;
+
 /// Threads, and the kernels that they run.
 #[derive(Clone, Copy)]
 pub struct Cores<'a> {
@@ -137,12 +140,13 @@ pub struct Cores<'a> {
 /// If the sizes do not agree.
 pub fn multiply(cores: Cores<'_>, x: &Activations, products: &mut [(Matrix<'_>, &mut [f32])]) {
     let Cores { team, kernels } = cores;
-    // Some parts more than threads: a core that is interrupted leaves its rest to the others.
+    // More parts than threads: a core that is interrupted leaves its rest to the others.
     let parts = 2 * team.threads();
     let mut tasks = Vec::with_capacity(parts * products.len());
     for (matrix, y) in products {
         assert!(x.size == matrix.inputs && y.len() == matrix.outputs() * x.tokens, "sizes of a linear layer");
-        let rows = matrix.outputs().div_ceil(parts).next_multiple_of(ROW_GROUP);
+        let rows = matrix.outputs().div_ceil(parts).min(PART_BYTES / matrix.row_bytes + 1);
+        let rows = rows.next_multiple_of(ROW_GROUP);
         let chunks = matrix.bytes.chunks(rows * matrix.row_bytes).zip(y.chunks_mut(rows * x.tokens));
         tasks.extend(chunks.map(|(bytes, y)| (matrix.kind, matrix.row_bytes, bytes, y)));
     }

@@ -51,10 +51,10 @@ fn isa_dense_products() {
                 let bytes = weights(kind, rows, size);
                 let matrix = Matrix::new(kind, size, &bytes).expect("whole rows");
                 let values = noise(3, tokens * size);
-                let mut x = Activations::default();
-                x.set(&values, size);
                 for &isa in &here {
                     let kernels = DenseKernels::from(Kernels::of(isa).expect("available"));
+                    let mut x = Activations::default();
+                    x.set(kernels, &values, size);
                     let mut y = vec![f32::NAN; rows * tokens];
                     Team::assemble(&pool, |team| {
                         multiply(Cores { team, kernels }, &x, &mut [(matrix, &mut y)])
@@ -98,11 +98,11 @@ fn activations_keep_fifteen_bits_and_zeros_stay_zero() {
         })
         .collect();
     let identity = Matrix::new(WeightType::Q8_0, 64, &identity).expect("32 rows of 2 blocks");
-    let mut x = Activations::default();
-    x.set(&values, 64);
-    let mut y = vec![0.0; 32];
     let pool = pool();
     let kernels = DenseKernels::from(Kernels::detect().expect("a kernel"));
+    let mut x = Activations::default();
+    x.set(kernels, &values, 64);
+    let mut y = vec![0.0; 32];
     Team::assemble(&pool, |team| multiply(Cores { team, kernels }, &x, &mut [(identity, &mut y)]));
     for (y, x) in y.iter().zip(&values) {
         assert!((y - x).abs() < 1.0 / 60_000.0, "{y} {x}");

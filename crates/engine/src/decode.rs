@@ -34,6 +34,15 @@ pub(crate) struct Step<'a> {
     pub tokens: usize,
 }
 
+impl<'a> Step<'a> {
+    /// K and V of the step's own token.
+    pub fn newest_row(&self, kv_head: usize) -> &'a [u16] {
+        let newest = self.tokens - 1;
+        let rows = self.store.rows(self.layer, kv_head, newest / SEGMENT_ROWS);
+        &rows[newest % SEGMENT_ROWS * 2 * self.shape.head_dim..]
+    }
+}
+
 /// Rows that a step read in one layer, summed over query heads, and where its time went.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct RowsRead {

@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 
 use kv_store::SEGMENT_ROWS;
 use lsh_attn::mix::{derive_seed, mix64};
+use lsh_attn::rows::widen;
 use lsh_attn::sketch::{BLOCK_KEYS, Draw, QueryCodes, Scanned, SketchIndex, attend_drawn, draw, totals};
 use lsh_attn::softmax::Partial;
 use team::Team;
 
 use crate::config::SINKS;
 use crate::decode::{RowsRead, Step, attend_rows, scaled};
-use crate::sketch::{LayerSketch, SessionSketch};
+use crate::sketch::{HeadSketch, LayerSketch, SessionSketch};
 
 /// Blocks that one task scans and draws from: 8,192 keys, whose codes stay in the second-level cache from the scan to the
 /// draw. It does not depend on the number of threads, so neither does the sample.
@@ -62,48 +63,57 @@ pub(crate) fn sketched(
     let mut codes = QueryCodes::default();
     codes.encode(step.kernels, &layer.plan, &q);
     let mut read = RowsRead { hash: started.elapsed(), ..RowsRead::default() };
-    let mut whole = Partial::new(step.shape.heads, d);
-    for (kv_head, index) in layer.heads.iter().enumerate() {
-        let tail = index.end().max(SINKS).min(step.tokens)..step.tokens;
-        let first = index.segments.first().map_or(0, SketchIndex::first).max(SINKS).min(tail.start);
-        for rows in [0..first, tail] {
-            read.fixed += (rows.len() * group) as u64;
-            whole.merge(kv_head * group, &attend_rows(step, kv_head, rows, &q));
-        }
-    }
     let tasks = tasks(layer);
-    // Estimates are relative to the static set's weight, which is never 0: it has the newest token.
-    let references: Vec<f32> =
-        (0..step.shape.heads).map(|head| whole.max(head) + whole.den(head).ln()).collect();
+    // Estimates are relative to the newest key's weight, so that they need not wait for the static set.
+    let references: Vec<f32> = (0..step.shape.heads)
+        .map(|head| dot(&q[head * d..][..d], step.newest_row(head / group)[..d].iter().map(|&k| widen(k))))
+        .collect();
     let offsets: Vec<Vec<f32>> = tasks
         .iter()
         .map(|task| {
             let heads = task.kv_head * group..(task.kv_head + 1) * group;
             let centre = task.index(layer).centre();
-            heads
-                .map(|head| {
-                    let product: f32 = q[head * d..][..d].iter().zip(centre).map(|(q, c)| q * c).sum();
-                    (product - references[head]) * std::f32::consts::LOG2_E
-                })
-                .collect()
+            let relative = |head: usize| dot(&q[head * d..][..d], centre.iter().copied()) - references[head];
+            heads.map(|head| relative(head) * std::f32::consts::LOG2_E).collect()
         })
         .collect();
 
     let keys: usize = tasks.iter().map(|task| task.blocks.len() * BLOCK_KEYS).sum();
+    let kv_heads = step.shape.kv_heads;
     let started = Instant::now();
-    let sums: Vec<Vec<f32>> = team.map(tasks.len(), |number| {
+    let first = team.map(kv_heads + tasks.len(), |number| {
+        let Some(number) = number.checked_sub(kv_heads) else {
+            return First::Static(attend_static(step, &layer.heads[number], number, &q));
+        };
         let (task, offsets) = (&tasks[number], &offsets[number]);
         let mut sums = vec![0.0; task.blocks.len() * group];
         let queries = codes.queries(task.kv_head * group, offsets);
         let (bits, padded_dim) = (layer.plan.bits(), layer.plan.padded_dim());
         step.kernels.sketch_sums(bits, padded_dim, task.codes(layer), queries, &mut sums);
-        sums
+        First::Sums(sums)
     });
     read.retrieve += started.elapsed() * team.threads() as u32;
-    let mut weight = vec![1.0; step.shape.heads];
-    for (task, sums) in tasks.iter().zip(&sums) {
-        for (weight, total) in weight[task.kv_head * group..].iter_mut().zip(totals(sums, group)) {
-            *weight += total;
+    let mut whole = Partial::new(step.shape.heads, d);
+    let mut weight = vec![0.0; step.shape.heads];
+    let mut scanned: Vec<Vec<f32>> = Vec::with_capacity(tasks.len());
+    for (number, part) in first.into_iter().enumerate() {
+        match part {
+            First::Static((partial, rows)) => {
+                read.fixed += (rows * group) as u64;
+                for query in 0..group {
+                    let head = number * group + query;
+                    let relative = f64::from(partial.max(query) - references[head]);
+                    weight[head] = f64::from(partial.den(query)) * relative.exp();
+                }
+                whole.merge(number * group, &partial);
+            }
+            First::Sums(sums) => {
+                let heads = &mut weight[tasks[scanned.len()].kv_head * group..];
+                for (weight, total) in heads.iter_mut().zip(totals(&sums, group)) {
+                    *weight += total;
+                }
+                scanned.push(sums);
+            }
         }
     }
     let lambda = sketch.lambda(keys / step.shape.kv_heads);
@@ -111,7 +121,7 @@ pub(crate) fn sketched(
     let seed = derive_seed(derive_seed(sketch.seed, step.tokens as u64), step.layer as u64);
 
     let parts: Vec<(Partial, usize, f64, Duration)> = team.map(tasks.len(), |number| {
-        let (task, offsets, sums) = (&tasks[number], &offsets[number], &sums[number]);
+        let (task, offsets, sums) = (&tasks[number], &offsets[number], &scanned[number]);
         let heads = task.kv_head * group;
         let random = mix64(derive_seed(seed, number as u64));
         let how = Draw {
@@ -120,7 +130,7 @@ pub(crate) fn sketched(
             start: (random >> 11) as f64 / (1u64 << 53) as f64,
             first: task.index(layer).first() + task.blocks.start * BLOCK_KEYS,
         };
-        let scanned = Scanned {
+        let blocks = Scanned {
             plan: &layer.plan,
             blocks: task.codes(layer),
             queries: codes.queries(heads, offsets),
@@ -132,7 +142,7 @@ pub(crate) fn sketched(
             ids.clear();
             ln_pi.clear();
             let started = Instant::now();
-            let expected = draw(step.kernels, scanned, how, ids, ln_pi);
+            let expected = draw(step.kernels, blocks, how, ids, ln_pi);
             let drawing = started.elapsed();
             let q = &q[heads * d..][..group * d];
             attend_drawn(step.kernels, q, d, rows, (ids, ln_pi), scores, &mut partial);
@@ -150,6 +160,27 @@ pub(crate) fn sketched(
     whole.finish(out);
     sketch.steer(step.layer, expected, keys as f64);
     read
+}
+
+/// What the threads do first: attend a KV head's static set, or sum the estimates of a task's blocks.
+enum First {
+    /// With the number of rows.
+    Static((Partial, usize)),
+    Sums(Vec<f32>),
+}
+
+/// All queries of a KV head over what its index leaves out: the first rows and the newest.
+fn attend_static(step: Step<'_>, head: &HeadSketch, kv_head: usize, q: &[f32]) -> (Partial, usize) {
+    let tail = head.end().max(SINKS).min(step.tokens)..step.tokens;
+    let first = head.segments.first().map_or(0, SketchIndex::first).max(SINKS).min(tail.start);
+    let rows = first + tail.len();
+    let mut partial = attend_rows(step, kv_head, 0..first, q);
+    partial.merge(0, &attend_rows(step, kv_head, tail, q));
+    (partial, rows)
+}
+
+fn dot(a: &[f32], b: impl Iterator<Item = f32>) -> f32 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
 fn tasks(layer: &LayerSketch) -> Vec<Task> {

@@ -3,7 +3,7 @@
 use core::arch::x86_64::*;
 
 use super::{ROW_GROUP, STREAM_AHEAD, Table, by_token_groups, format, panels};
-use crate::activations::{Activations, BLOCK};
+use crate::activations::{Activations, BLOCK, Factors, QuantBytes};
 use crate::matrix::WeightType;
 
 pub(super) static TABLE: Table = Table {
@@ -13,10 +13,28 @@ pub(super) static TABLE: Table = Table {
     q8_0: blocks::<{ format::Q8_0 }>,
     q4_0: blocks::<{ format::Q4_0 }>,
     q4_1: blocks::<{ format::Q4_1 }>,
+    norm,
+    gate,
+    quantise,
     dequantise,
     norm_panel,
     gate_panel,
 };
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+fn norm(x: &[f32], weights: &[f32], epsilon: f32, out: &mut [f32]) {
+    panels::norm(x, weights, epsilon, out);
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+fn gate(gate: &mut [f32], up: &[f32]) {
+    panels::gate(gate, up);
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+fn quantise(values: &[f32], quants: &mut Vec<i16>, bytes: &mut Vec<QuantBytes>, factors: &mut Vec<Factors>) {
+    panels::quantise(values, quants, bytes, factors);
+}
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 fn dequantise(kind: WeightType, blocks: &[u8], out: &mut [u16]) {

@@ -7,7 +7,7 @@
 
 use lsh_attn::kernels::{Isa, Kernels};
 
-use crate::activations::{Activations, BLOCK};
+use crate::activations::{Activations, BLOCK, Factors, QuantBytes};
 use crate::matrix::{Matrix, WeightType};
 
 #[cfg(target_arch = "x86_64")]
@@ -45,6 +45,9 @@ pub(crate) use by_token_groups;
 /// `y[row, token]` of the rows in `bytes`, each of `row_bytes`, which the format and `x.size` call for.
 type Multiply = unsafe fn(bytes: &[u8], row_bytes: usize, x: &Activations, y: &mut [f32]);
 
+type Norm = unsafe fn(x: &[f32], weights: &[f32], epsilon: f32, out: &mut [f32]);
+type Gate = unsafe fn(gate: &mut [f32], up: &[f32]);
+type Quantise = unsafe fn(&[f32], &mut Vec<i16>, &mut Vec<QuantBytes>, &mut Vec<Factors>);
 /// Blocks as bf16.
 type Dequantise = unsafe fn(kind: WeightType, blocks: &[u8], out: &mut [u16]);
 type NormPanel =
@@ -60,6 +63,9 @@ struct Table {
     q8_0: Multiply,
     q4_0: Multiply,
     q4_1: Multiply,
+    norm: Norm,
+    gate: Gate,
+    quantise: Quantise,
     dequantise: Dequantise,
     norm_panel: NormPanel,
     gate_panel: GatePanel,
@@ -107,6 +113,30 @@ impl DenseKernels {
     /// The kernels of attention, of the same instruction set: matrix products are theirs.
     pub(crate) fn base(self) -> Kernels {
         self.base
+    }
+
+    /// `out = x * weights`, x divided by the root of its mean square plus `epsilon`.
+    pub(crate) fn norm(self, x: &[f32], weights: &[f32], epsilon: f32, out: &mut [f32]) {
+        // SAFETY: the CPU has the features (`From`); there is no other precondition.
+        unsafe { (self.table.norm)(x, weights, epsilon, out) }
+    }
+
+    /// `gate = gate * sigmoid(gate) * up`.
+    pub(crate) fn gate(self, gate: &mut [f32], up: &[f32]) {
+        // SAFETY: the CPU has the features (`From`); there is no other precondition.
+        unsafe { (self.table.gate)(gate, up) }
+    }
+
+    /// Appends the blocks of `values`, rounded to 16 bits.
+    pub(crate) fn quantise(
+        self,
+        values: &[f32],
+        quants: &mut Vec<i16>,
+        bytes: &mut Vec<QuantBytes>,
+        factors: &mut Vec<Factors>,
+    ) {
+        // SAFETY: the CPU has the features (`From`); there is no other precondition.
+        unsafe { (self.table.quantise)(values, quants, bytes, factors) }
     }
 
     /// The elements of all rows as bf16, `[outputs, inputs]`.

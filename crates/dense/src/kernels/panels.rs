@@ -4,7 +4,7 @@
 use half::{bf16, f16};
 use lsh_attn::kernels::PANEL;
 
-use crate::activations::BLOCK;
+use crate::activations::{BLOCK, Factors, GREATEST, QuantBytes, round};
 use crate::matrix::WeightType;
 
 /// x as bf16 in the lower half, to nearest even.
@@ -61,6 +61,71 @@ fn nibbles(bytes: &[u8], scale: f32, offset: f32, out: &mut [u16; BLOCK]) {
     for ((low, high), &byte) in low.iter_mut().zip(high).zip(bytes) {
         *low = narrow(scale * f32::from(byte & 15) + offset) as u16;
         *high = narrow(scale * f32::from(byte >> 4) + offset) as u16;
+    }
+}
+
+/// `out = x * scale * weights`, x divided by the root of its mean square plus `epsilon`.
+#[inline(always)]
+pub(super) fn norm(x: &[f32], weights: &[f32], epsilon: f32, out: &mut [f32]) {
+    let mut squares = [0.0f32; PANEL];
+    let (panels, rest) = x.as_chunks::<PANEL>();
+    for x in panels {
+        for (square, x) in squares.iter_mut().zip(x) {
+            *square += x * x;
+        }
+    }
+    let square: f32 = squares.iter().sum::<f32>() + rest.iter().map(|x| x * x).sum::<f32>();
+    let scale = 1.0 / (square / x.len() as f32 + epsilon).sqrt();
+    for ((out, x), weight) in out.iter_mut().zip(x).zip(weights) {
+        *out = x * scale * weight;
+    }
+}
+
+/// `gate = gate * sigmoid(gate) * up`.
+#[inline(always)]
+pub(super) fn gate(gate: &mut [f32], up: &[f32]) {
+    for (gate, up) in gate.iter_mut().zip(up) {
+        *gate = *gate / (1.0 + exp(-*gate)) * up;
+    }
+}
+
+/// The quants of a block, and its factors.
+#[inline(always)]
+fn quantise_block(values: &[f32; BLOCK]) -> ([i16; BLOCK], QuantBytes, Factors) {
+    let mut greatest = [0.0f32; PANEL];
+    let mut sums = [0.0f32; PANEL];
+    for half in values.as_chunks::<PANEL>().0 {
+        for ((greatest, sum), x) in greatest.iter_mut().zip(&mut sums).zip(half) {
+            *greatest = if x.abs() > *greatest { x.abs() } else { *greatest };
+            *sum += x;
+        }
+    }
+    let greatest = greatest.iter().fold(0.0f32, |a, &b| if b > a { b } else { a });
+    let inverse = if greatest > 0.0 { GREATEST / greatest } else { 0.0 };
+    let mut quants = [0i16; BLOCK];
+    for (quant, x) in quants.iter_mut().zip(values) {
+        *quant = round(x * inverse) as i16;
+    }
+    let mut bytes = QuantBytes { high: [0; BLOCK], low: [0; BLOCK] };
+    for ((high, low), &quant) in bytes.high.iter_mut().zip(&mut bytes.low).zip(&quants) {
+        *high = ((i32::from(quant) + 128) >> 8) as i8;
+        *low = quant as i8;
+    }
+    (quants, bytes, Factors { scale: greatest / GREATEST, sum: sums.iter().sum() })
+}
+
+#[inline(always)]
+pub(super) fn quantise(
+    values: &[f32],
+    quants: &mut Vec<i16>,
+    bytes: &mut Vec<QuantBytes>,
+    factors: &mut Vec<Factors>,
+) {
+    for block in values.as_chunks::<BLOCK>().0 {
+        let (block_quants, block_bytes, block_factors) = quantise_block(block);
+        quants.extend(block_quants);
+        bytes.push(block_bytes);
+        factors.push(block_factors);
     }
 }
 
