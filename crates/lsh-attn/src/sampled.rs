@@ -43,7 +43,7 @@ pub fn retrieve(
     ids.len()
 }
 
-/// Adds the keys that [`retrieve`] found to query 0 of `partial`.
+/// Adds the keys that [`retrieve`] found to `partial`, which is of one query.
 ///
 /// `rows` are the segment's rows from its start, `[n, 2 * head_dim]`.
 pub fn attend_retrieved(
@@ -64,11 +64,11 @@ pub fn attend_retrieved(
         let (from, count) = (&ids[first..], CHUNK.min(ids.len() - first));
         logits.clear();
         logits.resize(count, 0.0);
-        kernels.dot_gathered(query.q, rows, 2 * query.q.len(), from, logits);
+        kernels.dot_gathered(query.q, rows, query.q.len(), from, logits);
         for (logit, &id) in logits.iter_mut().zip(from) {
             let cosine = (*logit - q_centre) / (q_norm * index.norm(id)).max(f32::MIN_POSITIVE);
             *logit -= inclusion.ln_u(cosine);
         }
-        partial.add_gathered(kernels, 0, rows, &from[..count], logits);
+        partial.add_gathered(kernels, rows, &from[..count], logits);
     }
 }

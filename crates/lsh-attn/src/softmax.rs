@@ -47,21 +47,15 @@ impl Partial {
         }
     }
 
-    /// Adds the rows named by `ids` for one query, given their logits, which are used up.
-    pub fn add_gathered(
-        &mut self,
-        kernels: Kernels,
-        query: usize,
-        rows: &[u16],
-        ids: &[u16],
-        logits: &mut [f32],
-    ) {
+    /// Adds the rows named by `ids` for every query, given their logits `[queries, ids]`, which are used up.
+    pub fn add_gathered(&mut self, kernels: Kernels, rows: &[u16], ids: &[u16], logits: &mut [f32]) {
         if ids.is_empty() {
             return;
         }
-        self.weigh(kernels, query, logits);
-        let num = &mut self.num[query * self.head_dim..][..self.head_dim];
-        kernels.add_gathered(num, rows, 2 * self.head_dim, ids, logits);
+        for (query, logits) in logits.chunks_exact_mut(ids.len()).enumerate() {
+            self.weigh(kernels, query, logits);
+        }
+        kernels.add_gathered(&mut self.num, rows, self.head_dim, ids, logits);
     }
 
     /// Turns logits into weights relative to the greatest logit so far, and rescales what is there to it.

@@ -91,88 +91,177 @@ fn prefetch(from: *const u16, elements: usize) {
     }
 }
 
-/// # Safety
-/// - every id times `row_len`, plus `q.len()`, is within `rows`; `q.len()` is a multiple of 16;
-/// - `out` is at most as long as `ids`.
+/// Rows whose products with a group of queries are summed together.
+const ROWS: usize = 2;
+
+#[inline]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn dot_gathered(q: &[f32], rows: &[u16], row_len: usize, ids: &[u16], out: &mut [f32]) {
-    let row = |id: u16| rows.as_ptr().wrapping_add(usize::from(id) * row_len);
-    for (i, (&id, out)) in ids.iter().zip(out).enumerate() {
-        if let Some(&next) = ids.get(i + GATHER_AHEAD) {
-            prefetch(row(next), row_len);
-        }
-        let k = row(id);
-        let (mut even, mut odd) = (_mm256_setzero_ps(), _mm256_setzero_ps());
-        for j in (0..q.len()).step_by(2 * WIDTH) {
-            // SAFETY: j + 16 <= q.len(), and the row of `id` has as many elements (caller).
-            unsafe {
-                even = _mm256_fmadd_ps(_mm256_loadu_ps(q.as_ptr().add(j)), load_bf16(k.add(j)), even);
-                odd = _mm256_fmadd_ps(
-                    _mm256_loadu_ps(q.as_ptr().add(j + WIDTH)),
-                    load_bf16(k.add(j + WIDTH)),
-                    odd,
-                );
-            }
-        }
-        *out = horizontal_sum(_mm256_add_ps(even, odd));
-    }
+fn lane_sums<const R: usize>(x: [__m256; R]) -> [f32; R] {
+    x.map(|x| horizontal_sum(x))
 }
 
 /// # Safety
-/// - every id times `row_len`, plus `row_len`, is within `rows`; `acc.len()` is a multiple of 16 and at most
-///   `row_len`;
-/// - `weights` is as long as `ids`.
+/// - `q` is `[g, head_dim]`, `out` `[g, n]` with n at most as many as ids, and rows of every id are within `rows`;
+/// - `head_dim` is a multiple of 16.
 #[target_feature(enable = "avx2,fma")]
-unsafe fn add_gathered(acc: &mut [f32], rows: &[u16], row_len: usize, ids: &[u16], weights: &[f32]) {
-    let mut at = row_len - acc.len();
-    let mut rest = acc;
-    while !rest.is_empty() {
-        let (acc, after) = rest.split_at_mut(rest.len().min(8 * WIDTH));
-        // SAFETY: elements at..at + acc.len() of each row are of its V (caller).
+unsafe fn dot_gathered(q: &[f32], rows: &[u16], head_dim: usize, ids: &[u16], out: &mut [f32]) {
+    by_query_groups!(q.len() / head_dim, dot_gathered_of, q, rows, head_dim, ids, out)
+}
+
+/// # Safety
+/// - as [`dot_gathered`], and queries `first..first + G` exist.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn dot_gathered_of<const G: usize>(
+    first: usize,
+    q: &[f32],
+    rows: &[u16],
+    head_dim: usize,
+    ids: &[u16],
+    out: &mut [f32],
+) {
+    let count = out.len() / (q.len() / head_dim);
+    let q = &q[first * head_dim..];
+    let mut i = 0;
+    // Several rows at a time: the sums of their lanes are then made together.
+    while i < count {
+        // SAFETY: ids i..i + R exist, and places for them in each query's results.
         unsafe {
-            match acc.len() / WIDTH {
-                8 => add_gathered_parts::<8>(acc, rows, row_len, at, ids, weights),
-                6 => add_gathered_parts::<6>(acc, rows, row_len, at, ids, weights),
-                5 => add_gathered_parts::<5>(acc, rows, row_len, at, ids, weights),
-                4 => add_gathered_parts::<4>(acc, rows, row_len, at, ids, weights),
-                _ => {
-                    for (part, acc) in acc.chunks_exact_mut(WIDTH).enumerate() {
-                        add_gathered_parts::<1>(acc, rows, row_len, at + part * WIDTH, ids, weights);
-                    }
+            let out = out.as_mut_ptr().add(first * count + i);
+            if first == 0 {
+                for &next in ids.iter().skip(i + GATHER_AHEAD).take(ROWS) {
+                    prefetch(rows.as_ptr().wrapping_add(usize::from(next) * 2 * head_dim), 2 * head_dim);
+                }
+            }
+            if count - i >= ROWS {
+                dot_rows::<G, ROWS>(q, rows, head_dim, &ids[i..], out, count);
+                i += ROWS;
+            } else {
+                dot_rows::<G, 1>(q, rows, head_dim, &ids[i..], out, count);
+                i += 1;
+            }
+        }
+    }
+}
+
+/// The products of R rows with G queries; results of one query are `stride` from the next one's.
+///
+/// # Safety
+/// - `q` has G queries, `ids` R ids of rows, and `out` a place for each product.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn dot_rows<const G: usize, const R: usize>(
+    q: &[f32],
+    rows: &[u16],
+    head_dim: usize,
+    ids: &[u16],
+    out: *mut f32,
+    stride: usize,
+) {
+    let from: [*const u16; R] =
+        std::array::from_fn(|r| rows.as_ptr().wrapping_add(usize::from(ids[r]) * 2 * head_dim));
+    let mut sums = [[_mm256_setzero_ps(); R]; G];
+    for j in (0..head_dim).step_by(WIDTH) {
+        // SAFETY: j + WIDTH <= head_dim, in each row and each query (caller).
+        unsafe {
+            let mut k = [_mm256_setzero_ps(); R];
+            for (k, from) in k.iter_mut().zip(from) {
+                *k = load_bf16(from.add(j));
+            }
+            for (g, sums) in sums.iter_mut().enumerate() {
+                let q = _mm256_loadu_ps(q.as_ptr().add(g * head_dim + j));
+                for (sum, k) in sums.iter_mut().zip(k) {
+                    *sum = _mm256_fmadd_ps(q, k, *sum);
                 }
             }
         }
-        at += acc.len();
-        rest = after;
+    }
+    for (g, sums) in sums.into_iter().enumerate() {
+        for (r, sum) in lane_sums(sums).into_iter().enumerate() {
+            // SAFETY: there is a place for row r of query g (caller).
+            unsafe { *out.add(g * stride + r) = sum };
+        }
     }
 }
 
-/// P registers of sums, which stay in registers while all rows pass.
-///
 /// # Safety
-/// - as [`add_gathered`], for elements `at..at + acc.len()` of each row; `acc` has P registers.
+/// - `acc` is `[g, head_dim]`, `weights` `[g, n]` for n ids, and rows of every id are within `rows`;
+/// - `head_dim` is a multiple of 16.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn add_gathered(acc: &mut [f32], rows: &[u16], head_dim: usize, ids: &[u16], weights: &[f32]) {
+    by_query_groups!(acc.len() / head_dim, add_gathered_of, acc, rows, head_dim, ids, weights)
+}
+
+/// # Safety
+/// - as [`add_gathered`], and queries `first..first + G` exist.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn add_gathered_parts<const P: usize>(
+unsafe fn add_gathered_of<const G: usize>(
+    first: usize,
     acc: &mut [f32],
     rows: &[u16],
-    row_len: usize,
-    at: usize,
+    head_dim: usize,
     ids: &[u16],
     weights: &[f32],
 ) {
-    let mut sums = [_mm256_setzero_ps(); P];
-    for (&id, &weight) in ids.iter().zip(weights) {
-        let v = rows.as_ptr().wrapping_add(usize::from(id) * row_len + at);
-        let weight = _mm256_set1_ps(weight);
-        for (part, sum) in sums.iter_mut().enumerate() {
-            // SAFETY: P registers of the row of `id` (caller).
-            *sum = _mm256_fmadd_ps(weight, unsafe { load_bf16(v.add(part * WIDTH)) }, *sum);
+    let (acc, weights) = (&mut acc[first * head_dim..], &weights[first * ids.len()..]);
+    let mut at = 0;
+    while at < head_dim {
+        // SAFETY: the next P registers of V are within the head, the rest is the caller's promise.
+        unsafe {
+            if G == 1 && head_dim - at >= 8 * WIDTH {
+                add_columns::<G, 8>(at, acc, rows, head_dim, ids, weights);
+                at += 8 * WIDTH;
+            } else if head_dim - at >= 2 * WIDTH {
+                add_columns::<G, 2>(at, acc, rows, head_dim, ids, weights);
+                at += 2 * WIDTH;
+            } else {
+                add_columns::<G, 1>(at, acc, rows, head_dim, ids, weights);
+                at += WIDTH;
+            }
         }
     }
-    for (acc, sum) in acc.chunks_exact_mut(WIDTH).zip(sums) {
-        // SAFETY: a chunk is as long as a register.
-        unsafe { _mm256_storeu_ps(acc.as_mut_ptr(), _mm256_add_ps(_mm256_loadu_ps(acc.as_ptr()), sum)) };
+}
+
+/// P registers of V from element `at` on, for G queries: sums stay in registers while all rows pass.
+///
+/// # Safety
+/// - as [`add_gathered`] for G queries, and P registers from `at` on are within a head.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn add_columns<const G: usize, const P: usize>(
+    at: usize,
+    acc: &mut [f32],
+    rows: &[u16],
+    head_dim: usize,
+    ids: &[u16],
+    weights: &[f32],
+) {
+    let mut sums = [[_mm256_setzero_ps(); P]; G];
+    for (i, &id) in ids.iter().enumerate() {
+        let v = rows.as_ptr().wrapping_add((2 * usize::from(id) + 1) * head_dim + at);
+        // SAFETY: P registers of the row of `id`, and a weight for each query (caller).
+        unsafe {
+            let mut parts = [_mm256_setzero_ps(); P];
+            for (p, part) in parts.iter_mut().enumerate() {
+                *part = load_bf16(v.add(p * WIDTH));
+            }
+            for (g, sums) in sums.iter_mut().enumerate() {
+                let weight = _mm256_set1_ps(*weights.get_unchecked(g * ids.len() + i));
+                for (sum, part) in sums.iter_mut().zip(parts) {
+                    *sum = _mm256_fmadd_ps(weight, part, *sum);
+                }
+            }
+        }
+    }
+    for (g, sums) in sums.into_iter().enumerate() {
+        for (p, sum) in sums.into_iter().enumerate() {
+            // SAFETY: P registers from `at` on of query g.
+            unsafe {
+                let to = acc.as_mut_ptr().add(g * head_dim + at + p * WIDTH);
+                _mm256_storeu_ps(to, _mm256_add_ps(_mm256_loadu_ps(to), sum));
+            }
+        }
     }
 }
 

@@ -113,8 +113,8 @@ type SketchWeights = unsafe fn(
     queries: SketchQueries<'_>,
     out: &mut [[f32; BLOCK_KEYS]],
 );
-type DotGathered = unsafe fn(q: &[f32], rows: &[u16], row_len: usize, ids: &[u16], out: &mut [f32]);
-type AddGathered = unsafe fn(acc: &mut [f32], rows: &[u16], row_len: usize, ids: &[u16], weights: &[f32]);
+type DotGathered = unsafe fn(q: &[f32], rows: &[u16], head_dim: usize, ids: &[u16], out: &mut [f32]);
+type AddGathered = unsafe fn(acc: &mut [f32], rows: &[u16], head_dim: usize, ids: &[u16], weights: &[f32]);
 type DotBlock = unsafe fn(q: &[f32], rows: &[u16], head_dim: usize, out: &mut [f32]);
 type AddBlock = unsafe fn(acc: &mut [f32], rows: &[u16], head_dim: usize, weights: &[f32]);
 type Max = unsafe fn(x: &[f32]) -> f32;
@@ -283,26 +283,31 @@ impl Kernels {
         unsafe { (self.0.sketch_weights)(bits, padded_dim, block, queries, out) }
     }
 
-    /// `out[i] = q . rows[ids[i]][..d]`, d = `q.len()`, for bf16 rows of `row_len` elements. Ids beyond `out.len()` name
-    /// rows that come next: their memory is asked for.
+    /// `out[g * n + i] = q[g] . rows[ids[i]][..d]` for every query g and the first n ids, where `q` is `[g, d]` and a bf16 row
+    /// has 2 d elements: the K half of gathered rows against queries that share them. Ids beyond the n-th name rows that
+    /// come next: their memory is asked for.
     ///
     /// Accumulates in f32; differs from scalar by at most `d * 2^-24 * sum|q_j k_j|`.
-    pub fn dot_gathered(self, q: &[f32], rows: &[u16], row_len: usize, ids: &[u16], out: &mut [f32]) {
-        assert!(out.len() <= ids.len(), "one result an id at most");
-        check_gather(q.len(), rows, row_len, ids);
-        // SAFETY: features as above; every id is inside `rows` and d <= row_len (`check_gather`).
-        unsafe { (self.0.dot_gathered)(q, rows, row_len, ids, out) }
+    pub fn dot_gathered(self, q: &[f32], rows: &[u16], head_dim: usize, ids: &[u16], out: &mut [f32]) {
+        check_gather(q.len(), rows, head_dim, ids);
+        let queries = q.len() / head_dim;
+        assert!(
+            out.len().is_multiple_of(queries) && out.len() / queries <= ids.len(),
+            "an id for each result"
+        );
+        // SAFETY: features as above; every id is inside `rows` (`check_gather`), and there are enough of them.
+        unsafe { (self.0.dot_gathered)(q, rows, head_dim, ids, out) }
     }
 
-    /// `acc += sum_i weights[i] * rows[ids[i]][row_len - d..]`, d = `acc.len()`, for bf16 rows of `row_len`
-    /// elements: the V half of gathered rows.
+    /// `acc[g] += sum_i weights[g * n + i] * rows[ids[i]][d..]` for every query g and all n ids, where `acc` is `[g, d]`: the V
+    /// half of gathered rows.
     ///
     /// Accumulates in f32; differs from scalar by at most `n * 2^-24 * sum|w_i v_ij|`.
-    pub fn add_gathered(self, acc: &mut [f32], rows: &[u16], row_len: usize, ids: &[u16], weights: &[f32]) {
-        assert_eq!(ids.len(), weights.len(), "one weight an id");
-        check_gather(acc.len(), rows, row_len, ids);
-        // SAFETY: features as above; every id is inside `rows` and d <= row_len (`check_gather`).
-        unsafe { (self.0.add_gathered)(acc, rows, row_len, ids, weights) }
+    pub fn add_gathered(self, acc: &mut [f32], rows: &[u16], head_dim: usize, ids: &[u16], weights: &[f32]) {
+        check_gather(acc.len(), rows, head_dim, ids);
+        assert_eq!(weights.len(), acc.len() / head_dim * ids.len(), "a weight for each query and id");
+        // SAFETY: features as above; every id is inside `rows` (`check_gather`), and the lengths agree.
+        unsafe { (self.0.add_gathered)(acc, rows, head_dim, ids, weights) }
     }
 
     /// `out[g * n + i] = q[g] . rows[i][..d]` for every query g and each of the n rows, where `q` is `[g, d]`
@@ -366,10 +371,11 @@ fn check_sketch(bits: u32, padded_dim: usize, blocks: &[u8], queries: SketchQuer
     blocks.len() / bytes
 }
 
-fn check_gather(dim: usize, rows: &[u16], row_len: usize, ids: &[u16]) {
-    assert!(dim.is_multiple_of(16) && dim <= row_len, "head dimension {dim}, row of {row_len}");
+fn check_gather(values: usize, rows: &[u16], head_dim: usize, ids: &[u16]) {
+    assert!(head_dim > 0 && head_dim.is_multiple_of(16), "head dimension {head_dim}");
+    assert!(values > 0 && values.is_multiple_of(head_dim), "{values} elements of whole heads");
     let past_last = ids.iter().copied().max().map_or(0, |id| usize::from(id) + 1);
-    assert!(past_last * row_len <= rows.len(), "id {past_last} - 1 is not among the rows");
+    assert!(past_last * 2 * head_dim <= rows.len(), "id {past_last} - 1 is not among the rows");
 }
 
 fn check_block(queries: usize, head_dim: usize, rows: usize, values: usize) {

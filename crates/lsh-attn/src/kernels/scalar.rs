@@ -233,16 +233,20 @@ fn add(acc: &mut [f32], v: &[u16], weight: f32) {
     }
 }
 
-fn dot_gathered(q: &[f32], rows: &[u16], row_len: usize, ids: &[u16], out: &mut [f32]) {
-    for (out, &id) in out.iter_mut().zip(ids) {
-        *out = dot(q, &rows[usize::from(id) * row_len..][..q.len()]);
+fn dot_gathered(q: &[f32], rows: &[u16], head_dim: usize, ids: &[u16], out: &mut [f32]) {
+    let count = out.len() / (q.len() / head_dim);
+    for (q, out) in q.chunks_exact(head_dim).zip(out.chunks_exact_mut(count.max(1))) {
+        for (out, &id) in out.iter_mut().zip(ids) {
+            *out = dot(q, &rows[usize::from(id) * 2 * head_dim..][..head_dim]);
+        }
     }
 }
 
-fn add_gathered(acc: &mut [f32], rows: &[u16], row_len: usize, ids: &[u16], weights: &[f32]) {
-    for (&weight, &id) in weights.iter().zip(ids) {
-        let row = &rows[usize::from(id) * row_len..][..row_len];
-        add(acc, &row[row_len - acc.len()..], weight);
+fn add_gathered(acc: &mut [f32], rows: &[u16], head_dim: usize, ids: &[u16], weights: &[f32]) {
+    for (acc, weights) in acc.chunks_exact_mut(head_dim).zip(weights.chunks_exact(ids.len().max(1))) {
+        for (&weight, &id) in weights.iter().zip(ids) {
+            add(acc, &rows[(2 * usize::from(id) + 1) * head_dim..][..head_dim], weight);
+        }
     }
 }
 

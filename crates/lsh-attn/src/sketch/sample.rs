@@ -123,16 +123,14 @@ pub fn attend_drawn(
     for first in (0..ids.len()).step_by(CHUNK) {
         let (from, ln_pi) = (&ids[first..], &ln_pi[first..]);
         let count = CHUNK.min(from.len());
-        for (query, q) in q.chunks_exact(head_dim).enumerate() {
-            // The first query asks for the next chunk's rows as it goes.
-            let named = if query == 0 { from } else { &from[..count] };
-            scores.clear();
-            scores.resize(count, 0.0);
-            kernels.dot_gathered(q, rows, 2 * head_dim, named, scores);
+        scores.clear();
+        scores.resize(q.len() / head_dim * count, 0.0);
+        kernels.dot_gathered(q, rows, head_dim, from, scores);
+        for scores in scores.chunks_exact_mut(count) {
             for (score, ln_pi) in scores.iter_mut().zip(ln_pi) {
                 *score -= ln_pi;
             }
-            partial.add_gathered(kernels, query, rows, &from[..count], scores);
         }
+        partial.add_gathered(kernels, rows, &from[..count], scores);
     }
 }

@@ -37,46 +37,33 @@ fn unaligned_rows(random: &mut Random, elements: usize) -> Vec<u16> {
 }
 
 #[test]
-fn isa_dot_gathered() {
-    on_each_isa("dot_gathered", |kernels| {
+fn isa_dot_gathered_and_add_gathered() {
+    on_each_isa("dot_gathered, add_gathered", |kernels| {
         let mut random = Random::new(1);
         for dim in DIMS {
-            for count in COUNTS {
-                let row_len = 2 * dim;
-                let rows = unaligned_rows(&mut random, 100 * row_len);
+            for (count, queries) in COUNTS.into_iter().zip([1, 2, 3, 4, 5, 6, 7, 8, 9, 3, 4, 1]) {
+                let rows = unaligned_rows(&mut random, 100 * 2 * dim);
                 let rows = &rows[1..];
-                let q = random.normals(dim + 1);
-                let q = &q[1..];
-                let ids: Vec<u16> = (0..count).map(|_| (random.uniform() * 100.0) as u16).collect();
-                let (mut got, mut want) = (vec![0.0; count], vec![0.0; count]);
-                kernels.dot_gathered(q, rows, row_len, &ids, &mut got);
-                scalar().dot_gathered(q, rows, row_len, &ids, &mut want);
-                for ((got, want), &id) in got.iter().zip(&want).zip(&ids) {
-                    let row = &rows[usize::from(id) * row_len..];
+                let q = random.normals(queries * dim + 1);
+                // Four more ids than results: rows that come next.
+                let ids: Vec<u16> = (0..count + 4).map(|_| (random.uniform() * 100.0) as u16).collect();
+                let (mut got, mut want) = (vec![0.0; queries * count], vec![0.0; queries * count]);
+                kernels.dot_gathered(&q[1..], rows, dim, &ids, &mut got);
+                scalar().dot_gathered(&q[1..], rows, dim, &ids, &mut want);
+                for (at, (got, want)) in got.iter().zip(&want).enumerate() {
+                    let (q, id) = (&q[1 + at / count * dim..][..dim], usize::from(ids[at % count]));
+                    let row = &rows[id * 2 * dim..];
                     let size: f32 = q.iter().zip(row).map(|(q, &k)| (q * widen(k)).abs()).sum();
                     assert!(
                         (got - want).abs() <= dim as f32 * ULP * size,
                         "{kernels:?} d {dim}: {got} {want}"
                     );
                 }
-            }
-        }
-    });
-}
-
-#[test]
-fn isa_add_gathered() {
-    on_each_isa("add_gathered", |kernels| {
-        let mut random = Random::new(2);
-        for dim in DIMS {
-            for count in COUNTS {
-                let rows = unaligned_rows(&mut random, 100 * 2 * dim);
-                let ids: Vec<u16> = (0..count).map(|_| (random.uniform() * 100.0) as u16).collect();
-                let weights = random.normals(count);
-                let mut got = random.normals(dim + 1);
+                let weights = random.normals(queries * count);
+                let mut got = random.normals(queries * dim + 1);
                 let mut want = got.clone();
-                kernels.add_gathered(&mut got[1..], &rows[1..], 2 * dim, &ids, &weights);
-                scalar().add_gathered(&mut want[1..], &rows[1..], 2 * dim, &ids, &weights);
+                kernels.add_gathered(&mut got[1..], rows, dim, &ids[..count], &weights);
+                scalar().add_gathered(&mut want[1..], rows, dim, &ids[..count], &weights);
                 assert_close(&got, &want, (count + 1) as f32 * 8.0 * ULP * (count + 1) as f32, kernels);
             }
         }
@@ -212,7 +199,7 @@ fn isa_hash_is_bit_exact() {
 fn an_id_beyond_the_rows_is_refused() {
     on_each_isa("bounds", |kernels| {
         let beyond = std::panic::catch_unwind(|| {
-            kernels.dot_gathered(&[0.0; 64], &[0; 10 * 128], 128, &[3, 10], &mut [0.0; 2]);
+            kernels.dot_gathered(&[0.0; 64], &[0; 10 * 128], 64, &[3, 10], &mut [0.0; 2]);
         });
         assert!(beyond.is_err());
     });
