@@ -90,7 +90,8 @@ pub(crate) fn sketched(
         let queries = codes.queries(task.kv_head * group, offsets);
         let (bits, padded_dim) = (layer.plan.bits(), layer.plan.padded_dim());
         step.kernels.sketch_sums(bits, padded_dim, task.codes(layer), queries, &mut sums);
-        First::Sums(sums)
+        let totals = totals(&sums, group);
+        First::Scan(sums, totals)
     });
     read.retrieve += started.elapsed() * team.threads() as u32;
     let mut whole = Partial::new(step.shape.heads, d);
@@ -107,9 +108,9 @@ pub(crate) fn sketched(
                 }
                 whole.merge(number * group, &partial);
             }
-            First::Sums(sums) => {
+            First::Scan(sums, totals) => {
                 let heads = &mut weight[tasks[scanned.len()].kv_head * group..];
-                for (weight, total) in heads.iter_mut().zip(totals(&sums, group)) {
+                for (weight, total) in heads.iter_mut().zip(totals) {
                     *weight += total;
                 }
                 scanned.push(sums);
@@ -166,7 +167,8 @@ pub(crate) fn sketched(
 enum First {
     /// With the number of rows.
     Static((Partial, usize)),
-    Sums(Vec<f32>),
+    /// With the sums over all blocks.
+    Scan(Vec<f32>, Vec<f64>),
 }
 
 /// All queries of a KV head over what its index leaves out: the first rows and the newest.

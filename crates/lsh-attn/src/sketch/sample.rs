@@ -75,15 +75,19 @@ pub fn draw(
             continue;
         }
         kernels.sketch_weights(plan.bits(), plan.padded_dim(), block, queries, &mut weights);
-        let lengths = lengths(&weights, coefficients, floor);
-        for (key, length) in lengths.into_iter().enumerate() {
+        // Every key is written down, and stays if a step lands on it: no branch that nothing could foresee.
+        let mut landed = [(0u16, 0u32); BLOCK_KEYS + 1];
+        let mut count = 0;
+        for (key, length) in lengths(&weights, coefficients, floor).into_iter().enumerate() {
             position += length;
             expected += u64::from(length);
-            if position >= ONE {
-                position -= ONE;
-                ids.push((first + number * BLOCK_KEYS + key) as u16);
-                ln_pi.push((length as f32 / ONE as f32).ln());
-            }
+            landed[count] = (key as u16, length);
+            count += (position / ONE) as usize;
+            position %= ONE;
+        }
+        for &(key, length) in &landed[..count] {
+            ids.push((first + number * BLOCK_KEYS) as u16 + key);
+            ln_pi.push((length as f32 / ONE as f32).ln());
         }
     }
     expected as f64 / f64::from(ONE)
