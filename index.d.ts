@@ -166,7 +166,10 @@ export interface NativePolicy {
   l?: number
   /** `sketch`: bits of a code element: 1, 2 or 4, which is the default. */
   bits?: number
-  /** `sketch`: mean fraction of the indexed keys that are drawn, 0.02 by default. */
+  /**
+   * `sketch`: mean fraction of the indexed keys that are drawn. By default 2% of 8,192 keys, and a number
+   * that goes with the root of the text's length.
+   */
   budget?: number
 }
 

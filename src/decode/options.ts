@@ -15,7 +15,10 @@ export interface PolicyOptions {
    * collisions. Default `sketch`.
    */
   readonly policy?: PolicyName | undefined;
-  /** `sketch`: mean fraction of the indexed keys that a step reads, above 0 and up to 1. Default 0.02. */
+  /**
+   * `sketch`: mean fraction of the indexed keys that a step reads, above 0 and up to 1. Default: 0.02 of 8,192 keys, and a
+   * number of keys that goes with the root of the text's length, which keeps the fidelity about the same.
+   */
   readonly budget?: number | undefined;
   /** `sketch`: bits of the copy for each element of a key: 1, 2 or 4. More bits, less noise and a larger index. Default 4. */
   readonly sketchBits?: number | undefined;
@@ -28,7 +31,7 @@ export interface PolicyOptions {
 export type Policy =
   | { readonly kind: 'exact' }
   | { readonly kind: 'lsh'; readonly k: number; readonly l: number }
-  | { readonly kind: 'sketch'; readonly bits: number; readonly budget: number };
+  | { readonly kind: 'sketch'; readonly bits: number; readonly budget?: number };
 
 /** How the next token is chosen from the logits, in this order: penalty, top-k, top-p, min-p, temperature. */
 export interface SamplingOptions {
@@ -48,11 +51,11 @@ export interface SamplingOptions {
 
 export type Sampling = { readonly [Name in keyof SamplingOptions]-?: number };
 
-export function policyFrom({ policy = 'sketch', budget = 0.02, sketchBits = 4, lshK = 10, lshL = 150 }: PolicyOptions): Policy {
+export function policyFrom({ policy = 'sketch', budget, sketchBits = 4, lshK = 10, lshL = 150 }: PolicyOptions): Policy {
   // All are checked, whichever policy takes them: what is wrong now would surprise at the next change of policy.
   const [k, l] = [integer('lshK', lshK, 1, 16), integer('lshL', lshL, 2, 1000)];
   if (![1, 2, 4].includes(sketchBits)) throw outOfRange('sketchBits', sketchBits, '1, 2 or 4');
-  if (!(budget > 0 && budget <= 1)) throw outOfRange('budget', budget, 'above 0, up to 1');
+  if (budget !== undefined && !(budget > 0 && budget <= 1)) throw outOfRange('budget', budget, 'above 0, up to 1');
   // Types are no promise where options come from JavaScript or a command line.
   const kind: string = policy;
   switch (kind) {
@@ -61,7 +64,7 @@ export function policyFrom({ policy = 'sketch', budget = 0.02, sketchBits = 4, l
     case 'lsh':
       return { kind, k, l };
     case 'sketch':
-      return { kind, bits: sketchBits, budget };
+      return { kind, bits: sketchBits, ...(budget !== undefined && { budget }) };
     default:
       throw new MagicpigError('INVALID_OPTION', `policy ${JSON.stringify(policy)} is unknown; there are exact, lsh and sketch`);
   }

@@ -78,8 +78,8 @@ pub(crate) fn sketched(
         })
         .collect();
 
-    let keys: usize = tasks.iter().map(|task| task.blocks.len() * BLOCK_KEYS).sum();
     let kv_heads = step.shape.kv_heads;
+    let keys = tasks.iter().map(|task| task.blocks.len() * BLOCK_KEYS).sum::<usize>() / kv_heads;
     let started = Instant::now();
     let first = team.map(kv_heads + tasks.len(), |number| {
         let Some(number) = number.checked_sub(kv_heads) else {
@@ -117,7 +117,7 @@ pub(crate) fn sketched(
             }
         }
     }
-    let lambda = sketch.lambda(keys / step.shape.kv_heads);
+    let lambda = sketch.lambda(keys);
     let coefficients: Vec<f32> = weight.iter().map(|weight| (lambda / weight) as f32).collect();
     let seed = derive_seed(derive_seed(sketch.seed, step.tokens as u64), step.layer as u64);
 
@@ -127,7 +127,7 @@ pub(crate) fn sketched(
         let random = mix64(derive_seed(seed, number as u64));
         let how = Draw {
             coefficients: &coefficients[heads..][..group],
-            floor: sketch.floor() as f32,
+            floor: sketch.floor(keys) as f32,
             start: (random >> 11) as f64 / (1u64 << 53) as f64,
             first: task.index(layer).first() + task.blocks.start * BLOCK_KEYS,
         };
@@ -157,9 +157,9 @@ pub(crate) fn sketched(
         expected += likely;
         read.retrieve += *drawing;
     }
-    read.indexed = (keys * group) as u64;
+    read.indexed = (keys * step.shape.heads) as u64;
     whole.finish(out);
-    sketch.steer(step.layer, expected, keys as f64);
+    sketch.steer(step.layer, expected, keys);
     read
 }
 

@@ -15,7 +15,7 @@ mod stats;
 mod step;
 mod synthetic;
 
-pub use config::{Policy, SINKS, SessionConfig, Shape, WINDOW};
+pub use config::{Budget, Policy, SINKS, SessionConfig, Shape, WINDOW};
 pub use dense::{LayerSpans, Llama, LlamaConfig, RopeConfig, TensorSpan};
 pub use error::EngineError;
 pub use lsh_attn::HEAD_DIMS;

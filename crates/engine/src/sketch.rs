@@ -12,7 +12,7 @@ use rayon::ThreadPool;
 use rayon::prelude::*;
 
 use crate::EngineError;
-use crate::config::{SINKS, Shape, WINDOW};
+use crate::config::{Budget, SINKS, Shape, WINDOW};
 use crate::decode::Step;
 
 /// Rows below which a segment's own mean is no good centre: it takes the one of the segment before, and the first segment
@@ -26,7 +26,7 @@ const FLOOR: f64 = 5e-4;
 #[derive(Debug)]
 pub(crate) struct SessionSketch {
     bits: u32,
-    budget: f64,
+    budget: Budget,
     pub seed: u64,
     layers: Vec<LayerSketch>,
     /// lambda for each key of the budget: what a draw multiplies shares of the softmax with, the same for all layers and
@@ -51,7 +51,7 @@ pub(crate) struct HeadSketch {
 }
 
 impl SessionSketch {
-    pub fn new(shape: Shape, bits: u32, budget: f64, seed: u64) -> SessionSketch {
+    pub fn new(shape: Shape, bits: u32, budget: Budget, seed: u64) -> SessionSketch {
         let layer = |layer: usize| LayerSketch {
             plan: SketchPlan::new(shape.head_dim, bits, derive_seed(seed, layer as u64)),
             heads: (0..shape.kv_heads).map(|_| HeadSketch::default()).collect(),
@@ -72,7 +72,7 @@ impl SessionSketch {
         self.bits == bits
     }
 
-    pub fn set_budget(&mut self, budget: f64) {
+    pub fn set_budget(&mut self, budget: Budget) {
         self.budget = budget;
     }
 
@@ -82,24 +82,25 @@ impl SessionSketch {
 
     /// lambda of a head with `keys` indexed keys.
     pub fn lambda(&self, keys: usize) -> f64 {
-        self.gain * self.budget * keys as f64
+        self.gain * self.budget.of(keys) * keys as f64
     }
 
-    /// Least probability of every key: at most a quarter of the budget goes this way.
-    pub fn floor(&self) -> f64 {
-        FLOOR.min(self.budget / 4.0)
+    /// Least probability of every one of a head's `keys`: at most a quarter of the budget goes this way.
+    pub fn floor(&self, keys: usize) -> f64 {
+        FLOOR.min(self.budget.of(keys) / 4.0)
     }
 
-    /// Notes a layer's draw; the first layer's begins a step and steers by what the one before expected.
-    pub fn steer(&mut self, layer: usize, expected: f64, indexed: f64) {
+    /// Notes a layer's draw from `keys` of each of its KV heads; the first layer's begins a step and steers by what the one
+    /// before expected.
+    pub fn steer(&mut self, layer: usize, expected: f64, keys: usize) {
         if layer == 0 && self.indexed > 0.0 {
-            let spread = self.floor() * self.indexed;
-            let ratio = (self.budget * self.indexed - spread) / (self.expected - spread).max(1.0);
+            let spread = self.floor(keys) * self.indexed;
+            let ratio = (self.budget.of(keys) * self.indexed - spread) / (self.expected - spread).max(1.0);
             self.gain = (self.gain * ratio.clamp(0.25, 4.0).powf(0.3)).clamp(1e-4, 1e4);
             (self.expected, self.indexed) = (0.0, 0.0);
         }
         self.expected += expected;
-        self.indexed += indexed;
+        self.indexed += (keys * self.layers[layer].heads.len()) as f64;
     }
 
     /// Indexes every layer up to its window.

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::AtomicBool;
 
-use engine::{EngineError, Policy, SINKS, Session, SessionConfig, Shape, WINDOW};
+use engine::{Budget, EngineError, Policy, SINKS, Session, SessionConfig, Shape, WINDOW};
 use lsh_attn::mix::{derive_seed, mix64};
 
 const SHAPE: Shape = Shape { layers: 2, heads: 6, kv_heads: 2, head_dim: 64 };
@@ -267,7 +267,7 @@ fn a_cancelled_prefill_can_be_taken_back() {
     assert_eq!(session.tokens(), 101);
 }
 
-const SKETCH: Policy = Policy::Sketch { bits: 4, budget: 0.05 };
+const SKETCH: Policy = Policy::Sketch { bits: 4, budget: Budget::Fraction(0.05) };
 
 #[test]
 fn sketch_is_the_same_on_any_number_of_threads() {
@@ -298,7 +298,7 @@ fn sketch_averages_to_exact_and_draws_what_its_budget_says() {
     let (mut single, mut sampled, mut indexed) = (0.0, 0, 0);
     for seed in 0..seeds {
         let mut session = session(SHAPE, 2, seed);
-        session.set_policy(Policy::Sketch { bits: 1, budget: 0.05 }).expect("in range");
+        session.set_policy(Policy::Sketch { bits: 1, budget: Budget::Fraction(0.05) }).expect("in range");
         text.prefill(&mut session, 0..TOKENS);
         session.build_index(&AtomicBool::new(false)).expect("index");
         // Steps over the same token let the budget settle.
@@ -320,11 +320,37 @@ fn sketch_averages_to_exact_and_draws_what_its_budget_says() {
 }
 
 #[test]
+fn a_budget_by_length_goes_with_the_root_of_the_keys() {
+    let shape = Shape { layers: 1, heads: 2, kv_heads: 1, head_dim: 64 };
+    let text = Text { shape, seed: 15 };
+    for tokens in [1500, 6000] {
+        let mut session = session(shape, 2, 1);
+        session.set_policy(Policy::Sketch { bits: 4, budget: Budget::ByLength }).expect("in range");
+        text.prefill(&mut session, 0..tokens);
+        session.build_index(&AtomicBool::new(false)).expect("index");
+        let (mut sampled, mut indexed) = (0, 0);
+        for step in 0..60 {
+            session.reset_stats();
+            text.decode(&mut session, tokens);
+            session.truncate(tokens).expect("truncate");
+            if step >= 30 {
+                sampled += session.stats().sampled_rows;
+                indexed += session.stats().indexed_rows;
+            }
+        }
+        let keys = (indexed / 30 / 2) as f64;
+        let drawn = sampled as f64 / indexed as f64;
+        let wanted = 0.02 * (8192.0 / keys).sqrt();
+        assert!((drawn / wanted - 1.0).abs() < 0.05, "{tokens} tokens: {drawn} drawn, {wanted} wanted");
+    }
+}
+
+#[test]
 fn sketch_keeps_up_with_generation_over_segments() {
     let shape = Shape { layers: 1, heads: 2, kv_heads: 1, head_dim: 64 };
     let text = Text { shape, seed: 14 };
     let mut session = session(shape, 1, 1);
-    session.set_policy(Policy::Sketch { bits: 2, budget: 0.02 }).expect("in range");
+    session.set_policy(Policy::Sketch { bits: 2, budget: Budget::Fraction(0.02) }).expect("in range");
     for token in 0..34_000 {
         text.decode(&mut session, token);
         let stats = session.stats();
@@ -348,7 +374,7 @@ fn sketch_keeps_up_with_generation_over_segments() {
     assert!(session.stats().indexed_tokens <= 20_000);
     let mut exact = vec![0.0; shape.q_len()];
     let (q, k, v) = (text.q(0, 20_000), text.k(0, 20_000), text.v(0, 20_000));
-    session.set_policy(Policy::Sketch { bits: 2, budget: 1.0 }).expect("in range");
+    session.set_policy(Policy::Sketch { bits: 2, budget: Budget::Fraction(1.0) }).expect("in range");
     let mut all = exact.clone();
     for _ in 0..60 {
         session.decode(0, &q, &k, &v, &mut all).expect("decode");
@@ -367,7 +393,7 @@ fn sketch_keeps_up_with_generation_over_segments() {
 fn sketch_options_out_of_range_are_refused() {
     let mut session = session(SHAPE, 1, 0);
     for (bits, budget) in [(0, 0.1), (3, 0.1), (8, 0.1), (4, 0.0), (4, 1.5), (4, f64::NAN)] {
-        let refused = session.set_policy(Policy::Sketch { bits, budget });
+        let refused = session.set_policy(Policy::Sketch { bits, budget: Budget::Fraction(budget) });
         assert!(matches!(refused, Err(EngineError::Invalid(_))), "{bits} {budget}");
     }
 }

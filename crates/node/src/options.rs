@@ -3,7 +3,7 @@
 use std::env;
 use std::path::PathBuf;
 
-use engine::{Policy, SessionConfig, Shape};
+use engine::{Budget, Policy, SessionConfig, Shape};
 use napi_derive::napi;
 
 use crate::arguments::integer;
@@ -16,9 +16,8 @@ const MOST: u32 = 4096;
 const LSH_K: f64 = 10.0;
 const LSH_L: f64 = 150.0;
 
-/// Bits of a code element and budget of the `sketch` policy where the caller names none.
+/// Bits of a code element of the `sketch` policy where the caller names none.
 const SKETCH_BITS: f64 = 4.0;
-const BUDGET: f64 = 0.02;
 
 /// The shape of a model, and where and with how many threads a session works.
 #[napi(object, object_to_js = false)]
@@ -69,7 +68,8 @@ pub struct NativePolicy {
     pub l: Option<f64>,
     /// `sketch`: bits of a code element: 1, 2 or 4, which is the default.
     pub bits: Option<f64>,
-    /// `sketch`: mean fraction of the indexed keys that are drawn, 0.02 by default.
+    /// `sketch`: mean fraction of the indexed keys that are drawn. By default 2% of 8,192 keys, and a number
+    /// that goes with the root of the text's length.
     pub budget: Option<f64>,
 }
 
@@ -83,7 +83,7 @@ impl NativePolicy {
             }),
             "sketch" => Ok(Policy::Sketch {
                 bits: integer("bits", self.bits.unwrap_or(SKETCH_BITS), u32::MAX)? as u32,
-                budget: self.budget.unwrap_or(BUDGET),
+                budget: self.budget.map_or(Budget::ByLength, Budget::Fraction),
             }),
             kind => Err(Failure::invalid(format!("policy {kind} is none of exact, lsh, sketch"))),
         }
