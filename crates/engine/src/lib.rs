@@ -24,3 +24,4 @@ pub use lsh_attn::sketch::SKETCH_BITS;
 pub use measure::{AttentionMeasurement, measure_attention};
 pub use session::Session;
 pub use stats::Stats;
+pub use synthetic::Synthetic;

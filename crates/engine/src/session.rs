@@ -279,9 +279,21 @@ impl Session {
         self.stats = Stats::default();
     }
 
-    /// Stores the rows of new tokens; returns the position of the first.
-    pub(crate) fn append(&mut self, layer: usize, k: &[f32], v: &[f32]) -> Result<usize, EngineError> {
+    /// Stores the rows of new tokens in `layer`, which were attended elsewhere or need not be; returns the position of the
+    /// first. `k` and `v` are `[tokens, kv_heads * head_dim]`.
+    ///
+    /// # Errors
+    /// If there is no such layer, k and v are not of the same whole tokens, or the rows cannot be stored.
+    pub fn append(&mut self, layer: usize, k: &[f32], v: &[f32]) -> Result<usize, EngineError> {
         let (width, d) = (self.shape.kv_len(), self.shape.head_dim);
+        if layer >= self.shape.layers || k.len() != v.len() || !k.len().is_multiple_of(width) {
+            return Err(EngineError::Invalid(format!(
+                "k and v of layer {layer} of {} have {} and {} elements; a token has {width}",
+                self.shape.layers,
+                k.len(),
+                v.len()
+            )));
+        }
         let position = self.lengths[layer];
         let tokens = k.len() / width;
         self.row.resize(tokens * 2 * d, 0);

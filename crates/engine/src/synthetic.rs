@@ -41,6 +41,7 @@ struct Directions {
 }
 
 impl Synthetic {
+    /// Rows of `tokens` tokens.
     pub fn new(shape: Shape, tokens: usize, seed: u64) -> Synthetic {
         let (d, width) = (shape.head_dim, shape.kv_len());
         let directions: Vec<Directions> =
