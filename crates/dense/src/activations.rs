@@ -68,21 +68,11 @@ impl Activations {
     }
 }
 
-/// Added to a float below 2^22 in size, it leaves the float's rounding to nearest even in the lowest bits.
-const ROUNDING: f32 = 12_582_912.0;
-
-/// x rounded to the nearest integer, ties to even. What the library has for this is a call for every element where the
-/// platform's floor has no such instruction.
-#[inline(always)]
-pub(crate) fn round(x: f32) -> i32 {
-    (x + ROUNDING).to_bits() as i32 - ROUNDING.to_bits() as i32
-}
-
 #[cfg(test)]
 mod tests {
     use lsh_attn::kernels::Kernels;
 
-    use super::{Activations, round};
+    use super::Activations;
     use crate::kernels::DenseKernels;
 
     #[test]
@@ -96,14 +86,5 @@ mod tests {
             }
         }
         assert_eq!(x.quants[63], 32_639);
-    }
-
-    #[test]
-    fn rounds_to_nearest_even() {
-        for (x, want) in
-            [(0.5, 0), (1.5, 2), (-0.5, 0), (-2.5, -2), (32_766.6, 32_767), (-32_767.0, -32_767), (3.2, 3)]
-        {
-            assert_eq!(round(x), want, "{x}");
-        }
     }
 }

@@ -13,6 +13,7 @@ pub mod kernels;
 pub mod mix;
 pub mod pages;
 pub mod prefill;
+pub mod rounding;
 pub mod rows;
 pub mod sampled;
 pub mod segment_index;

@@ -3,15 +3,15 @@
 
 use half::{bf16, f16};
 use lsh_attn::kernels::PANEL;
+use lsh_attn::rounding::{narrow, round};
 
-use crate::activations::{BLOCK, Factors, GREATEST, QuantBytes, round};
+use crate::activations::{BLOCK, Factors, GREATEST, QuantBytes};
 use crate::matrix::WeightType;
 
-/// x as bf16 in the lower half, to nearest even.
+/// Two numbers as a pair of bf16, the first in the lower half.
 #[inline(always)]
-fn narrow(x: f32) -> u32 {
-    let bits = x.to_bits();
-    (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+fn pair(even: f32, odd: f32) -> u32 {
+    u32::from(narrow(even)) | u32::from(narrow(odd)) << 16
 }
 
 #[inline(always)]
@@ -20,12 +20,12 @@ pub(super) fn dequantise(kind: WeightType, blocks: &[u8], out: &mut [u16]) {
     match kind {
         WeightType::F32 => {
             for (out, x) in out.iter_mut().zip(blocks.as_chunks::<4>().0) {
-                *out = narrow(f32::from_le_bytes(*x)) as u16;
+                *out = narrow(f32::from_le_bytes(*x));
             }
         }
         WeightType::F16 => {
             for (out, x) in out.iter_mut().zip(blocks.as_chunks::<2>().0) {
-                *out = narrow(half(x)) as u16;
+                *out = narrow(half(x));
             }
         }
         WeightType::Bf16 => {
@@ -37,7 +37,7 @@ pub(super) fn dequantise(kind: WeightType, blocks: &[u8], out: &mut [u16]) {
             for (out, block) in out.as_chunks_mut::<BLOCK>().0.iter_mut().zip(blocks.as_chunks::<34>().0) {
                 let scale = half(block);
                 for (out, &quant) in out.iter_mut().zip(&block[2..]) {
-                    *out = narrow(scale * f32::from(quant as i8)) as u16;
+                    *out = narrow(scale * f32::from(quant as i8));
                 }
             }
         }
@@ -59,8 +59,8 @@ pub(super) fn dequantise(kind: WeightType, blocks: &[u8], out: &mut [u16]) {
 fn nibbles(bytes: &[u8], scale: f32, offset: f32, out: &mut [u16; BLOCK]) {
     let (low, high) = out.split_at_mut(BLOCK / 2);
     for ((low, high), &byte) in low.iter_mut().zip(high).zip(bytes) {
-        *low = narrow(scale * f32::from(byte & 15) + offset) as u16;
-        *high = narrow(scale * f32::from(byte >> 4) + offset) as u16;
+        *low = narrow(scale * f32::from(byte & 15) + offset);
+        *high = narrow(scale * f32::from(byte >> 4) + offset);
     }
 }
 
@@ -158,8 +158,7 @@ pub(super) fn norm_panel(
         let (even, odd) = (lanes(x, n, 2 * i, column), lanes(x, n, 2 * i + 1, column));
         for lane in 0..PANEL {
             let scale = scales[lane];
-            pairs[lane] =
-                narrow(even[lane] * scale * weights[0]) | narrow(odd[lane] * scale * weights[1]) << 16;
+            pairs[lane] = pair(even[lane] * scale * weights[0], odd[lane] * scale * weights[1]);
         }
     }
 }
@@ -169,14 +168,14 @@ pub(super) fn gate_panel(gate: &[f32], up: &[f32], n: usize, column: usize, pane
     for (i, pairs) in panel.as_chunks_mut::<PANEL>().0.iter_mut().enumerate() {
         let [even, odd] = [2 * i, 2 * i + 1].map(|row| {
             let (gate, up) = (lanes(gate, n, row, column), lanes(up, n, row, column));
-            let mut out = [0; PANEL];
+            let mut out = [0.0; PANEL];
             for lane in 0..PANEL {
-                out[lane] = narrow(gate[lane] / (1.0 + exp(-gate[lane])) * up[lane]);
+                out[lane] = gate[lane] / (1.0 + exp(-gate[lane])) * up[lane];
             }
             out
         });
         for lane in 0..PANEL {
-            pairs[lane] = even[lane] | odd[lane] << 16;
+            pairs[lane] = pair(even[lane], odd[lane]);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{GemmShape, Isa, PANEL, Table};
 use crate::hash::{HashPlan, LANES, Lanes};
+use crate::rounding;
 use crate::rows::widen;
 use crate::sketch::{SketchQueries, block_bytes, code_bytes, middle};
 use half::f16;
@@ -285,10 +286,8 @@ fn narrow(x: &[f32], out: &mut [u16]) {
 
 #[inline(always)]
 pub(super) fn narrow_body(x: &[f32], out: &mut [u16]) {
-    for (out, x) in out.iter_mut().zip(x) {
-        let bits = x.to_bits();
-        // Half of what is cut off, less one unless the last bit that stays is odd: ties go to even.
-        *out = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16) as u16;
+    for (out, &x) in out.iter_mut().zip(x) {
+        *out = rounding::narrow(x);
     }
 }
 

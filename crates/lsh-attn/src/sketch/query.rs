@@ -2,6 +2,7 @@
 
 use crate::hash::{LANES, Lanes};
 use crate::kernels::Kernels;
+use crate::rounding::round;
 use crate::sketch::{SketchPlan, middle};
 
 /// Rotated queries of a step, rounded to 8 bits each with a scale of its own.
@@ -71,12 +72,4 @@ impl QueryCodes {
             offsets,
         }
     }
-}
-
-/// x rounded to the nearest integer, ties to even, for |x| below 2^22: adding 1.5 * 2^23 leaves it in the lowest bits. What
-/// the library has for this is a call where the platform's floor has no such instruction.
-#[inline]
-fn round(x: f32) -> i32 {
-    const ROUNDING: f32 = 12_582_912.0;
-    (x + ROUNDING).to_bits() as i32 - ROUNDING.to_bits() as i32
 }
