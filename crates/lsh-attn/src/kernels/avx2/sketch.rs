@@ -125,6 +125,14 @@ unsafe fn weights_of<const BITS: u32, const G: usize>(
     }
 }
 
+/// 64-byte lines of codes whose products, added in pairs, fit into an i16: a line has `8 / bits` groups of two pairs, and a
+/// pair is at most twice the greatest code times 127.
+const fn lines_of_i16(bits: u32) -> usize {
+    let greatest_pair = 2 * ((1 << bits) - 1) * 127;
+    let groups = i16::MAX as u32 / greatest_pair;
+    (groups * bits / 8) as usize
+}
+
 /// The weights of a block's 16 keys, in two registers, for each of G queries.
 ///
 /// # Safety
@@ -138,37 +146,45 @@ unsafe fn estimates<const BITS: u32, const G: usize>(
     queries: SketchQueries<'_>,
 ) -> [[__m256; 2]; G] {
     let mask = _mm256_set1_epi8(((1u32 << BITS) - 1) as i8);
-    let ones = _mm256_set1_epi16(1);
     let codes = code_bytes(padded_dim, BITS);
     let mut products = [[_mm256_setzero_si256(); 2]; G];
     let mut four = 0;
-    for line in block[..codes].chunks_exact(64) {
-        // SAFETY: a line has 64 bytes.
-        let mut halves = unsafe {
-            let from: *const __m256i = line.as_ptr().cast();
-            [_mm256_loadu_si256(from), _mm256_loadu_si256(from.add(1))]
-        };
-        for _ in 0..8 / BITS {
-            let codes = halves.map(|half| _mm256_and_si256(half, mask));
-            halves = halves.map(|half| _mm256_srl_epi16(half, _mm_cvtsi32_si128(BITS as i32)));
-            for (g, product) in products.iter_mut().enumerate() {
-                // SAFETY: elements four..four + 4 of query first + g (caller).
-                let q = unsafe {
-                    queries
-                        .quants
-                        .as_ptr()
-                        .add((first + g) * padded_dim + four)
-                        .cast::<i32>()
-                        .read_unaligned()
-                };
-                let q = _mm256_set1_epi32(q);
-                for (product, codes) in product.iter_mut().zip(codes) {
-                    // Pairs of at most 15 * 127 each stay far below an i16's end.
-                    let pairs = _mm256_maddubs_epi16(codes, q);
-                    *product = _mm256_add_epi32(*product, _mm256_madd_epi16(pairs, ones));
+    for lines in block[..codes].chunks(64 * const { lines_of_i16(BITS) }) {
+        // Sums of pairs stay 16 bits wide as long as they fit: widening them costs as much as the multiplication.
+        let mut pairs = [[_mm256_setzero_si256(); 2]; G];
+        for line in lines.chunks_exact(64) {
+            // SAFETY: a line has 64 bytes.
+            let mut halves = unsafe {
+                let from: *const __m256i = line.as_ptr().cast();
+                [_mm256_loadu_si256(from), _mm256_loadu_si256(from.add(1))]
+            };
+            for _ in 0..8 / BITS {
+                let codes = halves.map(|half| _mm256_and_si256(half, mask));
+                halves = halves.map(|half| _mm256_srl_epi16(half, _mm_cvtsi32_si128(BITS as i32)));
+                for (g, pairs) in pairs.iter_mut().enumerate() {
+                    // SAFETY: elements four..four + 4 of query first + g (caller).
+                    let q = unsafe {
+                        queries
+                            .quants
+                            .as_ptr()
+                            .add((first + g) * padded_dim + four)
+                            .cast::<i32>()
+                            .read_unaligned()
+                    };
+                    let q = _mm256_set1_epi32(q);
+                    for (pairs, codes) in pairs.iter_mut().zip(codes) {
+                        *pairs = _mm256_add_epi16(*pairs, _mm256_maddubs_epi16(codes, q));
+                    }
                 }
+                four += 4;
             }
-            four += 4;
+        }
+        let ones = _mm256_set1_epi16(1);
+        for g in 0..G {
+            for half in 0..2 {
+                products[g][half] =
+                    _mm256_add_epi32(products[g][half], _mm256_madd_epi16(pairs[g][half], ones));
+            }
         }
     }
     let mut weights = [[_mm256_setzero_ps(); 2]; G];
