@@ -1,4 +1,4 @@
-//! What can go wrong with rows.
+//! What can go wrong with rows and sessions.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,10 +12,20 @@ pub enum StoreError {
     /// The file system has no room, or a quota or limit stands in the way.
     #[error("no room for {needed} more bytes in {}: {source}; free some space or choose another directory", path.display())]
     DiskFull {
-        /// The directory that holds the files.
+        /// The file, or the directory that holds the files.
         path: PathBuf,
         /// Bytes that were to be written.
         needed: u64,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file system does not let this user do it.
+    #[error("not allowed to {action} in {}: {source}", path.display())]
+    PermissionDenied {
+        /// What was attempted.
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
         /// What the system said.
         source: io::Error,
     },
@@ -24,11 +34,103 @@ pub enum StoreError {
     Io {
         /// What was attempted.
         action: &'static str,
-        /// The directory that holds the files.
+        /// The file, or the directory that holds the files.
         path: PathBuf,
         /// What the system said.
         source: io::Error,
     },
+    /// The folder holds no session, or is not there.
+    #[error("there is no session in {}", path.display())]
+    NotFound {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Something is already where a session was to be made.
+    #[error("{} already exists; choose another folder or remove it", path.display())]
+    AlreadyExists {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Another writer has the session open.
+    #[error("the session in {} is open for writing by {owner}; close it there, or open it for reading", path.display())]
+    Locked {
+        /// The folder.
+        path: PathBuf,
+        /// Who holds it: process, host and for how long, as that process wrote them.
+        owner: String,
+    },
+    /// The session was made for something else. There is no way around it: its bytes would be misread.
+    #[error("the session in {} has {field} {stored:?}, and {expected:?} was expected", path.display())]
+    Fingerprint {
+        /// The folder.
+        path: PathBuf,
+        /// The first field that differs.
+        field: String,
+        /// Its value in the session.
+        stored: String,
+        /// Its value as the caller gave it.
+        expected: String,
+    },
+    /// A later version of this program wrote the session.
+    #[error("{} has format version {found}; this program reads up to version {supported}", path.display())]
+    NewerVersion {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+        /// The latest version that is understood.
+        supported: u32,
+    },
+    /// The file was not written by this program.
+    #[error("{} is not a file of a session", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Bytes are not what was written.
+    #[error("{} is damaged at byte {offset}: {what}", path.display())]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// Where the damage was noticed.
+        offset: u64,
+        /// What is wrong there.
+        what: String,
+    },
+    /// A file is shorter than the session says.
+    #[error("{} has {found} bytes and should have {expected}", path.display())]
+    Truncated {
+        /// The file.
+        path: PathBuf,
+        /// Bytes that it should have.
+        expected: u64,
+        /// Bytes that it has.
+        found: u64,
+    },
+    /// A file that the session names is not there.
+    #[error("{} is missing", path.display())]
+    MissingFile {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The session was opened for reading.
+    #[error("the session in {} is open for reading only", path.display())]
+    ReadOnly {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A sync failed before: what the disk holds is not known, so nothing more is written.
+    #[error("an earlier write to {} failed; open the session again to go on from its last commit", path.display())]
+    Broken {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Columns that no file can hold, or whose names do not fit.
+    #[error("{0}")]
+    Spec(String),
+    /// A place, count or length that does not fit the session.
+    #[error("{0}")]
+    Argument(String),
     /// A layout without regions or rows, or one whose segment no file can hold.
     #[error("{0:?} has no rows, or more than a file can hold")]
     Layout(Layout),
@@ -65,8 +167,22 @@ impl StoreError {
     pub fn code(&self) -> &'static str {
         match self {
             StoreError::DiskFull { .. } => "DISK_FULL",
+            StoreError::PermissionDenied { .. } => "PERMISSION_DENIED",
             StoreError::Io { .. } => "STORE_IO",
-            StoreError::Layout(_)
+            StoreError::NotFound { .. } => "SESSION_NOT_FOUND",
+            StoreError::AlreadyExists { .. } => "SESSION_EXISTS",
+            StoreError::Locked { .. } => "SESSION_LOCKED",
+            StoreError::Fingerprint { .. } => "SESSION_MISMATCH",
+            StoreError::NewerVersion { .. } => "SESSION_NEWER",
+            StoreError::Foreign { .. } => "SESSION_FOREIGN",
+            StoreError::Corrupt { .. } => "SESSION_CORRUPT",
+            StoreError::Truncated { .. } => "SESSION_TRUNCATED",
+            StoreError::MissingFile { .. } => "SESSION_FILE_MISSING",
+            StoreError::ReadOnly { .. } => "SESSION_READ_ONLY",
+            StoreError::Broken { .. } => "SESSION_BROKEN",
+            StoreError::Spec(_)
+            | StoreError::Argument(_)
+            | StoreError::Layout(_)
             | StoreError::Region { .. }
             | StoreError::Hole { .. }
             | StoreError::RaggedRows { .. } => "INVALID_OPTION",
@@ -80,7 +196,20 @@ impl StoreError {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
                 StoreError::DiskFull { path, needed, source }
             }
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                StoreError::PermissionDenied { action, path, source }
+            }
             _ => StoreError::Io { action, path, source },
         }
     }
+
+    /// Bytes at `offset` of `path` are not what was written.
+    pub(crate) fn corrupt(path: &Path, offset: u64, what: impl Into<String>) -> StoreError {
+        StoreError::Corrupt { path: path.to_owned(), offset, what: what.into() }
+    }
+}
+
+/// For `map_err`: a failure of the file system that asked for no room.
+pub(crate) fn failed<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> StoreError + 'a {
+    move |source| StoreError::from_io(action, path, 0, source)
 }

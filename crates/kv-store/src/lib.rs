@@ -1,15 +1,39 @@
-//! Where the rows of a session live: K and V of every token, in memory-mapped files.
+//! Where a session lives: elements of every layer and KV head, in memory-mapped files that survive a crash.
 //!
-//! Bytes go in, mapped slices come out; what the bytes mean is not this crate's business. A *row* is the K and V of
-//! one token in one *region*, a (layer, KV head); a *segment* is [`SEGMENT_ROWS`] consecutive rows of a region, and
-//! one file holds that segment of every region. Files appear as the text grows and are as sparse as the rows in them.
+//! Bytes go in, mapped slices come out; what the bytes mean is not this crate's business. A *region* is a (layer, KV
+//! head); a *column* is one kind of element, of which every region has some in each *segment* of [`SEGMENT_ROWS`] token
+//! positions. A column has one file a segment, as sparse as the elements in it. `docs/session-format.md` says what is in
+//! the files and what is promised.
 #![deny(unsafe_code)]
 
+mod backend;
+mod column_file;
+mod counts;
 mod error;
+mod format;
+mod journal;
 mod layout;
+mod lock;
+mod manifest;
+mod mapping;
+mod remove;
+mod replay;
 mod segment_file;
+mod session;
+mod sigbus;
+mod spec;
 mod store;
+mod sums;
+mod verify;
 
+pub use backend::{Backend, FileSystem};
+pub use counts::Counts;
 pub use error::StoreError;
+pub use format::STATE_LIMIT;
 pub use layout::{Layout, SEGMENT_ROWS};
+pub use remove::{remove, remove_on};
+pub use session::{Access, SessionStore};
+pub use sigbus::install_sigbus_message;
+pub use spec::{Column, JOURNAL_LIMIT, Pattern, Spec};
 pub use store::RowStore;
+pub use verify::{Info, Problem, Report, inspect, verify};
