@@ -138,6 +138,16 @@ pub struct SessionConfig {
     pub threads: usize,
     /// Seed of the hash functions: the same seed and tokens give the same output on any number of threads.
     pub seed: u64,
-    /// Where the files of rows are made; they are unlinked at once and vanish with the session.
+    /// Where the files of a session without a folder are made; they are unlinked at once and vanish with it.
     pub directory: PathBuf,
+}
+
+impl SessionConfig {
+    pub(crate) fn check(&self) -> Result<(), EngineError> {
+        self.shape.check()?;
+        if self.threads == 0 {
+            return Err(EngineError::Invalid("0 threads; at least 1 is needed".to_owned()));
+        }
+        Ok(())
+    }
 }

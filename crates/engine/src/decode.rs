@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use kv_store::{RowStore, SEGMENT_ROWS};
+use kv_store::SEGMENT_ROWS;
 use lsh_attn::hash::{Hasher, LANES};
 use lsh_attn::kernels::Kernels;
 use lsh_attn::sampled::{SampleScratch, SampledQuery, attend_retrieved, retrieve};
@@ -13,6 +13,7 @@ use team::Team;
 
 use crate::config::{SINKS, Shape};
 use crate::index::LshIndex;
+use crate::storage::Storage;
 
 /// Consecutive rows that one task attends at most.
 const TASK_ROWS: usize = 2048;
@@ -29,7 +30,7 @@ thread_local! {
 pub(crate) struct Step<'a> {
     pub shape: Shape,
     pub kernels: Kernels,
-    pub store: &'a RowStore,
+    pub storage: &'a Storage,
     pub layer: usize,
     pub tokens: usize,
 }
@@ -38,7 +39,7 @@ impl<'a> Step<'a> {
     /// K and V of the step's own token.
     pub fn newest_row(&self, kv_head: usize) -> &'a [u16] {
         let newest = self.tokens - 1;
-        let rows = self.store.rows(self.layer, kv_head, newest / SEGMENT_ROWS);
+        let rows = self.storage.rows(self.layer, kv_head, newest / SEGMENT_ROWS);
         &rows[newest % SEGMENT_ROWS * 2 * self.shape.head_dim..]
     }
 }
@@ -117,7 +118,7 @@ pub(crate) fn attend_rows(step: Step<'_>, kv_head: usize, rows: Range<usize>, q:
     while start < rows.end {
         let (segment, first) = (start / SEGMENT_ROWS, start % SEGMENT_ROWS);
         let end = (rows.end - segment * SEGMENT_ROWS).min(SEGMENT_ROWS);
-        let stored = &step.store.rows(step.layer, kv_head, segment)[first * 2 * d..end * 2 * d];
+        let stored = &step.storage.rows(step.layer, kv_head, segment)[first * 2 * d..end * 2 * d];
         let q = &q[kv_head * group * d..][..group * d];
         LOGITS.with_borrow_mut(|logits| partial.add_rows(step.kernels, q, stored, logits));
         start = segment * SEGMENT_ROWS + end;
@@ -168,7 +169,7 @@ fn run(
             let head = kv_head * group + query;
             let tables = index.layer(step.layer).plan.tables();
             let query = SampledQuery { q: &q[head * d..][..d], codes: &codes[head * tables..][..tables] };
-            let rows = step.store.rows(step.layer, *kv_head, *segment);
+            let rows = step.storage.rows(step.layer, *kv_head, *segment);
             let mut partial = Partial::new(1, d);
             let (sampled, retrieve) = SCRATCH.with_borrow_mut(|scratch| {
                 let started = Instant::now();

@@ -39,9 +39,10 @@ struct Task {
 
 impl Task {
     /// The codes of the task's blocks.
-    fn codes<'a>(&self, layer: &'a LayerSketch) -> &'a [u8] {
+    fn codes<'a>(&self, step: Step<'a>, layer: &LayerSketch) -> &'a [u8] {
         let bytes = layer.plan.block_bytes();
-        &self.index(layer).blocks()[self.blocks.start * bytes..self.blocks.end * bytes]
+        let codes = step.storage.codes(layer.plan.bits(), step.layer, self.kv_head, self.segment);
+        &codes[self.blocks.start * bytes..self.blocks.end * bytes]
     }
 
     fn index<'a>(&self, layer: &'a LayerSketch) -> &'a SketchIndex {
@@ -89,7 +90,7 @@ pub(crate) fn sketched(
         let mut sums = vec![0.0; task.blocks.len() * group];
         let queries = codes.queries(task.kv_head * group, offsets);
         let (bits, padded_dim) = (layer.plan.bits(), layer.plan.padded_dim());
-        step.kernels.sketch_sums(bits, padded_dim, task.codes(layer), queries, &mut sums);
+        step.kernels.sketch_sums(bits, padded_dim, task.codes(step, layer), queries, &mut sums);
         let totals = totals(&sums, group);
         First::Scan(sums, totals)
     });
@@ -133,11 +134,11 @@ pub(crate) fn sketched(
         };
         let blocks = Scanned {
             plan: &layer.plan,
-            blocks: task.codes(layer),
+            blocks: task.codes(step, layer),
             queries: codes.queries(heads, offsets),
             sums,
         };
-        let rows = step.store.rows(step.layer, task.kv_head, task.segment);
+        let rows = step.storage.rows(step.layer, task.kv_head, task.segment);
         let mut partial = Partial::new(group, d);
         SCRATCH.with_borrow_mut(|Scratch { ids, ln_pi, scores }| {
             ids.clear();

@@ -10,6 +10,12 @@ pub enum EngineError {
     /// The rows could not be stored.
     #[error(transparent)]
     Store(#[from] kv_store::StoreError),
+    /// A session's folder holds the state of an index that this version does not know.
+    #[error("the session in {} has an index that cannot be read; verify it, or make it anew", path.display())]
+    State {
+        /// The folder.
+        path: std::path::PathBuf,
+    },
     /// The model's weights cannot be used.
     #[error(transparent)]
     Weights(#[from] dense::WeightsError),
@@ -35,6 +41,7 @@ impl EngineError {
         match self {
             EngineError::Invalid(_) | EngineError::Isa(_) | EngineError::Threads { .. } => "INVALID_OPTION",
             EngineError::Store(error) => error.code(),
+            EngineError::State { .. } => "SESSION_CORRUPT",
             EngineError::Weights(dense::WeightsError::Io { .. }) => "FILE_UNREADABLE",
             EngineError::Weights(_) => "GGUF_MALFORMED",
             EngineError::Cancelled => "ABORTED",

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use kv_store::{RowStore, SEGMENT_ROWS};
+use kv_store::{Counts, SEGMENT_ROWS, StoreError};
 use lsh_attn::hash::HashPlan;
 use lsh_attn::inclusion::InclusionTable;
 use lsh_attn::kernels::Kernels;
@@ -15,6 +15,7 @@ use team::Team;
 use crate::EngineError;
 use crate::config::{SINKS, Shape, WINDOW};
 use crate::decode::Step;
+use crate::storage::{Centres, Storage, count_lsh};
 
 /// Rows that gather behind the window, attended exactly, before they are indexed together: hashing works on
 /// 16 keys at once, and a run of tables should not be tiny.
@@ -60,8 +61,9 @@ impl LshIndex {
         }
     }
 
-    pub fn has(&self, k: usize, l: usize) -> bool {
-        (self.k, self.l) == (k, l)
+    /// Bits a table, and tables.
+    pub fn parameters(&self) -> (usize, usize) {
+        (self.k, self.l)
     }
 
     pub fn layer(&self, layer: usize) -> &LayerIndex {
@@ -73,7 +75,7 @@ impl LshIndex {
         &mut self,
         kernels: Kernels,
         pool: &ThreadPool,
-        store: &RowStore,
+        storage: &Storage,
         lengths: &[usize],
         cancel: &AtomicBool,
     ) -> Result<(), EngineError> {
@@ -88,7 +90,7 @@ impl LshIndex {
             .collect();
         let finished = pool.install(|| {
             jobs.into_par_iter().with_max_len(1).all(|(layer, head, plan, end, index)| {
-                index.extend(kernels, plan, store, (layer, head), end);
+                index.extend(kernels, plan, storage, (layer, head), end);
                 !cancel.load(Ordering::Relaxed)
             })
         });
@@ -102,13 +104,66 @@ impl LshIndex {
         if end >= heads[0].end().max(SINKS) + FLUSH_ROWS {
             let mut jobs: Vec<_> = heads.iter_mut().enumerate().collect();
             team.each_mut(&mut jobs, |(head, index)| {
-                index.extend(step.kernels, plan, step.store, (step.layer, *head), end);
+                index.extend(step.kernels, plan, step.storage, (step.layer, *head), end);
             });
         }
     }
 
     pub fn truncate(&mut self, tokens: usize) {
         self.layers.iter_mut().flat_map(|layer| &mut layer.heads).for_each(|head| head.truncate(tokens));
+    }
+
+    /// Stores the centres of segments that are new: what the tables cannot be made again without.
+    pub fn store_centres(&self, storage: &mut Storage) -> Result<(), StoreError> {
+        for (layer, LayerIndex { heads, .. }) in self.layers.iter().enumerate() {
+            for (head, index) in heads.iter().enumerate() {
+                for (segment, tables) in index.segments.iter().enumerate() {
+                    if storage.centre(Centres::Lsh, layer, head, segment).is_none() {
+                        storage.write_centre(Centres::Lsh, (layer, head, segment), tables.centre())?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes which centres the store may have.
+    pub fn count(&self, counts: &mut Counts) {
+        let heads = self.layers.iter().flat_map(|layer| &layer.heads);
+        for segment in 0..heads.map(|head| head.segments.len()).min().unwrap_or(0) {
+            count_lsh(counts, segment);
+        }
+    }
+
+    /// Where each layer's tables end.
+    pub fn ends(&self) -> Vec<usize> {
+        self.layers.iter().map(|layer| layer.heads[0].end()).collect()
+    }
+
+    /// Makes tables again, up to `ends`, around the centres that the store has.
+    pub fn restore(&mut self, kernels: Kernels, pool: &ThreadPool, storage: &Storage, ends: &[usize]) {
+        let jobs: Vec<_> = self
+            .layers
+            .iter_mut()
+            .zip(ends)
+            .enumerate()
+            .flat_map(|(number, (LayerIndex { plan, heads, .. }, &end))| {
+                let plan = &*plan;
+                heads.iter_mut().enumerate().map(move |(head, index)| (number, head, plan, end, index))
+            })
+            .collect();
+        pool.install(|| {
+            jobs.into_par_iter().with_max_len(1).for_each(|(layer, head, plan, end, index)| {
+                let segment = |segment| {
+                    let centre = storage.centre(Centres::Lsh, layer, head, segment)?;
+                    let mut tables = SegmentIndex::around(first_row(segment), centre);
+                    let end = (end - segment * SEGMENT_ROWS).min(SEGMENT_ROWS);
+                    tables.extend(kernels, plan, storage.rows(layer, head, segment), end);
+                    Some(tables)
+                };
+                index.segments = (0..end.div_ceil(SEGMENT_ROWS)).map_while(segment).collect();
+            });
+        });
     }
 
     pub fn bytes(&self) -> u64 {
@@ -139,12 +194,12 @@ impl HeadIndex {
         &mut self,
         kernels: Kernels,
         plan: &HashPlan,
-        store: &RowStore,
+        storage: &Storage,
         (layer, head): (usize, usize),
         end: usize,
     ) {
         for segment in self.segments.len().saturating_sub(1)..end.div_ceil(SEGMENT_ROWS) {
-            let first = if segment == 0 { SINKS } else { 0 };
+            let first = first_row(segment);
             let end = (end - segment * SEGMENT_ROWS).min(SEGMENT_ROWS);
             if end <= first {
                 return;
@@ -152,7 +207,7 @@ impl HeadIndex {
             if segment == self.segments.len() {
                 self.segments.push(SegmentIndex::new(first));
             }
-            self.segments[segment].extend(kernels, plan, store.rows(layer, head, segment), end);
+            self.segments[segment].extend(kernels, plan, storage.rows(layer, head, segment), end);
         }
     }
 
@@ -162,4 +217,9 @@ impl HeadIndex {
             self.segments.truncate(tokens / SEGMENT_ROWS);
         }
     }
+}
+
+/// The first row of a segment that is in its tables.
+fn first_row(segment: usize) -> usize {
+    if segment == 0 { SINKS } else { 0 }
 }

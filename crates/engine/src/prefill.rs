@@ -3,13 +3,13 @@
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use kv_store::RowStore;
 use lsh_attn::kernels::Kernels;
 use lsh_attn::prefill::{BLOCK_QUERIES, PrefillScratch, QueryBlock, attend_causal};
 use team::Team;
 
 use crate::EngineError;
 use crate::config::Shape;
+use crate::storage::Storage;
 
 thread_local! {
     static SCRATCH: RefCell<PrefillScratch> = RefCell::default();
@@ -20,7 +20,7 @@ thread_local! {
 pub(crate) struct Chunk<'a> {
     pub shape: Shape,
     pub kernels: Kernels,
-    pub store: &'a RowStore,
+    pub storage: &'a Storage,
     pub layer: usize,
     pub position: usize,
     pub tokens: usize,
@@ -41,7 +41,7 @@ pub(crate) fn causal(
     let blocks = chunk.tokens.div_ceil(block_tokens);
 
     let segments: Vec<Vec<&[u16]>> =
-        (0..kv_heads).map(|head| chunk.store.segments(chunk.layer, head).collect()).collect();
+        (0..kv_heads).map(|head| chunk.storage.segments(chunk.layer, head).collect()).collect();
     // A block's outputs lie together here, so that each task has a slice of its own.
     let mut outputs = vec![0.0; q.len()];
     let mut tasks = Vec::with_capacity(blocks * kv_heads);

@@ -4,26 +4,41 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use kv_store::{Layout, RowStore};
 use lsh_attn::kernels::Kernels;
 use lsh_attn::rows::encode_row;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use team::Team;
 
-use crate::config::{Policy, SessionConfig, Shape};
+use crate::config::{Budget, Policy, SessionConfig, Shape};
 use crate::decode::{self, Step};
 use crate::decode_sketch::sketched;
+use crate::fingerprint::index_fields;
 use crate::index::LshIndex;
 use crate::prefill;
 use crate::sketch::SessionSketch;
+use crate::storage::Storage;
 use crate::{EngineError, Stats};
 
 /// What the policy samples from.
 #[derive(Debug)]
-enum Index {
+pub(crate) enum Index {
     None,
     Lsh(LshIndex),
     Sketch(SessionSketch),
+}
+
+impl Index {
+    /// A policy that samples from it.
+    pub fn policy(&self) -> Policy {
+        match self {
+            Index::None => Policy::Exact,
+            Index::Lsh(index) => {
+                let (k, l) = index.parameters();
+                Policy::Lsh { k, l }
+            }
+            Index::Sketch(index) => Policy::Sketch { bits: index.bits(), budget: Budget::ByLength },
+        }
+    }
 }
 
 /// One sequence: its rows, their index, and the policy that reads them.
@@ -33,14 +48,14 @@ enum Index {
 #[derive(Debug)]
 pub struct Session {
     shape: Shape,
-    seed: u64,
+    pub(crate) seed: u64,
     kernels: Kernels,
     pool: Arc<ThreadPool>,
-    store: RowStore,
+    pub(crate) storage: Storage,
     /// Tokens in each layer.
-    lengths: Vec<usize>,
+    pub(crate) lengths: Vec<usize>,
     policy: Policy,
-    index: Index,
+    pub(crate) index: Index,
     stats: Stats,
     row: Vec<u16>,
     pub(crate) scratch: dense::Scratch,
@@ -53,12 +68,14 @@ impl Session {
     /// If the shape or thread count is not supported, `MAGICPIG_ISA` names what is not there, or the directory
     /// cannot hold files.
     pub fn new(config: SessionConfig) -> Result<Session, EngineError> {
-        let SessionConfig { shape, threads, seed, directory } = config;
-        shape.check()?;
-        if threads == 0 {
-            return Err(EngineError::Invalid("0 threads; at least 1 is needed".to_owned()));
-        }
-        let layout = Layout { layers: shape.layers, kv_heads: shape.kv_heads, head_dim: shape.head_dim };
+        config.check()?;
+        let storage = Storage::ephemeral(&config.directory, config.shape)?;
+        Session::over(&config, storage)
+    }
+
+    /// A session over what is stored, without an index.
+    pub(crate) fn over(config: &SessionConfig, storage: Storage) -> Result<Session, EngineError> {
+        let SessionConfig { shape, threads, seed, .. } = *config;
         Ok(Session {
             shape,
             seed,
@@ -69,8 +86,8 @@ impl Session {
                 .build()
                 .map(Arc::new)
                 .map_err(|cause| EngineError::Threads { threads, cause })?,
-            store: RowStore::ephemeral(&directory, layout)?,
-            lengths: vec![0; shape.layers],
+            lengths: vec![storage.store.token_count(); shape.layers],
+            storage,
             policy: Policy::Exact,
             index: Index::None,
             stats: Stats::default(),
@@ -106,16 +123,36 @@ impl Session {
         policy.check()?;
         match (policy, &mut self.index) {
             (Policy::Exact, _) => {}
-            (Policy::Lsh { k, l }, Index::Lsh(index)) if index.has(k, l) => {}
-            (Policy::Lsh { k, l }, index) => *index = Index::Lsh(LshIndex::new(self.shape, k, l, self.seed)),
-            (Policy::Sketch { bits, budget }, Index::Sketch(index)) if index.has(bits) => {
+            (Policy::Lsh { k, l }, Index::Lsh(index)) if index.parameters() == (k, l) => {}
+            (Policy::Sketch { bits, budget }, Index::Sketch(index)) if index.bits() == bits => {
                 index.set_budget(budget)
             }
-            (Policy::Sketch { bits, budget }, index) => {
-                *index = Index::Sketch(SessionSketch::new(self.shape, bits, budget, self.seed));
+            (Policy::Lsh { k, l }, _) => {
+                self.replace_index(Index::Lsh(LshIndex::new(self.shape, k, l, self.seed)))?;
+            }
+            (Policy::Sketch { bits, budget }, _) => {
+                self.replace_index(Index::Sketch(SessionSketch::new(self.shape, bits, budget, self.seed)))?;
             }
         }
         self.policy = policy;
+        Ok(())
+    }
+
+    /// Takes an index that is empty in the place of the one that is there.
+    fn replace_index(&mut self, index: Index) -> Result<(), EngineError> {
+        let kept = self.kept_index();
+        if !kept.is_empty() && kept != index_fields(index.policy()) {
+            let kept: Vec<_> = kept.iter().map(|(name, value)| format!("{name} {value}")).collect();
+            return Err(EngineError::Invalid(format!(
+                "the session in {} has an index of its own ({}); fork it, or open another one, for another index",
+                self.storage.store.directory().display(),
+                kept.join(", ")
+            )));
+        }
+        let tokens = self.storage.store.token_count();
+        let counts = self.storage.counts(self.tokens());
+        self.storage.store.truncate(tokens, &counts)?;
+        self.index = index;
         Ok(())
     }
 
@@ -147,22 +184,17 @@ impl Session {
         let started = Instant::now();
         self.check(layer, 1, q.len(), k.len(), v.len(), out.len())?;
         self.append(layer, k, v)?;
-        let step = Step {
-            shape: self.shape,
-            kernels: self.kernels,
-            store: &self.store,
-            layer,
-            tokens: self.lengths[layer],
-        };
+        let tokens = self.lengths[layer];
+        if let (Policy::Sketch { .. }, Index::Sketch(index)) = (self.policy, &mut self.index) {
+            index.keep_up(self.kernels, &mut self.storage, layer, tokens)?;
+        }
+        let step = Step { shape: self.shape, kernels: self.kernels, storage: &self.storage, layer, tokens };
         let read = match (self.policy, &mut self.index) {
             (Policy::Lsh { .. }, Index::Lsh(index)) => {
                 index.keep_up(team, step);
                 decode::sampled(team, step, index, q, out)
             }
-            (Policy::Sketch { .. }, Index::Sketch(index)) => {
-                index.keep_up(step);
-                sketched(team, step, index, q, out)
-            }
+            (Policy::Sketch { .. }, Index::Sketch(index)) => sketched(team, step, index, q, out),
             _ => decode::exact(team, step, q, out),
         };
         self.stats.rows_read += read.fixed + read.sampled;
@@ -210,7 +242,7 @@ impl Session {
             prefill::Chunk {
                 shape: self.shape,
                 kernels: self.kernels,
-                store: &self.store,
+                storage: &self.storage,
                 layer,
                 position,
                 tokens,
@@ -227,11 +259,11 @@ impl Session {
     /// # Errors
     /// [`EngineError::Cancelled`] soon after `cancel` is set; what is indexed by then stays.
     pub fn build_index(&mut self, cancel: &AtomicBool) -> Result<(), EngineError> {
-        let (kernels, pool, store, lengths) = (self.kernels, &self.pool, &self.store, &self.lengths);
+        let (kernels, pool, storage, lengths) = (self.kernels, &self.pool, &mut self.storage, &self.lengths);
         match (self.policy, &mut self.index) {
-            (Policy::Lsh { .. }, Index::Lsh(index)) => index.build(kernels, pool, store, lengths, cancel),
+            (Policy::Lsh { .. }, Index::Lsh(index)) => index.build(kernels, pool, storage, lengths, cancel),
             (Policy::Sketch { .. }, Index::Sketch(index)) => {
-                index.build(kernels, pool, store, lengths, cancel)
+                index.build(kernels, pool, storage, lengths, cancel)
             }
             _ => Ok(()),
         }
@@ -248,13 +280,20 @@ impl Session {
                 self.tokens()
             )));
         }
-        self.store.truncate(tokens)?;
-        self.lengths.fill(tokens);
+        let mut counts = self.storage.counts(tokens);
         match &mut self.index {
             Index::None => {}
-            Index::Lsh(index) => index.truncate(tokens),
-            Index::Sketch(index) => index.truncate(tokens),
+            Index::Lsh(index) => {
+                index.truncate(tokens);
+                index.count(&mut counts);
+            }
+            Index::Sketch(index) => {
+                index.truncate(tokens);
+                index.count(&mut counts, true);
+            }
         }
+        self.storage.store.truncate(tokens, &counts)?;
+        self.lengths.fill(tokens);
         Ok(())
     }
 
@@ -267,7 +306,7 @@ impl Session {
         };
         Stats {
             index_bytes,
-            row_bytes: self.store.bytes(),
+            row_bytes: self.storage.row_bytes(&self.lengths),
             tokens: self.tokens(),
             indexed_tokens,
             ..self.stats
@@ -302,7 +341,7 @@ impl Session {
             for ((row, k), v) in rows.zip(k.chunks_exact(width)).zip(v.chunks_exact(width)) {
                 encode_row(&k[head * d..][..d], &v[head * d..][..d], row);
             }
-            self.store.write(layer, head, position, &self.row)?;
+            self.storage.write_rows(layer, head, position, &self.row)?;
         }
         self.lengths[layer] = position + tokens;
         Ok(position)

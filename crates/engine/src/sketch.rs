@@ -1,9 +1,10 @@
 //! The `sketch` index of a session: for each layer its rotation, for each KV head and segment its codes, and how many keys
 //! a step draws.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use kv_store::{RowStore, SEGMENT_ROWS};
+use kv_store::{Counts, SEGMENT_ROWS, StoreError};
 use lsh_attn::kernels::Kernels;
 use lsh_attn::mix::derive_seed;
 use lsh_attn::rows::mean_key;
@@ -13,7 +14,7 @@ use rayon::prelude::*;
 
 use crate::EngineError;
 use crate::config::{Budget, SINKS, Shape, WINDOW};
-use crate::decode::Step;
+use crate::storage::{Centres, Storage, count_sketch};
 
 /// Rows below which a segment's own mean is no good centre: it takes the one of the segment before, and the first segment
 /// waits, its rows attended exactly.
@@ -44,7 +45,7 @@ pub(crate) struct LayerSketch {
     pub heads: Vec<HeadSketch>,
 }
 
-/// The segments of one KV head, in order; all but the last are full.
+/// The segments of one KV head, in order; all but the last are full. Their codes are in the store.
 #[derive(Debug, Default)]
 pub(crate) struct HeadSketch {
     pub segments: Vec<SketchIndex>,
@@ -68,8 +69,9 @@ impl SessionSketch {
         }
     }
 
-    pub fn has(&self, bits: u32) -> bool {
-        self.bits == bits
+    /// Bits of a code element.
+    pub fn bits(&self) -> u32 {
+        self.bits
     }
 
     pub fn set_budget(&mut self, budget: Budget) {
@@ -108,53 +110,111 @@ impl SessionSketch {
         &mut self,
         kernels: Kernels,
         pool: &ThreadPool,
-        store: &RowStore,
+        storage: &mut Storage,
         lengths: &[usize],
         cancel: &AtomicBool,
     ) -> Result<(), EngineError> {
-        let jobs: Vec<_> = self
-            .layers
-            .iter_mut()
-            .enumerate()
-            .flat_map(|(number, LayerSketch { plan, heads })| {
-                let (plan, end) = (&*plan, lengths[number].saturating_sub(WINDOW));
-                heads.iter_mut().enumerate().map(move |(head, index)| (number, head, plan, end, index))
-            })
-            .collect();
-        let finished = pool.install(|| {
-            jobs.into_par_iter().with_max_len(1).all(|(layer, head, plan, end, index)| {
-                index.extend(kernels, plan, store, (layer, head), end);
-                !cancel.load(Ordering::Relaxed)
-            })
-        });
-        if finished { Ok(()) } else { Err(EngineError::Cancelled) }
+        for layers in layer_groups(self.layers.len(), pool.current_num_threads()) {
+            let jobs: Vec<_> = layers
+                .flat_map(|layer| (0..self.layers[layer].heads.len()).map(move |head| (layer, head)))
+                .collect();
+            let rows = &*storage;
+            let grown: Vec<_> = pool.install(|| {
+                let grow = |&(layer, head): &(usize, usize)| {
+                    let LayerSketch { plan, heads } = &self.layers[layer];
+                    let end = lengths[layer].saturating_sub(WINDOW);
+                    heads[head].grow(kernels, plan, |segment| rows.rows(layer, head, segment), end)
+                };
+                jobs.par_iter().with_max_len(1).map(grow).collect()
+            });
+            for ((layer, head), grown) in jobs.into_iter().zip(grown) {
+                self.layers[layer].heads[head].take(storage, self.bits, (layer, head), grown)?;
+            }
+            if cancel.load(Ordering::Relaxed) {
+                return Err(EngineError::Cancelled);
+            }
+        }
+        Ok(())
     }
 
-    /// Indexes the rows that have left the window of a step's layer, once they make a block.
-    pub fn keep_up(&mut self, step: Step<'_>) {
-        let LayerSketch { plan, heads } = &mut self.layers[step.layer];
-        let end = step.tokens.saturating_sub(WINDOW);
+    /// Indexes the rows of a layer with `tokens` tokens that have left the window, once they make a block.
+    pub fn keep_up(
+        &mut self,
+        kernels: Kernels,
+        storage: &mut Storage,
+        layer: usize,
+        tokens: usize,
+    ) -> Result<(), StoreError> {
+        let LayerSketch { plan, heads } = &mut self.layers[layer];
+        let end = tokens.saturating_sub(WINDOW);
         if end >= heads[0].end().max(SINKS) + BLOCK_KEYS {
             for (head, index) in heads.iter_mut().enumerate() {
-                index.extend(step.kernels, plan, step.store, (step.layer, head), end);
+                let grown = index.grow(kernels, plan, |segment| storage.rows(layer, head, segment), end);
+                index.take(storage, self.bits, (layer, head), grown)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub fn truncate(&mut self, tokens: usize) {
+        self.layers.iter_mut().flat_map(|layer| &mut layer.heads).for_each(|head| head.truncate(tokens));
+    }
+
+    /// Notes what the store has of the index: of each segment the fewest or, with `most`, the most blocks that a KV head has.
+    pub fn count(&self, counts: &mut Counts, most: bool) {
+        let segments = |head: &HeadSketch| head.segments.len();
+        for segment in 0..self.heads().map(segments).max().unwrap_or(0) {
+            let blocks = self.heads().map(|head| head.segments.get(segment).map_or(0, SketchIndex::count));
+            let blocks = if most { blocks.max() } else { blocks.min() };
+            let everywhere = self.heads().all(|head| head.segments.len() > segment);
+            if most || everywhere {
+                count_sketch(counts, self.bits, segment, blocks.unwrap_or(0));
             }
         }
     }
 
-    pub fn truncate(&mut self, tokens: usize) {
-        for LayerSketch { plan, heads } in &mut self.layers {
-            heads.iter_mut().for_each(|head| head.truncate(plan, tokens));
+    /// Takes up the index that the store has.
+    pub fn restore(&mut self, storage: &Storage) {
+        let bits = self.bits;
+        for (number, LayerSketch { plan, heads }) in self.layers.iter_mut().enumerate() {
+            for (head, index) in heads.iter_mut().enumerate() {
+                let segment = |segment| {
+                    let centre = storage.centre(Centres::Sketch, number, head, segment)?;
+                    let count = storage.codes(bits, number, head, segment).len() / plan.block_bytes();
+                    Some(SketchIndex::with_blocks(first_row(segment), centre, count))
+                };
+                index.segments = (0..storage.store.segments()).map_while(segment).collect();
+            }
         }
     }
 
+    /// What steers the draws, for [`SessionSketch::set_steering`].
+    pub fn steering(&self) -> [f64; 3] {
+        [self.gain, self.expected, self.indexed]
+    }
+
+    /// Goes on steering as another did.
+    pub fn set_steering(&mut self, [gain, expected, indexed]: [f64; 3]) {
+        (self.gain, self.expected, self.indexed) = (gain, expected, indexed);
+    }
+
+    /// Bytes of codes, factors and centres.
     pub fn bytes(&self) -> u64 {
-        let segments = self.layers.iter().flat_map(|layer| &layer.heads).flat_map(|head| &head.segments);
-        segments.map(|segment| segment.bytes() as u64).sum()
+        let of = |layer: &LayerSketch| {
+            let segment =
+                |index: &SketchIndex| index.count() * layer.plan.block_bytes() + 4 * index.centre().len();
+            layer.heads.iter().flat_map(|head| &head.segments).map(segment).sum::<usize>()
+        };
+        self.layers.iter().map(of).sum::<usize>() as u64
+    }
+
+    fn heads(&self) -> impl Iterator<Item = &HeadSketch> {
+        self.layers.iter().flat_map(|layer| &layer.heads)
     }
 
     /// Tokens that every layer has indexed.
     pub fn tokens(&self) -> usize {
-        self.layers.iter().flat_map(|layer| &layer.heads).map(HeadSketch::end).min().unwrap_or(0)
+        self.heads().map(HeadSketch::end).min().unwrap_or(0)
     }
 }
 
@@ -165,44 +225,91 @@ impl HeadSketch {
         self.segments.last().map_or(0, |last| full + last.end())
     }
 
-    fn extend(
-        &mut self,
+    /// What indexing the rows up to `end` adds, which [`HeadSketch::take`] takes. `rows` are a segment's.
+    fn grow<'a>(
+        &self,
         kernels: Kernels,
         plan: &SketchPlan,
-        store: &RowStore,
-        (layer, head): (usize, usize),
+        rows: impl Fn(usize) -> &'a [u16],
         end: usize,
-    ) {
+    ) -> Vec<Growth> {
+        let mut grown: Vec<Growth> = Vec::new();
         for segment in self.segments.len().saturating_sub(1)..end.div_ceil(SEGMENT_ROWS) {
-            // A segment's last rows are a whole block: sinks take a few from the first one's beginning, which a later block's
-            // rows must not share.
-            let first = if segment == 0 { SINKS.next_multiple_of(BLOCK_KEYS) } else { 0 };
+            let first = first_row(segment);
             let end = (end - segment * SEGMENT_ROWS).min(SEGMENT_ROWS);
-            let rows = store.rows(layer, head, segment);
-            if segment == self.segments.len() {
-                let own = end.saturating_sub(first) >= CENTRE_ROWS;
-                let centre = match self.segments.last() {
-                    Some(before) if !own => before.centre().to_vec(),
-                    _ if own => mean_key(&rows[first * 2 * plan.dim()..end * 2 * plan.dim()], plan.dim()),
-                    _ => return,
-                };
-                self.segments.push(SketchIndex::new(first, centre));
-            }
-            self.segments[segment].extend(kernels, plan, rows, end);
+            let rows = rows(segment);
+            let mut index = match self.segments.get(segment) {
+                Some(index) => index.clone(),
+                None => {
+                    let own = end.saturating_sub(first) >= CENTRE_ROWS;
+                    let before = grown.last().map(|growth| &growth.index).or(self.segments.last());
+                    let centre = match before {
+                        Some(before) if !own => before.centre().to_vec(),
+                        _ if own => mean_key(&rows[first * 2 * plan.dim()..end * 2 * plan.dim()], plan.dim()),
+                        _ => break,
+                    };
+                    SketchIndex::new(first, centre)
+                }
+            };
+            let (block, mut codes) = (index.count(), Vec::new());
+            index.extend(kernels, plan, rows, end, &mut codes);
+            grown.push(Growth { segment, index, block, codes });
         }
+        grown
     }
 
-    fn truncate(&mut self, plan: &SketchPlan, tokens: usize) {
+    /// Stores what was added. After an error the segments that could not be stored are as before.
+    fn take(
+        &mut self,
+        storage: &mut Storage,
+        bits: u32,
+        (layer, head): (usize, usize),
+        grown: Vec<Growth>,
+    ) -> Result<(), StoreError> {
+        for Growth { segment, index, block, codes } in grown {
+            let place = (layer, head, segment);
+            storage.write_codes(bits, place, block, &codes)?;
+            if segment < self.segments.len() {
+                self.segments[segment] = index;
+            } else {
+                storage.write_centre(Centres::Sketch, place, index.centre())?;
+                self.segments.push(index);
+            }
+        }
+        Ok(())
+    }
+
+    fn truncate(&mut self, tokens: usize) {
         if self.end() <= tokens {
             return;
         }
         self.segments.truncate(tokens.div_ceil(SEGMENT_ROWS));
         if let Some(last) = self.segments.len().checked_sub(1) {
-            self.segments[last].truncate(plan, tokens - last * SEGMENT_ROWS);
+            self.segments[last].truncate(tokens - last * SEGMENT_ROWS);
         }
         // A first segment of few rows would keep a centre that it could not have had.
         if self.end() < CENTRE_ROWS {
             self.segments.clear();
         }
     }
+}
+
+/// Blocks that were added to a segment, and its index with them.
+struct Growth {
+    segment: usize,
+    index: SketchIndex,
+    /// Number of the first new block.
+    block: usize,
+    codes: Vec<u8>,
+}
+
+/// The first row of a segment that has a code. A segment's last rows are a whole block: sinks take a few from the first
+/// one's beginning, which a later block's rows must not share.
+fn first_row(segment: usize) -> usize {
+    if segment == 0 { SINKS.next_multiple_of(BLOCK_KEYS) } else { 0 }
+}
+
+/// Layers that are indexed together: enough for all threads, and no more, since their codes wait in memory to be stored.
+fn layer_groups(layers: usize, threads: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..layers).step_by(threads).map(move |first| first..layers.min(first + threads))
 }

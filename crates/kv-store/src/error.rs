@@ -3,8 +3,6 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::Layout;
-
 /// An error of the store. [`StoreError::code`] is stable; the text is for people.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -131,34 +129,21 @@ pub enum StoreError {
     /// A place, count or length that does not fit the session.
     #[error("{0}")]
     Argument(String),
-    /// A layout without regions or rows, or one whose segment no file can hold.
-    #[error("{0:?} has no rows, or more than a file can hold")]
-    Layout(Layout),
-    /// There is no such layer or KV head.
-    #[error("layer {layer}, KV head {kv_head} is outside {layout:?}")]
-    Region {
-        /// The layer asked for.
-        layer: usize,
-        /// The KV head asked for.
-        kv_head: usize,
-        /// What there is.
-        layout: Layout,
-    },
-    /// The rows would leave a hole behind the last row of their region.
-    #[error("rows at position {position} would leave a hole: the region has {len} rows")]
+    /// The elements would leave a hole behind the last one of their region.
+    #[error("elements at {position} would leave a hole: the region has {len} in their segment")]
     Hole {
         /// Where the rows were to go.
         position: usize,
         /// Rows of the region.
         len: usize,
     },
-    /// The elements are not a whole number of rows.
-    #[error("{elements} elements are not whole rows of {row_elements}")]
-    RaggedRows {
-        /// Elements passed.
-        elements: usize,
-        /// Elements of a row.
-        row_elements: usize,
+    /// The bytes are not whole elements.
+    #[error("{bytes} bytes are not whole elements of {element_bytes}")]
+    Ragged {
+        /// Bytes passed.
+        bytes: usize,
+        /// Bytes of an element.
+        element_bytes: usize,
     },
 }
 
@@ -182,10 +167,8 @@ impl StoreError {
             StoreError::Broken { .. } => "SESSION_BROKEN",
             StoreError::Spec(_)
             | StoreError::Argument(_)
-            | StoreError::Layout(_)
-            | StoreError::Region { .. }
             | StoreError::Hole { .. }
-            | StoreError::RaggedRows { .. } => "INVALID_OPTION",
+            | StoreError::Ragged { .. } => "INVALID_OPTION",
         }
     }
 

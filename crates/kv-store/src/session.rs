@@ -154,6 +154,11 @@ impl SessionStore {
         })
     }
 
+    /// Whether the session was opened for reading: what is appended then stays in this process's memory.
+    pub fn is_read_only(&self) -> bool {
+        matches!(self.home, Home::Reader(_))
+    }
+
     /// The columns and regions.
     pub fn spec(&self) -> &Spec {
         &self.spec
@@ -290,9 +295,6 @@ impl SessionStore {
     /// If the session is open for reading only.
     pub fn truncate(&mut self, tokens: usize, counts: &Counts) -> Result<(), StoreError> {
         self.check_columns(counts)?;
-        if let Home::Reader(_) = self.home {
-            return Err(StoreError::ReadOnly { path: self.directory.clone() });
-        }
         let columns = self.spec.columns.len();
         for (index, segment) in self.segments.iter_mut().enumerate() {
             for (number, cell) in segment.cells.iter_mut().enumerate() {
@@ -373,7 +375,7 @@ impl SessionStore {
     ) -> Result<(), StoreError> {
         let Lane { element_bytes, per_segment, .. } = self.lanes[number];
         if !bytes.len().is_multiple_of(element_bytes) {
-            return Err(StoreError::RaggedRows { elements: bytes.len(), row_elements: element_bytes });
+            return Err(StoreError::Ragged { bytes: bytes.len(), element_bytes });
         }
         let (mut position, mut rest) = (position, bytes);
         while !rest.is_empty() {
@@ -395,9 +397,6 @@ impl SessionStore {
         first: usize,
         bytes: &[u8],
     ) -> Result<(), StoreError> {
-        if let Home::Reader(_) = self.home {
-            return Err(StoreError::ReadOnly { path: self.directory.clone() });
-        }
         let lane = &self.lanes[number];
         let len = self.segments.get(segment).map_or(0, |segment| segment.cells[number].written[region]);
         if segment > self.segments.len() || first > len {
@@ -421,7 +420,14 @@ impl SessionStore {
                 let file = cell.file.as_mut().expect("it was prepared");
                 file.write(&*writer.backend, offset, bytes)?;
             }
-            _ => {
+            Home::Reader(_) => {
+                match &mut cell.file {
+                    Some(file) => file.make_private(lane)?,
+                    None => cell.file = Some(ColumnFile::in_memory(&self.directory, lane)?),
+                }
+                cell.file.as_mut().expect("it was made").map.write(offset, bytes);
+            }
+            Home::Ephemeral => {
                 if cell.file.is_none() {
                     cell.file = Some(ColumnFile::unnamed(&self.directory, lane)?);
                 }

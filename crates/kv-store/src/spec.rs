@@ -1,6 +1,9 @@
 //! What a session holds: columns, and where their bytes are in a segment's files.
 
-use crate::{SEGMENT_ROWS, StoreError};
+use crate::StoreError;
+
+/// Token positions of a segment.
+pub const SEGMENT_ROWS: usize = 32_768;
 
 /// Bytes of a journal at which a commit moves everything into the column files. Opening replays no more than this.
 pub const JOURNAL_LIMIT: u64 = 32 << 20;

@@ -4,11 +4,11 @@
 use std::env;
 use std::process::Command;
 
-use kv_store::{Layout, RowStore, StoreError};
+use kv_store::{Column, Counts, Pattern, SessionStore, Spec, StoreError};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 const CHILD: &str = "KV_STORE_DISK_FULL_CHILD";
-const LAYOUT: Layout = Layout { layers: 1, kv_heads: 1, head_dim: 64 };
+const ROW_BYTES: usize = 256;
 const CHUNK_ROWS: usize = 100;
 const LIMIT: u64 = 1 << 20;
 
@@ -31,11 +31,19 @@ fn a_full_disk_is_a_typed_error_and_what_was_written_stays_readable_needs_sh() {
 }
 
 fn fill_up() {
-    let mut store = RowStore::ephemeral(&env::temp_dir(), LAYOUT).unwrap();
+    let rows = Column {
+        name: "rows".to_owned(),
+        element_bytes: ROW_BYTES,
+        per_segment: 32_768,
+        pattern: Pattern::Random,
+    };
+    let mut store = SessionStore::ephemeral(&env::temp_dir(), Spec::new(1, vec![rows])).unwrap();
+    let rows = vec![7; CHUNK_ROWS * ROW_BYTES];
+    // A file has its length from the beginning, so the first rows come before the limit.
+    store.write(0, 0, 0, &rows).unwrap();
     setrlimit(Resource::Fsize, Rlimit { current: Some(LIMIT), maximum: Some(LIMIT) }).unwrap();
-    let rows = vec![7; CHUNK_ROWS * LAYOUT.row_elements()];
     let error = loop {
-        let position = store.len(0, 0);
+        let position = store.written(0, 0, 0);
         assert!(position < 32_768, "the limit never bit");
         if let Err(error) = store.write(0, 0, position, &rows) {
             break error;
@@ -44,14 +52,14 @@ fn fill_up() {
     assert_eq!(error.code(), "DISK_FULL");
     assert!(
         matches!(&error, StoreError::DiskFull { path, needed, .. }
-            if *path == env::temp_dir() && *needed == size_of_val(&rows[..]) as u64),
+            if *path == env::temp_dir() && *needed == rows.len() as u64),
         "{error:?}"
     );
     // The chunk that did not fit is absent, the ones before it are whole, and truncation makes room again.
-    let fitting = LIMIT as usize / LAYOUT.row_bytes() / CHUNK_ROWS * CHUNK_ROWS;
-    assert_eq!(store.len(0, 0), fitting);
-    assert!(store.rows(0, 0, 0).iter().all(|&element| element == 7));
-    store.truncate(0).unwrap();
+    let fitting = LIMIT as usize / ROW_BYTES / CHUNK_ROWS * CHUNK_ROWS;
+    assert_eq!(store.written(0, 0, 0), fitting);
+    assert!(store.read(0, 0, 0).iter().all(|&byte| byte == 7));
+    store.truncate(0, &Counts::new(1)).unwrap();
     store.write(0, 0, 0, &rows).unwrap();
     println!("filled up as expected: {error}");
 }

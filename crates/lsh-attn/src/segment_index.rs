@@ -32,6 +32,11 @@ impl SegmentIndex {
         SegmentIndex { first, centre: Vec::new(), norms: Vec::new(), runs: Vec::new() }
     }
 
+    /// An empty index around a centre that an index of the same rows had before.
+    pub fn around(first: usize, centre: Vec<f32>) -> SegmentIndex {
+        SegmentIndex { centre, ..SegmentIndex::new(first) }
+    }
+
     /// Position within the segment after the last indexed row.
     pub fn end(&self) -> usize {
         self.first + self.norms.len()

@@ -66,12 +66,12 @@ impl SketchPlan {
     }
 }
 
-/// Codes of the rows `first..end` of a segment, in blocks of [`BLOCK_KEYS`].
+/// Which rows of a segment, `first..end`, have codes, and around which centre. The blocks of [`BLOCK_KEYS`] codes are the
+/// caller's to keep.
 #[derive(Clone, Debug)]
 pub struct SketchIndex {
     first: usize,
     centre: Vec<f32>,
-    blocks: Vec<u8>,
     count: usize,
 }
 
@@ -79,7 +79,12 @@ impl SketchIndex {
     /// An empty index whose first row will be `first`, for keys around `centre` `[dim]`. Any centre is correct; one near
     /// the keys' mean makes codes spend their bits on what tells keys apart.
     pub fn new(first: usize, centre: Vec<f32>) -> SketchIndex {
-        SketchIndex { first, centre, blocks: Vec::new(), count: 0 }
+        SketchIndex { first, centre, count: 0 }
+    }
+
+    /// One that has `count` blocks already.
+    pub fn with_blocks(first: usize, centre: Vec<f32>, count: usize) -> SketchIndex {
+        SketchIndex { first, centre, count }
     }
 
     /// Position within the segment of the first row.
@@ -92,39 +97,40 @@ impl SketchIndex {
         self.first + self.count * BLOCK_KEYS
     }
 
+    /// Blocks.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
     /// The centre `[dim]`.
     pub fn centre(&self) -> &[f32] {
         &self.centre
     }
 
-    /// The blocks, one after another.
-    pub fn blocks(&self) -> &[u8] {
-        &self.blocks
-    }
-
-    /// Bytes of codes, factors and centre.
-    pub fn bytes(&self) -> usize {
-        self.blocks.len() + 4 * self.centre.len()
-    }
-
-    /// Indexes rows from [`SketchIndex::end`] on, as many whole blocks as end before `end`. `rows` are the segment's rows
-    /// from its start, each `[2 * dim]`.
-    pub fn extend(&mut self, kernels: Kernels, plan: &SketchPlan, rows: &[u16], end: usize) {
+    /// Indexes rows from [`SketchIndex::end`] on, as many whole blocks as end before `end`, and appends the blocks to
+    /// `blocks`. `rows` are the segment's rows from its start, each `[2 * dim]`.
+    pub fn extend(
+        &mut self,
+        kernels: Kernels,
+        plan: &SketchPlan,
+        rows: &[u16],
+        end: usize,
+        blocks: &mut Vec<u8>,
+    ) {
         let dim = plan.dim;
         let mut work = Vec::new();
         while self.end() + BLOCK_KEYS <= end {
             let block = &rows[self.end() * 2 * dim..];
             plan.rotate(kernels, &mut work, |lane, j| widen(block[lane * 2 * dim + j]) - self.centre[j]);
-            let at = self.blocks.len();
-            self.blocks.resize(at + plan.block_bytes(), 0);
-            kernels.sketch_encode(plan.bits, &work, &mut self.blocks[at..]);
+            let at = blocks.len();
+            blocks.resize(at + plan.block_bytes(), 0);
+            kernels.sketch_encode(plan.bits, &work, &mut blocks[at..]);
             self.count += 1;
         }
     }
 
     /// Forgets rows from `end` on; a block that it cuts goes whole.
-    pub fn truncate(&mut self, plan: &SketchPlan, end: usize) {
+    pub fn truncate(&mut self, end: usize) {
         self.count = self.count.min(end.saturating_sub(self.first) / BLOCK_KEYS);
-        self.blocks.truncate(self.count * plan.block_bytes());
     }
 }

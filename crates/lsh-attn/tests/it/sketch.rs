@@ -64,7 +64,7 @@ impl Scene {
 /// Everything a step makes of a scene before it draws.
 struct Step {
     plan: SketchPlan,
-    index: SketchIndex,
+    blocks: Vec<u8>,
     codes: QueryCodes,
     offsets: Vec<f32>,
     sums: Vec<f32>,
@@ -73,14 +73,15 @@ struct Step {
 fn scan(kernels: Kernels, scene: &Scene, bits: u32) -> Step {
     let plan = SketchPlan::new(scene.dim, bits, 3);
     let mut index = SketchIndex::new(0, scene.centre.clone());
-    index.extend(kernels, &plan, &scene.rows, scene.count);
+    let mut blocks = Vec::new();
+    index.extend(kernels, &plan, &scene.rows, scene.count, &mut blocks);
     let mut codes = QueryCodes::default();
     codes.encode(kernels, &plan, &scene.q);
     let offsets: Vec<f32> = scene.q.chunks_exact(scene.dim).map(|q| dot(q, &scene.centre) * LOG2_E).collect();
-    let mut sums = vec![0.0; index.blocks().len() / plan.block_bytes() * scene.queries];
+    let mut sums = vec![0.0; index.count() * scene.queries];
     let queries = codes.queries(0, &offsets);
-    kernels.sketch_sums(bits, plan.padded_dim(), index.blocks(), queries, &mut sums);
-    Step { plan, index, codes, offsets, sums }
+    kernels.sketch_sums(bits, plan.padded_dim(), &blocks, queries, &mut sums);
+    Step { plan, blocks, codes, offsets, sums }
 }
 
 impl Step {
@@ -92,7 +93,7 @@ impl Step {
             kernels.sketch_weights(self.plan.bits(), self.plan.padded_dim(), block, queries, &mut out);
             out
         };
-        self.index.blocks().chunks_exact(self.plan.block_bytes()).map(of).collect()
+        self.blocks.chunks_exact(self.plan.block_bytes()).map(of).collect()
     }
 
     fn coefficients(&self, lambda: f32) -> Vec<f32> {
@@ -109,7 +110,7 @@ fn isa_sketch_is_bit_exact() {
                 let scene = Scene::new(dim, queries, 16 * 9);
                 for bits in SKETCH_BITS {
                     let (want, got) = (scan(scalar, &scene, bits), scan(kernels, &scene, bits));
-                    assert_eq!(want.index.blocks(), got.index.blocks(), "{kernels:?} d {dim} {bits} bits");
+                    assert_eq!(want.blocks, got.blocks, "{kernels:?} d {dim} {bits} bits");
                     assert_eq!(want.sums, got.sums, "{kernels:?} d {dim} {bits} bits");
                     assert_eq!(want.weights(scalar), got.weights(kernels));
                 }
@@ -158,21 +159,22 @@ fn grown_in_pieces_is_made_at_once_and_truncating_takes_back() {
     let kernels = Kernels::detect().expect("a kernel");
     let scene = Scene::new(64, 1, 500);
     let plan = SketchPlan::new(64, 4, 1);
-    let mut whole = SketchIndex::new(4, scene.centre.clone());
-    whole.extend(kernels, &plan, &scene.rows, 500);
+    let (mut whole, mut blocks) = (SketchIndex::new(4, scene.centre.clone()), Vec::new());
+    whole.extend(kernels, &plan, &scene.rows, 500, &mut blocks);
     assert_eq!(whole.end(), 4 + 31 * BLOCK_KEYS, "whole blocks only");
-    let mut pieces = SketchIndex::new(4, scene.centre.clone());
+    let (mut pieces, mut grown) = (SketchIndex::new(4, scene.centre.clone()), Vec::new());
     for end in [3, 20, 21, 300, 299, 500] {
-        pieces.extend(kernels, &plan, &scene.rows, end);
+        pieces.extend(kernels, &plan, &scene.rows, end, &mut grown);
         assert!(pieces.end() <= end.max(4));
     }
-    assert_eq!(pieces.blocks(), whole.blocks());
-    pieces.truncate(&plan, 300);
+    assert_eq!(grown, blocks);
+    pieces.truncate(300);
     assert_eq!(pieces.end(), 4 + 18 * BLOCK_KEYS);
-    pieces.extend(kernels, &plan, &scene.rows, 500);
-    assert_eq!(pieces.blocks(), whole.blocks());
-    pieces.truncate(&plan, 0);
-    assert_eq!((pieces.end(), pieces.blocks().len()), (4, 0));
+    grown.truncate(pieces.count() * plan.block_bytes());
+    pieces.extend(kernels, &plan, &scene.rows, 500, &mut grown);
+    assert_eq!(grown, blocks);
+    pieces.truncate(0);
+    assert_eq!((pieces.end(), pieces.count()), (4, 0));
 }
 
 fn uniform(seed: u64) -> f64 {
@@ -185,7 +187,7 @@ fn drawn(step: &Step, coefficients: &[f32], floor: f32, seed: u64) -> (Vec<u16>,
     let (mut ids, mut ln_pi) = (Vec::new(), Vec::new());
     let scanned = Scanned {
         plan: &step.plan,
-        blocks: step.index.blocks(),
+        blocks: &step.blocks,
         queries: step.codes.queries(0, &step.offsets),
         sums: &step.sums,
     };

@@ -1,0 +1,45 @@
+//! What must be the same when a session is opened again, beside the model: the shape of its rows, the seed of its hash
+//! functions and rotations, and its index.
+
+use crate::config::{Policy, Shape};
+
+/// Code length of the index that a session made under [`Policy::Exact`] has room for.
+const DEFAULT_BITS: u32 = 4;
+
+/// Fields that [`index_fields`] makes.
+const INDEX_FIELDS: [&str; 4] = ["index", "sketchBits", "lshK", "lshL"];
+
+/// A field's name and value.
+pub(crate) type Field = (String, String);
+
+/// The rows' shape and type, and the seed.
+pub(crate) fn row_fields(shape: Shape, seed: u64) -> Vec<Field> {
+    let Shape { layers, heads, kv_heads, head_dim } = shape;
+    let numbers = [("layers", layers), ("heads", heads), ("kvHeads", kv_heads), ("headDim", head_dim)];
+    let mut fields: Vec<Field> = numbers.map(|(name, number)| field(name, number)).to_vec();
+    fields.extend([field("rows", "bf16"), field("seed", seed)]);
+    fields
+}
+
+/// The index that a policy samples from; `exact`, which needs none, leaves room for the one of the default policy.
+pub(crate) fn index_fields(policy: Policy) -> Vec<Field> {
+    const NONE: &str = "none";
+    let values = match policy {
+        Policy::Lsh { k, l } => ["lsh".to_owned(), NONE.to_owned(), k.to_string(), l.to_string()],
+        Policy::Sketch { bits, .. } => sketch_values(bits),
+        Policy::Exact => sketch_values(DEFAULT_BITS),
+    };
+    fn sketch_values(bits: u32) -> [String; 4] {
+        ["sketch".to_owned(), bits.to_string(), NONE.to_owned(), NONE.to_owned()]
+    }
+    INDEX_FIELDS.into_iter().zip(values).map(|(name, value)| field(name, value)).collect()
+}
+
+/// The index's fields of a fingerprint.
+pub(crate) fn index_of(fingerprint: &[Field]) -> Vec<Field> {
+    fingerprint.iter().filter(|(name, _)| INDEX_FIELDS.contains(&name.as_str())).cloned().collect()
+}
+
+fn field(name: &str, value: impl ToString) -> Field {
+    (name.to_owned(), value.to_string())
+}
