@@ -4,68 +4,16 @@
 use std::sync::atomic::AtomicBool;
 
 use engine::{Budget, EngineError, Policy, SINKS, Session, SessionConfig, Shape, WINDOW};
-use lsh_attn::mix::{derive_seed, mix64};
+
+mod support;
+
+use support::Text;
 
 const SHAPE: Shape = Shape { layers: 2, heads: 6, kv_heads: 2, head_dim: 64 };
 const LSH: Policy = Policy::Lsh { k: 6, l: 40 };
 
 fn session(shape: Shape, threads: usize, seed: u64) -> Session {
     Session::new(SessionConfig { shape, threads, seed, directory: std::env::temp_dir() }).expect("a session")
-}
-
-/// Tokens of text: q, k and v of any layer and position, roughly normal, by seed.
-struct Text {
-    shape: Shape,
-    seed: u64,
-}
-
-impl Text {
-    fn numbers(&self, what: u64, layer: usize, position: usize, count: usize, scale: f32) -> Vec<f32> {
-        let seed = derive_seed(derive_seed(self.seed, what), (layer * 1_000_003 + position) as u64);
-        let uniform = |index: u64| (mix64(derive_seed(seed, index)) >> 40) as f32 / (1u64 << 24) as f32 - 0.5;
-        (0..count as u64).map(|index| scale * (uniform(2 * index) + uniform(2 * index + 1))).collect()
-    }
-
-    fn q(&self, layer: usize, position: usize) -> Vec<f32> {
-        self.numbers(0, layer, position, self.shape.q_len(), 6.0)
-    }
-
-    fn k(&self, layer: usize, position: usize) -> Vec<f32> {
-        self.numbers(1, layer, position, self.shape.kv_len(), 2.0)
-    }
-
-    fn v(&self, layer: usize, position: usize) -> Vec<f32> {
-        self.numbers(2, layer, position, self.shape.kv_len(), 2.0)
-    }
-
-    fn prefill(&self, session: &mut Session, tokens: std::ops::Range<usize>) -> Vec<Vec<f32>> {
-        (0..self.shape.layers)
-            .map(|layer| {
-                let all =
-                    |part: &dyn Fn(usize) -> Vec<f32>| tokens.clone().flat_map(part).collect::<Vec<_>>();
-                let (q, k, v) = (
-                    all(&|token| self.q(layer, token)),
-                    all(&|token| self.k(layer, token)),
-                    all(&|token| self.v(layer, token)),
-                );
-                let mut out = vec![0.0; q.len()];
-                session.prefill(layer, &q, &k, &v, &mut out, &AtomicBool::new(false)).expect("prefill");
-                out
-            })
-            .collect()
-    }
-
-    /// The outputs of all layers for one token.
-    fn decode(&self, session: &mut Session, token: usize) -> Vec<f32> {
-        let mut outputs = Vec::new();
-        for layer in 0..self.shape.layers {
-            let mut out = vec![0.0; self.shape.q_len()];
-            let (q, k, v) = (self.q(layer, token), self.k(layer, token), self.v(layer, token));
-            session.decode(layer, &q, &k, &v, &mut out).expect("decode");
-            outputs.extend(out);
-        }
-        outputs
-    }
 }
 
 fn distance(a: &[f32], b: &[f32]) -> f32 {

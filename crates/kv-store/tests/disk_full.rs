@@ -59,7 +59,9 @@ fn fill_up() {
     let fitting = LIMIT as usize / ROW_BYTES / CHUNK_ROWS * CHUNK_ROWS;
     assert_eq!(store.written(0, 0, 0), fitting);
     assert!(store.read(0, 0, 0).iter().all(|&byte| byte == 7));
-    store.truncate(0, &Counts::new(1)).unwrap();
-    store.write(0, 0, 0, &rows).unwrap();
+    let mut counts = Counts::new(1);
+    counts.set(0, 0, CHUNK_ROWS);
+    store.truncate(0, &counts).unwrap();
+    store.write(0, 0, CHUNK_ROWS, &rows).unwrap();
     println!("filled up as expected: {error}");
 }
