@@ -25,6 +25,19 @@ export declare class NativeModel {
 export declare class NativeSession {
   /** An empty session with policy `exact`. */
   constructor(options: NativeSessionOptions)
+  /** Opens the session in a folder under a policy, or makes one there. */
+  static open(options: NativeSessionOptions, folder: NativeFolder, policy: NativePolicy): Promise<NativeSession>
+  /** Makes the session as it is now last: once it resolves, the session survives whatever happens. */
+  commit(): Promise<void>
+  /**
+   * Commits, and makes a session in another folder that goes on from here by itself. `model` is for a session without
+   * a folder of its own.
+   */
+  fork(path: string, model: Array<NativeField>): Promise<void>
+  /** Tokens whose rows are stored. */
+  tokens(): Uint32Array
+  /** Notes tokens whose rows attendPrefill appended, layer by layer; decodeToken and prefillTokens do it themselves. */
+  pushTokens(tokens: Uint32Array): void
   /** Chooses which keys later decoding steps read. An index that the new policy cannot use is dropped. */
   setPolicy(policy: NativePolicy): void
   /**
@@ -47,6 +60,8 @@ export declare class NativeSession {
    * last one.
    */
   prefillTokens(model: NativeModel, tokens: Uint32Array): Promise<Float32Array>
+  /** Writes the logits [vocabulary] after the last token once more; false if they are not known. */
+  logits(model: NativeModel, logits: Float32Array): boolean
   /** Indexes what the policy samples from, up to the newest rows. */
   buildIndex(): Promise<void>
   /**
@@ -83,8 +98,31 @@ export interface CpuInfo {
 /** The head dimensions that there are kernels for. */
 export declare function headDims(): Array<number>
 
+/** What is in the session in a folder. */
+export declare function inspectSession(path: string): NativeSessionInfo
+
 /** Measures a policy on one layer of `context` tokens (`options.layers` is not used). */
 export declare function measure(options: NativeSessionOptions, context: number, policy: NativePolicy): Promise<NativeMeasurement>
+
+/** A name and its value. */
+export interface NativeField {
+  /** The name. */
+  name: string
+  /** The value. */
+  value: string
+}
+
+/** Where a session lives that outlasts its process. */
+export interface NativeFolder {
+  /** The folder. */
+  path: string
+  /** Names and values that say which model the session is of: they must be the same when it is opened again. */
+  model: Array<NativeField>
+  /** To read what is there; what is appended stays in memory then. */
+  readOnly: boolean
+  /** Make the session if there is none. */
+  create: boolean
+}
 
 /** The weights of one layer. */
 export interface NativeLayer {
@@ -173,6 +211,42 @@ export interface NativePolicy {
   budget?: number
 }
 
+/** Something that is not as it was written. */
+export interface NativeProblem {
+  /** The file. */
+  path: string
+  /** Where the damaged part begins, in bytes. */
+  offset: number
+  /** What is wrong. */
+  what: string
+}
+
+/** What the checksums of a session say. */
+export interface NativeReport {
+  /** Segments of the last commit. */
+  segments: number
+  /** Tokens of the last commit. */
+  tokens: number
+  /** Bytes that were read and compared. */
+  bytes: number
+  /** What is not as it was written; nothing if the session is whole. */
+  problems: Array<NativeProblem>
+}
+
+/** What a session's folder holds. */
+export interface NativeSessionInfo {
+  /** Names and values that must be the same when it is opened. */
+  fingerprint: Array<NativeField>
+  /** Tokens of the last commit. */
+  tokens: number
+  /** Segments of the last commit. */
+  segments: number
+  /** Bytes of rows, index and tokens that are committed. */
+  bytes: number
+  /** Of these, bytes that wait in the journal. */
+  journalBytes: number
+}
+
 /** The shape of a model, and where and with how many threads a session works. */
 export interface NativeSessionOptions {
   /** Transformer layers. */
@@ -225,3 +299,9 @@ export interface NativeTensor {
   /** Bytes before it in the file. */
   offset: number
 }
+
+/** Removes the session in a folder, which nobody may have open for writing. */
+export declare function removeSession(path: string): void
+
+/** Reads all checksums of a session. */
+export declare function verifySession(path: string): Promise<NativeReport>

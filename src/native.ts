@@ -1,7 +1,19 @@
-import type { CpuInfo, NativeMeasurement, NativeModelOptions, NativePolicy, NativeSessionOptions, NativeStats } from '../index.js';
+import type {
+  CpuInfo,
+  NativeField,
+  NativeFolder,
+  NativeMeasurement,
+  NativeModelOptions,
+  NativePolicy,
+  NativeReport,
+  NativeSession as AddonSession,
+  NativeSessionInfo,
+  NativeSessionOptions,
+  NativeStats,
+} from '../index.js';
 import { type ErrorCode, MagicpigError, errorCodes } from './errors.js';
 
-export type { CpuInfo, NativeMeasurement, NativeModelOptions, NativePolicy, NativeSessionOptions, NativeStats };
+export type { CpuInfo, NativeField, NativeFolder, NativeMeasurement, NativeModelOptions, NativePolicy, NativeReport, NativeSessionInfo, NativeSessionOptions, NativeStats };
 
 // The loader throws while it is imported where there is no addon for the platform; that is reported when one is needed.
 const addon = await import('../index.js').catch((cause: unknown) => new MagicpigError(
@@ -46,6 +58,23 @@ export async function measureAttention(options: NativeSessionOptions, context: n
   return await loaded().measure(options, context, policy).catch((cause: unknown) => { throw translated(cause); });
 }
 
+/** What is in the session in a folder. */
+export function inspectSession(path: string): NativeSessionInfo {
+  const { inspectSession: inspect } = loaded();
+  return translating(() => inspect(path));
+}
+
+/** Reads all checksums of the session in a folder, on other threads. */
+export async function verifySession(path: string): Promise<NativeReport> {
+  return await loaded().verifySession(path).catch((cause: unknown) => { throw translated(cause); });
+}
+
+/** Removes the session in a folder. */
+export function removeSession(path: string): void {
+  const { removeSession: remove } = loaded();
+  translating(() => { remove(path); });
+}
+
 /** The weights of a model's dense layers, mapped from its file. */
 export class NativeModel {
   /** @internal */
@@ -59,11 +88,47 @@ export class NativeModel {
 
 /** Rows, index and attention of one sequence, in Rust. The addon's class, with errors of this package. */
 export class NativeSession {
-  readonly #session;
+  readonly #session: AddonSession;
 
-  constructor(options: NativeSessionOptions) {
+  private constructor(session: AddonSession) {
+    this.#session = session;
+  }
+
+  /** An empty session, whose rows vanish with it. */
+  static create(options: NativeSessionOptions): NativeSession {
     const { NativeSession: Addon } = loaded();
-    this.#session = translating(() => new Addon(options));
+    return new NativeSession(translating(() => new Addon(options)));
+  }
+
+  /** The session in a folder, on other threads. */
+  static async open(options: NativeSessionOptions, folder: NativeFolder, policy: NativePolicy): Promise<NativeSession> {
+    const { NativeSession: Addon } = loaded();
+    return new NativeSession(await Addon.open(options, folder, policy).catch((cause: unknown) => { throw translated(cause); }));
+  }
+
+  /** Makes the session last, on other threads. */
+  async commit(): Promise<void> {
+    await this.#session.commit().catch((cause: unknown) => { throw translated(cause); });
+  }
+
+  /** Commits, and makes a session in another folder that goes on from here by itself. */
+  async fork(path: string, model: readonly NativeField[]): Promise<void> {
+    await this.#session.fork(path, [...model]).catch((cause: unknown) => { throw translated(cause); });
+  }
+
+  /** Tokens whose rows are stored. */
+  tokens(): Uint32Array {
+    return translating(() => this.#session.tokens());
+  }
+
+  /** Notes tokens whose rows {@link NativeSession.attendPrefill} appended. */
+  pushTokens(tokens: readonly number[]): void {
+    translating(() => { this.#session.pushTokens(Uint32Array.from(tokens)); });
+  }
+
+  /** Writes the logits [vocabulary] after the last token once more; false if they are not known. */
+  repeatLogits(model: NativeModel, logits: Float32Array): boolean {
+    return translating(() => this.#session.logits(model.weights, logits));
   }
 
   setPolicy(policy: NativePolicy): void {

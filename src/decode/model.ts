@@ -1,5 +1,6 @@
 import { tmpdir } from 'node:os';
 import { MagicpigError } from '../errors.js';
+import { fingerprintOf } from '../model/fingerprint.js';
 import { openGguf } from '../model/gguf.js';
 import { resolveModel } from '../model/resolve.js';
 import { Tokenizer } from '../model/tokenizer.js';
@@ -34,6 +35,15 @@ export interface SessionOptions extends PolicyOptions {
   readonly seed?: number | undefined;
   /** Where the rows are kept. Default: the system's temporary folder. */
   readonly directory?: string | undefined;
+}
+
+export interface OpenSessionOptions extends PolicyOptions {
+  /** Seed of the hash functions and rotations, an unsigned 32-bit number. Default 0. */
+  readonly seed?: number | undefined;
+  /** Makes the session where there is none. Default true, unless it is only read. */
+  readonly create?: boolean | undefined;
+  /** Opens it beside others, also beside one that writes. What is read or generated then stays in memory. Default false. */
+  readonly readOnly?: boolean | undefined;
 }
 
 /**
@@ -121,6 +131,7 @@ export class Model implements AsyncDisposable {
   readonly #weights: NativeModel;
   readonly #threads: number;
   readonly #sessions = new Set<Session>();
+  #fingerprint: { name: string; value: string }[] | undefined;
   #disposed = false;
 
   /** @internal */
@@ -141,21 +152,51 @@ export class Model implements AsyncDisposable {
 
   /** An empty session. Its options are checked here. */
   createSession(options: SessionOptions = {}): Session {
-    if (this.#disposed) throw new MagicpigError('DISPOSED', 'the model was disposed of');
+    this.#live();
     policyFrom(options);
+    const native = NativeSession.create(this.#nativeOptions(options.seed, options.directory));
+    return this.#session(native, options, 'memory');
+  }
+
+  /**
+   * Opens the session in the folder `directory`, or makes one there: with everything that was read and generated up to its
+   * last checkpoint, at once, however long it is. It checkpoints by itself after each prefill, every 16 tokens it
+   * generates, and when it stops generating. Of `lsh`, tables are made anew, which takes a while.
+   *
+   * Throws SESSION_NOT_FOUND, SESSION_MISMATCH (of another model, seed, or index than the policy's), SESSION_LOCKED (another
+   * one writes to it), SESSION_CORRUPT, SESSION_TRUNCATED, SESSION_FILE_MISSING, SESSION_NEWER, SESSION_FOREIGN,
+   * PERMISSION_DENIED, DISK_FULL or STORE_IO.
+   */
+  async openSession(directory: string, options: OpenSessionOptions = {}): Promise<Session> {
+    this.#live();
+    const policy = policyFrom(options);
+    const readOnly = options.readOnly ?? false;
+    const native = await NativeSession.open(
+      this.#nativeOptions(options.seed),
+      { path: directory, model: this.fingerprint, readOnly, create: options.create ?? !readOnly },
+      policy,
+    );
+    return this.#session(native, options, readOnly ? 'memory' : 'folder');
+  }
+
+  /** @internal What a session's folder says of the model. */
+  get fingerprint(): { name: string; value: string }[] {
+    return (this.#fingerprint ??= fingerprintOf(this.#file));
+  }
+
+  #nativeOptions(seed: number | undefined, directory = tmpdir()) {
     const { layers, heads, kvHeads, headDim } = this.config;
-    const native = new NativeSession({
-      layers,
-      heads,
-      kvHeads,
-      headDim,
-      threads: this.#threads,
-      seed: seedFrom(options.seed),
-      directory: options.directory ?? tmpdir(),
-    });
-    const session = new Session(this, native, new Sequence(this.config, this.#weights, native, this.#dense), options);
+    return { layers, heads, kvHeads, headDim, threads: this.#threads, seed: seedFrom(seed), directory };
+  }
+
+  #session(native: NativeSession, policy: PolicyOptions, home: 'memory' | 'folder'): Session {
+    const session = new Session(this, native, new Sequence(this.config, this.#weights, native, this.#dense), policy, home);
     this.#sessions.add(session);
     return session;
+  }
+
+  #live(): void {
+    if (this.#disposed) throw new MagicpigError('DISPOSED', 'the model was disposed of');
   }
 
   /** @internal */

@@ -25,21 +25,29 @@ export class Sequence {
   readonly #weights: NativeModel;
   readonly #native: NativeSession;
   readonly #dense: DenseGraph | undefined;
-  readonly #tokens: number[] = [];
+  readonly #tokens: number[];
   #logits: Float32Array | undefined;
   readonly counts: DecodeCounts = { steps: 0, seconds: 0, allRows: 0 };
 
-  /** With `dense`, long prompts go through its device, but for their last token. */
+  /** Goes on from what the native session has. With `dense`, long prompts go through its device, but for their last token. */
   constructor(config: ModelConfig, weights: NativeModel, native: NativeSession, dense?: DenseGraph) {
     this.#config = config;
     this.#weights = weights;
     this.#native = native;
     this.#dense = dense;
+    this.#tokens = [...native.tokens()];
+    const logits = new Float32Array(this.#tokens.length > 0 ? config.vocabSize : 0);
+    if (logits.length > 0 && native.repeatLogits(weights, logits)) this.#logits = logits;
   }
 
   /** Tokens whose rows are stored. */
   get tokens(): readonly number[] {
     return this.#tokens;
+  }
+
+  /** Whether the logits after the last token are known: not so after a truncation. */
+  get hasLogits(): boolean {
+    return this.#logits !== undefined;
   }
 
   /** Logits [vocabulary] of the token after the last one, valid until the next call. */
@@ -61,6 +69,7 @@ export class Sequence {
             signal?.throwIfAborted();
             return this.#native.attendPrefill(layer, chunk.length, q, k, v);
           });
+          this.#native.pushTokens(chunk);
         } else {
           this.#logits = await this.#native.prefillTokens(this.#weights, chunk);
         }

@@ -9,7 +9,15 @@ import { StopWatch } from './stop.js';
 
 export type Prompt = string | readonly number[] | readonly ChatMessage[];
 
+/** Generated tokens between two checkpoints of a session in a folder. */
+const CHECKPOINT_EVERY = 16;
+
 export interface PrefillOptions {
+  /**
+   * The prompt is the whole text from its beginning, not what follows on what was read: rows that are there already of its
+   * beginning are reused, and what the session had after them is forgotten. Default false.
+   */
+  readonly whole?: boolean | undefined;
   readonly signal?: AbortSignal | undefined;
   /** Called after every chunk with the tokens read so far. */
   readonly onProgress?: ((progress: { done: number; total: number }) => void) | undefined;
@@ -59,17 +67,21 @@ export class Session implements Disposable {
   readonly #model: Model;
   readonly #native: NativeSession;
   readonly #sequence: Sequence;
+  /** Whether what is read and generated is kept on disk. */
+  readonly #home: 'memory' | 'folder';
   #policy: ReturnType<typeof policyFrom>;
   #state: 'idle' | 'busy' | 'disposed' = 'idle';
   /** Generated and shown, but not yet taken through the model. */
   #pending: number | undefined;
   #promptTokens = 0;
+  #reusedTokens = 0;
   #generatedTokens = 0;
   #prefillSeconds = 0;
   #finishReason: SessionStats['finishReason'];
 
   /** @internal */
-  constructor(model: Model, native: NativeSession, sequence: Sequence, policy: PolicyOptions) {
+  constructor(model: Model, native: NativeSession, sequence: Sequence, policy: PolicyOptions, home: 'memory' | 'folder') {
+    this.#home = home;
     this.#model = model;
     this.#native = native;
     this.#sequence = sequence;
@@ -91,16 +103,19 @@ export class Session implements Disposable {
   }
 
   /**
-   * Reads a text, tokens or chat messages, after what was read before. Attention is exact here.
+   * Reads a text, tokens or chat messages, after what was read before or, with `whole`, in its place as far as the two
+   * differ. Attention is exact here.
    *
-   * Throws EMPTY_PROMPT, CONTEXT_EXCEEDED, TEMPLATE_FAILED, DISK_FULL, or ABORTED; the session is then as it was before.
+   * Throws EMPTY_PROMPT, CONTEXT_EXCEEDED, TEMPLATE_FAILED, DISK_FULL, or ABORTED; the session is then as it was before, but
+   * for what `whole` made it forget.
    */
-  async prefill(prompt: Prompt, { signal, onProgress }: PrefillOptions = {}): Promise<void> {
+  async prefill(prompt: Prompt, { whole = false, signal, onProgress }: PrefillOptions = {}): Promise<void> {
     using _ = this.#exclusive();
-    const tokens = this.#encode(prompt);
-    const unread = this.#pending === undefined ? tokens : [this.#pending, ...tokens];
+    const tokens = this.#encode(prompt, whole || this.tokens.length === 0);
+    const kept = whole ? this.#shared(tokens) : this.#sequence.tokens.length;
+    const unread = whole ? tokens.slice(kept) : this.#pending === undefined ? tokens : [this.#pending, ...tokens];
     const { context } = this.#model;
-    const after = this.#sequence.tokens.length + unread.length;
+    const after = kept + unread.length;
     if (after > context) {
       throw new MagicpigError(
         'CONTEXT_EXCEEDED',
@@ -108,10 +123,15 @@ export class Session implements Disposable {
       );
     }
     const started = performance.now();
-    await this.#sequence.prefill(unread, signal, (done) => onProgress?.({ done, total: unread.length }));
+    if (kept < this.#sequence.tokens.length) this.#sequence.truncate(kept);
+    if (unread.length > 0) {
+      await this.#sequence.prefill(unread, signal, (done) => onProgress?.({ done: kept + done, total: after }));
+    }
     this.#pending = undefined;
+    await this.#keep();
     this.#prefillSeconds += (performance.now() - started) / 1000;
     this.#promptTokens += tokens.length;
+    if (whole) this.#reusedTokens += kept;
   }
 
   /**
@@ -130,6 +150,7 @@ export class Session implements Disposable {
     this.#finishReason = 'length';
     for (let count = 1; count <= limit; count += 1) {
       await this.#catchUp(signal);
+      if (count % CHECKPOINT_EVERY === 0) await this.#keep();
       const token = sampler.next(this.#sequence.logits, this.#sequence.tokens);
       this.#pending = token;
       this.#generatedTokens += 1;
@@ -137,9 +158,38 @@ export class Session implements Disposable {
       const { text, stopped } = watch.push(ends ? decoder.end() : decoder.push(token));
       if (ends || stopped) this.#finishReason = 'stop';
       const over = ends || stopped || count === limit;
+      if (over && this.#home === 'folder') {
+        await this.#catchUp(signal);
+        await this.#keep();
+      }
       yield { token, text: over && !stopped ? text + rest(watch, ends ? '' : decoder.end()) : text };
       if (over) return;
     }
+  }
+
+  /**
+   * Makes everything that was read and generated last: once it resolves, the session survives whatever happens to process
+   * and machine. Only for a session in a folder, which does it by itself as well.
+   *
+   * Throws SESSION_READ_ONLY, DISK_FULL or STORE_IO; the checkpoint before is then what the folder has.
+   */
+  async checkpoint({ signal }: { signal?: AbortSignal | undefined } = {}): Promise<void> {
+    using _ = this.#exclusive();
+    if (this.#home === 'memory') throw new MagicpigError('SESSION_READ_ONLY', 'the session is not kept in a folder; open one there, or fork it into one');
+    await this.#catchUp(signal);
+    await this.#keep();
+  }
+
+  /**
+   * Makes a session in the folder `directory` that goes on from here by itself; full segments are shared with this one's
+   * folder where the file system can. A session that was opened to read forks what its folder had.
+   *
+   * Throws SESSION_EXISTS, DISK_FULL, PERMISSION_DENIED or STORE_IO.
+   */
+  async fork(directory: string, { signal }: { signal?: AbortSignal | undefined } = {}): Promise<void> {
+    using _ = this.#exclusive();
+    await this.#catchUp(signal);
+    await this.#native.fork(directory, this.#model.fingerprint);
   }
 
   /**
@@ -154,7 +204,10 @@ export class Session implements Disposable {
     return this.#sequence.logits.slice();
   }
 
-  /** Forgets every token from position `tokens` on. The text must be given one token or more before it can be continued. */
+  /**
+   * Forgets every token from position `tokens` on; a session in a folder forgets them there with its next checkpoint. The text
+   * must be given one token or more before it can be continued.
+   */
   rewind(tokens: number): void {
     using _ = this.#exclusive();
     integer('tokens', tokens, 0, this.tokens.length);
@@ -173,7 +226,7 @@ export class Session implements Disposable {
     return {
       policy: this.#policy.kind,
       promptTokens: this.#promptTokens,
-      reusedTokens: 0,
+      reusedTokens: this.#reusedTokens,
       generatedTokens: this.#generatedTokens,
       prefillSeconds: this.#prefillSeconds,
       decodeMsPerToken: ratio(1000 * seconds, steps),
@@ -192,6 +245,7 @@ export class Session implements Disposable {
     this.#live();
     this.#sequence.resetCounts();
     this.#promptTokens = 0;
+    this.#reusedTokens = 0;
     this.#generatedTokens = 0;
     this.#prefillSeconds = 0;
   }
@@ -211,9 +265,22 @@ export class Session implements Disposable {
     this.#pending = undefined;
   }
 
-  #encode(prompt: Prompt): number[] {
+  async #keep(): Promise<void> {
+    if (this.#home === 'folder') await this.#native.commit();
+  }
+
+  /** How many tokens of a text's beginning need not be read again. Its last one must have logits, or be read. */
+  #shared(tokens: readonly number[]): number {
+    const have = this.#sequence.tokens;
+    const differs = tokens.findIndex((token, position) => token !== have[position]);
+    const shared = differs < 0 ? tokens.length : differs;
+    const ready = shared === have.length && this.#sequence.hasLogits;
+    return shared === tokens.length && !ready ? shared - 1 : shared;
+  }
+
+  /** `first`: the text's beginning, which may have a token of its own. */
+  #encode(prompt: Prompt, first: boolean): number[] {
     const { tokenizer } = this.#model;
-    const first = this.tokens.length === 0;
     let tokens: number[];
     if (typeof prompt === 'string') {
       tokens = tokenizer.encode(prompt, first ? {} : { addBos: false });

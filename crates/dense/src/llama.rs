@@ -77,6 +77,8 @@ pub struct Llama {
 pub struct Scratch {
     pub(crate) chunk: ChunkScratch,
     x: Vec<f32>,
+    /// The residual stream of the last token, after all layers.
+    residual: Vec<f32>,
     normed: Vec<f32>,
     activations: Activations,
     /// A product as the kernels leave it, `[outputs, tokens]`.
@@ -87,6 +89,19 @@ pub struct Scratch {
     attended: Vec<f32>,
     gate: Vec<f32>,
     up: Vec<f32>,
+}
+
+impl Scratch {
+    /// The residual stream `[hidden]` of the last token that went through all layers; empty if there was none. From it
+    /// [`Llama::logits`] makes that token's logits again.
+    pub fn residual(&self) -> &[f32] {
+        &self.residual
+    }
+
+    /// Takes up a residual stream that another scratch had, or forgets it.
+    pub fn set_residual(&mut self, residual: Vec<f32>) {
+        self.residual = residual;
+    }
 }
 
 impl Llama {
@@ -195,11 +210,23 @@ impl Llama {
             add(x, normed);
         }
 
-        let Scratch { x, normed, activations, .. } = scratch;
-        self.norm(cores, &x[(tokens.len() - 1) * hidden..], 2 * self.config.layers.len(), normed);
-        activations.set(cores.kernels, normed, hidden);
-        multiply(cores, activations, &mut [(self.matrix(self.config.lm_head), logits)]);
+        let last = scratch.x.len() - hidden;
+        scratch.residual.clear();
+        scratch.residual.extend_from_slice(&scratch.x[last..]);
+        self.logits(cores, scratch, logits);
         Ok(())
+    }
+
+    /// The logits `[vocabulary]` after the token whose residual stream `scratch` has.
+    ///
+    /// # Panics
+    /// If that is of another model, or `logits` has another length.
+    pub fn logits(&self, cores: Cores<'_>, scratch: &mut Scratch, logits: &mut [f32]) {
+        let Scratch { residual, normed, activations, .. } = scratch;
+        assert_eq!(residual.len(), self.config.hidden, "the residual stream of this model");
+        self.norm(cores, residual, 2 * self.config.layers.len(), normed);
+        activations.set(cores.kernels, normed, self.config.hidden);
+        multiply(cores, activations, &mut [(self.matrix(self.config.lm_head), logits)]);
     }
 
     pub(crate) fn config(&self) -> &LlamaConfig {

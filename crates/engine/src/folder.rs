@@ -7,8 +7,8 @@ use kv_store::{Access, Counts, StoreError};
 use crate::EngineError;
 use crate::config::{Policy, SessionConfig};
 use crate::fingerprint::{Field, index_fields, index_of, row_fields};
-use crate::index_state::{decode, encode};
 use crate::session::{Index, Session};
+use crate::state;
 use crate::storage::Storage;
 
 /// Where a session lives that outlasts its process.
@@ -48,7 +48,7 @@ impl Session {
             None => Storage::create(path, config.shape, &fingerprint(index_fields(policy)))?,
         };
         let mut session = Session::over(config, storage)?;
-        session.index = decode(&session)?;
+        state::restore(&mut session)?;
         session.set_policy(policy)?;
         Ok(session)
     }
@@ -86,7 +86,7 @@ impl Session {
             index.store_centres(&mut self.storage)?;
         }
         let counts = self.counts(tokens);
-        Ok(self.storage.store.commit(&encode(&self.index), &counts)?)
+        Ok(self.storage.store.commit(&state::encode(self), &counts)?)
     }
 
     /// Commits, and makes a session in the folder `directory` that goes on from here by itself. `model` is for a session

@@ -59,6 +59,8 @@ pub struct Session {
     stats: Stats,
     row: Vec<u16>,
     pub(crate) scratch: dense::Scratch,
+    /// Tokens there were when the scratch's residual stream was made.
+    pub(crate) residual_of: usize,
 }
 
 impl Session {
@@ -93,6 +95,7 @@ impl Session {
             stats: Stats::default(),
             row: vec![0; 2 * shape.head_dim],
             scratch: dense::Scratch::default(),
+            residual_of: 0,
         })
     }
 
@@ -294,6 +297,9 @@ impl Session {
         }
         self.storage.store.truncate(tokens, &counts)?;
         self.lengths.fill(tokens);
+        if self.residual_of > tokens {
+            self.scratch.set_residual(Vec::new());
+        }
         Ok(())
     }
 

@@ -20,7 +20,8 @@ impl Session {
     pub fn decode_token(&mut self, model: &Llama, token: u32, logits: &mut [f32]) -> Result<(), EngineError> {
         self.forward(model, &[token], logits, |session, team, layer, rows, out| {
             session.decode_with(team, layer, rows, out)
-        })
+        })?;
+        self.push_tokens(&[token])
     }
 
     /// Appends a few tokens, attended exactly, and writes the logits `[vocabulary]` after the last one.
@@ -36,7 +37,45 @@ impl Session {
     ) -> Result<(), EngineError> {
         self.forward(model, tokens, logits, |session, team, layer, rows, out| {
             session.prefill_with(team, layer, rows, out, cancel)
-        })
+        })?;
+        self.push_tokens(tokens)
+    }
+
+    /// Writes the logits `[vocabulary]` after the last token once more; false, and nothing is written, if it is not
+    /// known: after a truncation, or of a token that did not go through [`Session::decode_token`] or
+    /// [`Session::prefill_tokens`].
+    ///
+    /// # Errors
+    /// If the model has another shape than the session, or `logits` has another length.
+    pub fn logits(&mut self, model: &Llama, logits: &mut [f32]) -> Result<bool, EngineError> {
+        self.check_model(model, logits)?;
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let known = !scratch.residual().is_empty();
+        if known {
+            let kernels = DenseKernels::from(self.kernels());
+            Team::assemble(&self.pool(), |team| {
+                model.logits(Cores { team, kernels }, &mut scratch, logits);
+            });
+        }
+        self.scratch = scratch;
+        Ok(known)
+    }
+
+    fn check_model(&self, model: &Llama, logits: &[f32]) -> Result<(), EngineError> {
+        let Shape { layers, heads, kv_heads, head_dim } = self.shape();
+        if model.attention() != (layers, heads, kv_heads, head_dim) {
+            return Err(EngineError::Invalid(
+                "the model has another attention shape than the session".to_owned(),
+            ));
+        }
+        if logits.len() != model.vocabulary() {
+            return Err(EngineError::Invalid(format!(
+                "{} logits; there must be {}",
+                logits.len(),
+                model.vocabulary()
+            )));
+        }
+        Ok(())
     }
 
     fn forward(
@@ -47,19 +86,10 @@ impl Session {
         mut attend: impl FnMut(&mut Session, &Team<'_>, usize, Rows<'_>, &mut [f32]) -> Result<(), EngineError>
         + Send,
     ) -> Result<(), EngineError> {
-        let Shape { layers, heads, kv_heads, head_dim } = self.shape();
-        if model.attention() != (layers, heads, kv_heads, head_dim) {
-            return Err(EngineError::Invalid(
-                "the model has another attention shape than the session".to_owned(),
-            ));
-        }
+        self.check_model(model, logits)?;
         let vocabulary = model.vocabulary();
-        if tokens.is_empty() || logits.len() != vocabulary {
-            return Err(EngineError::Invalid(format!(
-                "{} tokens and {} logits; there must be a token, and {vocabulary} logits",
-                tokens.len(),
-                logits.len()
-            )));
+        if tokens.is_empty() {
+            return Err(EngineError::Invalid("no tokens; there must be one".to_owned()));
         }
         if let Some(token) = tokens.iter().find(|&&token| token as usize >= vocabulary) {
             return Err(EngineError::Invalid(format!("token {token} of a vocabulary of {vocabulary}")));
@@ -78,6 +108,7 @@ impl Session {
             )
         });
         self.scratch = scratch;
+        self.residual_of = self.tokens();
         result
     }
 }

@@ -3,7 +3,7 @@
 use std::env;
 use std::path::PathBuf;
 
-use engine::{Budget, Policy, SessionConfig, Shape};
+use engine::{Access, Budget, Folder, Policy, SessionConfig, Shape};
 use napi_derive::napi;
 
 use crate::arguments::integer;
@@ -52,6 +52,39 @@ impl NativeSessionOptions {
             seed: integer("seed", self.seed, u32::MAX)? as u64,
             directory: self.directory.map_or_else(env::temp_dir, PathBuf::from),
         })
+    }
+}
+
+/// Where a session lives that outlasts its process.
+#[napi(object, object_to_js = false)]
+pub struct NativeFolder {
+    /// The folder.
+    pub path: String,
+    /// Names and values that say which model the session is of: they must be the same when it is opened again.
+    pub model: Vec<NativeField>,
+    /// To read what is there; what is appended stays in memory then.
+    pub read_only: bool,
+    /// Make the session if there is none.
+    pub create: bool,
+}
+
+/// A name and its value.
+#[napi(object)]
+pub struct NativeField {
+    /// The name.
+    pub name: String,
+    /// The value.
+    pub value: String,
+}
+
+impl NativeFolder {
+    pub fn folder(self) -> Folder {
+        Folder {
+            path: PathBuf::from(self.path),
+            model: self.model.into_iter().map(|NativeField { name, value }| (name, value)).collect(),
+            access: if self.read_only { Access::Read } else { Access::Write },
+            create: self.create,
+        }
     }
 }
 

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use engine::{Session, Shape};
-use napi::bindgen_prelude::AsyncTask;
+use napi::bindgen_prelude::{AsyncTask, Uint32Array};
 use napi_derive::napi;
 
 use crate::arguments::{apart, integer, length};
 use crate::build_index::BuildIndexTask;
 use crate::failure::{Code, Failure, contained};
+use crate::keep::{Keep, KeepTask};
 use crate::model::NativeModel;
-use crate::options::{NativePolicy, NativeSessionOptions};
+use crate::open::OpenTask;
+use crate::options::{NativeField, NativeFolder, NativePolicy, NativeSessionOptions};
 use crate::prefill::{Prefill, PrefillTask};
 use crate::prefill_tokens::{PrefillTokens, PrefillTokensTask};
 use crate::slot::Slot;
@@ -36,9 +38,45 @@ impl NativeSession {
     #[napi(constructor)]
     pub fn new(options: NativeSessionOptions) -> napi::Result<Self, Code> {
         let config = options.config()?;
-        let shape = config.shape;
-        let session = contained(|| Session::new(config)).flatten()?;
-        Ok(NativeSession { shape, slot: Arc::new(Slot::new(session)) })
+        Ok(NativeSession::from(contained(|| Session::new(config)).flatten()?))
+    }
+
+    /// Opens the session in a folder under a policy, or makes one there.
+    #[napi(ts_return_type = "Promise<NativeSession>")]
+    pub fn open(
+        options: NativeSessionOptions,
+        folder: NativeFolder,
+        policy: NativePolicy,
+    ) -> AsyncTask<OpenTask> {
+        let arguments = || Ok((options.config()?, folder.folder(), policy.policy()?));
+        AsyncTask::new(OpenTask(arguments()))
+    }
+
+    /// Makes the session as it is now last: once it resolves, the session survives whatever happens.
+    #[napi]
+    pub fn commit(&self) -> AsyncTask<KeepTask> {
+        AsyncTask::new(KeepTask(self.slot.claim().map(|claim| (claim, Keep::Commit))))
+    }
+
+    /// Commits, and makes a session in another folder that goes on from here by itself. `model` is for a session without
+    /// a folder of its own.
+    #[napi]
+    pub fn fork(&self, path: String, model: Vec<NativeField>) -> AsyncTask<KeepTask> {
+        let model = model.into_iter().map(|NativeField { name, value }| (name, value)).collect();
+        let keep = Keep::Fork { path: path.into(), model };
+        AsyncTask::new(KeepTask(self.slot.claim().map(|claim| (claim, keep))))
+    }
+
+    /// Tokens whose rows are stored.
+    #[napi]
+    pub fn tokens(&self) -> napi::Result<Uint32Array, Code> {
+        Ok(self.slot.with(|session| Ok(session.token_list().into()))?)
+    }
+
+    /// Notes tokens whose rows attendPrefill appended, layer by layer; decodeToken and prefillTokens do it themselves.
+    #[napi]
+    pub fn push_tokens(&self, tokens: &[u32]) -> napi::Result<(), Code> {
+        Ok(self.slot.with(|session| session.push_tokens(tokens))?)
     }
 
     /// Chooses which keys later decoding steps read. An index that the new policy cannot use is dropped.
@@ -103,6 +141,16 @@ impl NativeSession {
         })))
     }
 
+    /// Writes the logits [vocabulary] after the last token once more; false if they are not known.
+    #[napi]
+    pub fn logits(
+        &self,
+        model: &NativeModel,
+        #[napi(ts_arg_type = "Float32Array")] logits: Written<'_>,
+    ) -> napi::Result<bool, Code> {
+        Ok(self.slot.with(|session| session.logits(&model.llama, logits))?)
+    }
+
     /// Indexes what the policy samples from, up to the newest rows.
     #[napi]
     pub fn build_index(&self) -> AsyncTask<BuildIndexTask> {
@@ -157,5 +205,11 @@ impl NativeSession {
 
     fn layer(&self, layer: f64) -> Result<usize, Failure> {
         integer("layer", layer, self.shape.layers as u32 - 1)
+    }
+}
+
+impl From<Session> for NativeSession {
+    fn from(session: Session) -> NativeSession {
+        NativeSession { shape: session.shape(), slot: Arc::new(Slot::new(session)) }
     }
 }

@@ -1,0 +1,92 @@
+//! What a commit keeps beside the columns: the last token's residual stream, from which its logits come again, and the
+//! index's kind, its parameters and what it does next.
+
+use crate::EngineError;
+use crate::config::{Budget, Policy};
+use crate::index::LshIndex;
+use crate::session::{Index, Session};
+use crate::sketch::SessionSketch;
+
+/// Kinds of index. A state is the number of the residual's elements in 4 bytes, these in f32, the kind in a byte, and
+/// numbers in 8 bytes each, all little-endian.
+const NONE: u8 = 0;
+const SKETCH: u8 = 1;
+const LSH: u8 = 2;
+
+/// The state of a session.
+pub(crate) fn encode(session: &Session) -> Vec<u8> {
+    let residual = session.scratch.residual();
+    let mut state = (residual.len() as u32).to_le_bytes().to_vec();
+    residual.iter().for_each(|x| state.extend(x.to_le_bytes()));
+    let (kind, words): (u8, Vec<u64>) = match &session.index {
+        Index::None => (NONE, Vec::new()),
+        Index::Sketch(index) => {
+            let steering = index.steering().map(f64::to_bits);
+            (SKETCH, [vec![u64::from(index.bits())], steering.to_vec()].concat())
+        }
+        Index::Lsh(index) => {
+            let (k, l) = index.parameters();
+            let numbers = [vec![k, l], index.ends()].concat();
+            (LSH, numbers.into_iter().map(|number| number as u64).collect())
+        }
+    };
+    state.push(kind);
+    state.extend(words.into_iter().flat_map(u64::to_le_bytes));
+    state
+}
+
+/// Gives a session that was just opened what its folder's state says. A folder without a commit has none.
+///
+/// # Errors
+/// If it is none that [`encode`] makes.
+pub(crate) fn restore(session: &mut Session) -> Result<(), EngineError> {
+    let state = session.storage.store.state().to_vec();
+    if state.is_empty() {
+        return Ok(());
+    }
+    let unreadable = || EngineError::State { path: session.storage.store.directory().to_owned() };
+    let (residual, index) = split(&state).ok_or_else(unreadable)?;
+    session.index = decode(session, index)?;
+    session.scratch.set_residual(residual);
+    session.residual_of = session.tokens();
+    Ok(())
+}
+
+/// The residual stream, and the index's part.
+fn split(state: &[u8]) -> Option<(Vec<f32>, &[u8])> {
+    let (count, rest) = state.split_at_checked(4)?;
+    let count = u32::from_le_bytes(count.try_into().ok()?) as usize;
+    let (residual, index) = rest.split_at_checked(count.checked_mul(4)?)?;
+    let element = |bytes: &[u8]| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+    Some((residual.chunks_exact(4).map(element).collect(), index))
+}
+
+fn decode(session: &Session, state: &[u8]) -> Result<Index, EngineError> {
+    let unreadable = || EngineError::State { path: session.storage.store.directory().to_owned() };
+    let (kind, words) = state.split_first().ok_or_else(unreadable)?;
+    let words: Vec<u64> =
+        words.chunks(8).map_while(|word| word.try_into().ok().map(u64::from_le_bytes)).collect();
+    let numbers: Vec<usize> = words.iter().map(|&word| word as usize).collect();
+    let (shape, seed) = (session.shape(), session.seed);
+    match (*kind, numbers.as_slice()) {
+        (NONE, []) => Ok(Index::None),
+        (SKETCH, &[bits, ..]) if words.len() == 4 => {
+            let (bits, budget) = (bits as u32, Budget::ByLength);
+            Policy::Sketch { bits, budget }.check().map_err(|_| unreadable())?;
+            let mut index = SessionSketch::new(shape, bits, budget, seed);
+            index.restore(&session.storage);
+            index.set_steering([1, 2, 3].map(|word| f64::from_bits(words[word])));
+            Ok(Index::Sketch(index))
+        }
+        (LSH, &[k, l, ref ends @ ..]) if ends.len() == shape.layers => {
+            Policy::Lsh { k, l }.check().map_err(|_| unreadable())?;
+            if ends.iter().any(|&end| end > session.tokens()) {
+                return Err(unreadable());
+            }
+            let mut index = LshIndex::new(shape, k, l, seed);
+            index.restore(session.kernels(), &session.pool(), &session.storage, ends);
+            Ok(Index::Lsh(index))
+        }
+        _ => Err(unreadable()),
+    }
+}
