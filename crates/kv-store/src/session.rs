@@ -316,7 +316,10 @@ impl SessionStore {
 
     /// Lets files go that no manifest names; the others are removed by the flush that stops naming them.
     fn discard(&self, segment: Segment) {
-        if let Home::Writer(writer) = &self.home {
+        if let Home::Writer(writer) = &self.home
+            // After a failure it is not known which manifest the disk has, and thus what it names.
+            && !writer.broken
+        {
             for file in segment.cells.into_iter().filter_map(|cell| cell.file) {
                 if file.generation > writer.manifest.generation {
                     // Should it stay, it is written over, or removed when the session is opened.
