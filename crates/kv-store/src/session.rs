@@ -46,6 +46,8 @@ pub struct SessionStore {
     state: Vec<u8>,
     /// Segments of the last commit.
     committed_segments: usize,
+    /// Those of them that were not dropped since.
+    base_segments: usize,
     /// Whether something that is committed was truncated since.
     truncated: bool,
     home: Home,
@@ -149,6 +151,7 @@ impl SessionStore {
             segments: Vec::new(),
             state: Vec::new(),
             committed_segments: 0,
+            base_segments: 0,
             truncated: false,
             home: Home::Ephemeral,
         })
@@ -311,6 +314,7 @@ impl SessionStore {
             let segment = self.segments.pop().expect("there is a last one");
             self.discard(segment);
         }
+        self.base_segments = self.base_segments.min(self.segments.len());
         Ok(())
     }
 

@@ -38,8 +38,8 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        6 => (0_usize..12, 1..=REGIONS).prop_map(|(tokens, regions)| Step::Append { tokens, regions }),
-        2 => (24_usize..40).prop_map(|tokens| Step::Append { tokens, regions: REGIONS }),
+        6 => (0_usize..5, 1..=REGIONS).prop_map(|(tokens, regions)| Step::Append { tokens, regions }),
+        2 => (5_usize..40).prop_map(|tokens| Step::Append { tokens, regions: REGIONS }),
         3 => (0_usize..20).prop_map(|back| Step::Truncate { back }),
         6 => Just(Step::Commit),
         2 => Just(Step::Flush),
