@@ -172,7 +172,9 @@ pub(crate) struct Change {
 /// A journal's record without its elements, which follow change by change and region by region.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Record {
-    /// Segments that are left; later ones are dropped.
+    /// Segments that stay; later ones are dropped, also when others take their places.
+    pub kept: usize,
+    /// Segments from now on.
     pub segments: usize,
     pub state: Vec<u8>,
     pub changes: Vec<Change>,
@@ -180,6 +182,7 @@ pub(crate) struct Record {
 
 impl Record {
     pub fn encode(&self, into: &mut Vec<u8>) {
+        put_u64(into, self.kept);
         put_u64(into, self.segments);
         put_bytes(into, &self.state);
         put_u64(into, self.changes.len());
@@ -191,7 +194,7 @@ impl Record {
     /// The record at the beginning of a body, and what follows it.
     pub fn decode(body: &[u8]) -> Option<(Record, &[u8])> {
         let mut reader = Reader(body);
-        let segments = reader.number()?;
+        let (kept, segments) = (reader.number()?, reader.number()?);
         let state = reader.bytes()?.to_vec();
         let changes = reader.list(4 * size_of::<u64>(), |reader| {
             Some(Change {
@@ -201,7 +204,7 @@ impl Record {
                 count: reader.number()?,
             })
         })?;
-        Some((Record { segments, state, changes }, reader.0))
+        Some((Record { kept, segments, state, changes }, reader.0))
     }
 }
 

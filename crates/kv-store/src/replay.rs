@@ -42,11 +42,13 @@ pub(crate) fn replay<'a>(
     for Entry { record, elements, offset } in &scan.entries {
         let wrong =
             || StoreError::corrupt(path, *offset, "a record does not fit what was committed before it");
-        if record.segments > counts.len() + record.changes.len() {
+        if record.kept > counts.len() || record.segments > record.kept + record.changes.len() {
             return Err(wrong());
         }
-        counts.resize_with(record.segments, || vec![0; lanes.len()]);
-        apply(Step::Segments(record.segments))?;
+        for segments in [record.kept, record.segments] {
+            counts.resize_with(segments, || vec![0; lanes.len()]);
+            apply(Step::Segments(segments))?;
+        }
         let mut rest = *elements;
         for change in &record.changes {
             let &Change { segment, lane: number, keep, count } = change;

@@ -46,6 +46,8 @@ pub struct SessionStore {
     state: Vec<u8>,
     /// Segments of the last commit.
     committed_segments: usize,
+    /// Those of them that were not dropped since.
+    base_segments: usize,
     /// Whether something that is committed was truncated since.
     truncated: bool,
     home: Home,
@@ -149,6 +151,7 @@ impl SessionStore {
             segments: Vec::new(),
             state: Vec::new(),
             committed_segments: 0,
+            base_segments: 0,
             truncated: false,
             home: Home::Ephemeral,
         })
@@ -313,12 +316,16 @@ impl SessionStore {
             let segment = self.segments.pop().expect("there is a last one");
             self.discard(segment);
         }
+        self.base_segments = self.base_segments.min(self.segments.len());
         Ok(())
     }
 
     /// Lets files go that no manifest names; the others are removed by the flush that stops naming them.
     fn discard(&self, segment: Segment) {
-        if let Home::Writer(writer) = &self.home {
+        if let Home::Writer(writer) = &self.home
+            // After a failure it is not known which manifest the disk has, and thus what it names.
+            && !writer.broken
+        {
             for file in segment.cells.into_iter().filter_map(|cell| cell.file) {
                 if file.generation > writer.manifest.generation {
                     // Should it stay, it is written over, or removed when the session is opened.

@@ -36,14 +36,15 @@ impl SessionStore {
             Home::Ephemeral => self.accept(&targets, segments, state),
             Home::Writer(writer) => {
                 writer.check()?;
-                let unchanged =
-                    changes.is_empty() && segments == self.committed_segments && *state == *self.state;
+                let before = (self.committed_segments, self.base_segments);
+                let unchanged = changes.is_empty() && (segments, segments) == before && *state == *self.state;
                 if unchanged && !writer.must_flush {
                     return Ok(());
                 }
                 let bytes = record_bytes(&changes, &self.lanes, state.len());
                 if writer.takes(&self.spec, bytes) {
-                    self.append(Record { segments, state: state.to_vec(), changes }, bytes)?;
+                    let kept = self.base_segments.min(segments);
+                    self.append(Record { kept, segments, state: state.to_vec(), changes }, bytes)?;
                     self.accept(&targets, segments, state);
                 } else {
                     self.commit_by_flush(&targets, segments, state)?;
@@ -82,7 +83,7 @@ impl SessionStore {
         let mut changes = Vec::new();
         for (segment, target) in targets.iter().enumerate() {
             for (lane, (cell, &count)) in self.segments[segment].cells.iter().zip(target).enumerate() {
-                let new = lane == 0 && segment >= self.committed_segments;
+                let new = lane == 0 && segment >= self.base_segments;
                 if count != cell.base || cell.base < cell.committed || new {
                     changes.push(Change { segment, lane, keep: cell.base, count });
                 }
@@ -137,7 +138,7 @@ impl SessionStore {
                 (cell.committed, cell.base) = (count, count);
             }
         }
-        self.committed_segments = segments;
+        (self.committed_segments, self.base_segments) = (segments, segments);
         self.truncated = false;
         self.state = state.to_vec();
     }
@@ -151,7 +152,7 @@ impl SessionStore {
     ) -> Result<(), StoreError> {
         let cells = self.segments.iter().flat_map(|segment| &segment.cells);
         let before: Vec<(usize, usize)> = cells.map(|cell| (cell.committed, cell.base)).collect();
-        let others = (self.committed_segments, self.truncated, self.state.clone());
+        let others = (self.committed_segments, self.base_segments, self.truncated, self.state.clone());
         self.accept(targets, segments, state);
         let flushed = self.flush_committed();
         if flushed.is_err() {
@@ -159,7 +160,7 @@ impl SessionStore {
             for (cell, before) in cells.zip(before) {
                 (cell.committed, cell.base) = before;
             }
-            (self.committed_segments, self.truncated, self.state) = others;
+            (self.committed_segments, self.base_segments, self.truncated, self.state) = others;
         }
         flushed
     }

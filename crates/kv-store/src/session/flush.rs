@@ -57,7 +57,9 @@ impl SessionStore {
 
         let (new, path) = (self.directory.join(MANIFEST_NEW), self.directory.join(MANIFEST));
         writer.write_file(&new, &manifest.encode())?;
-        writer.backend.rename(&new, &path).map_err(failed("replace the manifest", &path))?;
+        let renamed = writer.backend.rename(&new, &path);
+        writer.broken |= renamed.is_err();
+        renamed.map_err(failed("replace the manifest", &path))?;
         writer.sync_dir(&self.directory)?;
 
         let named = manifest.files(&self.directory, &self.lanes);

@@ -148,6 +148,7 @@ impl SessionStore {
             segments,
             state: manifest.state.clone(),
             committed_segments: manifest.segments.len(),
+            base_segments: manifest.segments.len(),
             truncated: false,
             home: Home::Ephemeral,
         })
@@ -168,6 +169,7 @@ impl SessionStore {
             Step::Change(change, elements) => self.replay_change(change, elements),
         })?;
         self.committed_segments = committed.counts.len();
+        self.base_segments = self.committed_segments;
         self.state = committed.state;
         Ok(())
     }

@@ -58,6 +58,11 @@ impl Disk {
         self.log.lock().unwrap().ops.len()
     }
 
+    /// Whether the call at which it was to stop came.
+    pub fn stopped(&self) -> bool {
+        self.log.lock().unwrap().stopped
+    }
+
     pub fn ops(&self) -> Vec<Op> {
         self.log.lock().unwrap().ops.clone()
     }

@@ -87,6 +87,15 @@ impl History {
         self.commit(&mut store)?;
         grow(&mut store, &mut random, 12)?;
         self.commit(&mut store)?;
+        self.back(&mut store, 24)?;
+        self.commit(&mut store)?;
+        store.flush()?;
+        // It goes and comes within a commit, with less in it.
+        for (back, tokens) in [(24, 4), (24, 2), (26, 3), (24, 1), (24, 5)] {
+            self.back(&mut store, back)?;
+            grow(&mut store, &mut random, tokens)?;
+            self.commit(&mut store)?;
+        }
 
         let fork = self.root.join("f");
         let now = Snapshot::committed(&store);

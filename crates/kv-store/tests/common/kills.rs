@@ -67,7 +67,7 @@ pub fn campaign(directory: &Path, kills: usize, seed: u64, command: impl Fn() ->
     let mut acknowledged = 0;
     for _ in 0..kills {
         let mut process = command().stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        std::thread::sleep(Duration::from_micros(random.below(30_000) as u64));
+        std::thread::sleep(Duration::from_micros(random.below(80_000) as u64));
         process.kill().unwrap();
         let mut text = String::new();
         process.stdout.take().unwrap().read_to_string(&mut text).unwrap();
