@@ -95,8 +95,14 @@ export interface CpuInfo {
   cores: number
 }
 
+/** Packs the last commit of a session into a new file; resolves with its bytes. */
+export declare function exportSession(path: string, archive: string): Promise<number>
+
 /** The head dimensions that there are kernels for. */
 export declare function headDims(): Array<number>
+
+/** Makes a session from what exportSession packed, in a folder that is not there yet. */
+export declare function importSession(archive: string, path: string): Promise<number>
 
 /** What is in the session in a folder. */
 export declare function inspectSession(path: string): NativeSessionInfo

@@ -69,6 +69,16 @@ export async function verifySession(path: string): Promise<NativeReport> {
   return await loaded().verifySession(path).catch((cause: unknown) => { throw translated(cause); });
 }
 
+/** Packs the session in a folder into a new file, on other threads; returns its bytes. */
+export async function exportSession(path: string, archive: string): Promise<number> {
+  return await loaded().exportSession(path, archive).catch((cause: unknown) => { throw translated(cause); });
+}
+
+/** Makes a session in a folder from what {@link exportSession} packed, on other threads. */
+export async function importSession(archive: string, path: string): Promise<void> {
+  await loaded().importSession(archive, path).catch((cause: unknown) => { throw translated(cause); });
+}
+
 /** Removes the session in a folder. */
 export function removeSession(path: string): void {
   const { removeSession: remove } = loaded();

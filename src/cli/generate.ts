@@ -23,6 +23,8 @@ const options = {
   'top-p': { type: 'number', default: 1, describe: 'Keep the fewest tokens that together have this probability' },
   'min-p': { type: 'number', default: 0, describe: "Keep tokens with this fraction of the most likely one's probability" },
   'repetition-penalty': { type: 'number', default: 1, describe: 'Make tokens among the last 64 less likely; 1 is none' },
+  session: { type: 'string', describe: 'The folder of a session: what it has of the text is not read again, and it keeps what is read and written' },
+  'read-only': { type: 'boolean', default: false, describe: 'With --session: leave the folder as it is; others may use it at the same time' },
   stop: { type: 'string', array: true, describe: 'A text that ends the generation; may be given several times' },
   seed: { type: 'number', default: 0, describe: 'The same seed gives the same text' },
   threads: { type: 'number', describe: 'Threads to use [default: one for each core]' },
@@ -39,6 +41,7 @@ export const generate = (terminal: Terminal): CommandModule<object, Arguments> =
     yargs
       .options(options)
       .example('$0 generate -f notes.md -n 200', 'continue a file with sampled attention')
+      .example('$0 generate -f book.md --session book.kv', 'read a book once; the next time it is there at once')
       .example('$0 generate -p "Once upon a time" --policy exact -t 0.8', 'read every key, and draw tokens'),
   handler: (args) => run(args, terminal),
 });
@@ -74,11 +77,17 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
       else progress.update('loading', done, total, 'parts');
     },
   });
-  using session = model.createSession({ ...policy, seed: args.seed });
-  await session.prefill(prompt, {
-    signal,
-    onProgress: ({ done, total }) => { progress.update('reading', done, total, 'tokens'); },
-  });
+  using session = args.session === undefined
+    ? model.createSession({ ...policy, seed: args.seed })
+    : await model.openSession(args.session, { ...policy, readOnly: args['read-only'], create: prompt !== undefined && !args['read-only'] });
+  if (prompt === undefined && session.tokens.length === 0) throw nothingToRead();
+  if (prompt !== undefined) {
+    await session.prefill(prompt, {
+      whole: true,
+      signal,
+      onProgress: ({ done, total }) => { progress.update('reading', done, total, 'tokens'); },
+    });
+  }
   progress[Symbol.dispose]();
 
   const pieces: string[] = [];
@@ -113,19 +122,27 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
   });
 }
 
-async function promptOf({ prompt, 'prompt-file': file }: Arguments): Promise<string> {
+/** Undefined where a session is to go on from where it is. */
+async function promptOf({ prompt, 'prompt-file': file, session, 'read-only': readOnly }: Arguments): Promise<string | undefined> {
+  if (readOnly && session === undefined) throw new MagicpigError('INVALID_OPTION', '--read-only is about a session; name one with --session DIR');
   if (prompt !== undefined && file !== undefined) throw new MagicpigError('INVALID_OPTION', 'give --prompt or --prompt-file, not both');
   if (prompt !== undefined) return prompt;
   if (file === '-') return await readAll(process.stdin);
   if (file !== undefined) {
     return await readFile(file, 'utf8').catch((error: unknown) => { throw fileError(error, file); });
   }
-  throw new MagicpigError('INVALID_OPTION', 'there is nothing to read: give --prompt TEXT or --prompt-file FILE');
+  if (session === undefined) throw nothingToRead();
+  return undefined;
+}
+
+function nothingToRead(): MagicpigError {
+  return new MagicpigError('INVALID_OPTION', 'there is nothing to read: give --prompt TEXT or --prompt-file FILE');
 }
 
 function closingLine(stats: SessionStats): string {
-  const { promptTokens, prefillSeconds, generatedTokens, decodeMsPerToken, attendMsPerToken } = stats;
-  const read = `${count(promptTokens)} tokens read in ${prefillSeconds.toFixed(1)} s`;
+  const { promptTokens, reusedTokens, prefillSeconds, generatedTokens, decodeMsPerToken, attendMsPerToken } = stats;
+  const reused = reusedTokens > 0 ? ` and ${count(reusedTokens)} reused` : '';
+  const read = `${count(promptTokens - reusedTokens)} tokens read in ${prefillSeconds.toFixed(1)} s${reused}`;
   const written = `${count(generatedTokens)} written at ${decodeMsPerToken.toFixed(1)} ms each (attention ${attendMsPerToken.toFixed(1)} ms)`;
   const index = stats.indexBytes > 0 ? `, index ${bytes(stats.indexBytes)}` : '';
   return `${read}; ${written}; ${percent(stats.keysRead)} of keys read${index}`;

@@ -8,6 +8,7 @@ import { doctor } from './doctor.js';
 import { generate } from './generate.js';
 import { inspect } from './inspect.js';
 import { pull } from './pull.js';
+import { sessions } from './sessions.js';
 import { Terminal } from './terminal.js';
 
 const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string };
@@ -23,6 +24,7 @@ const parser = yargs(words)
   .command(inspect(terminal))
   .command(doctor(terminal))
   .command(bench(terminal))
+  .command(sessions(terminal))
   .option('json', { type: 'boolean', default: false, describe: 'Print exactly one JSON object' })
   .demandCommand(1, 'no command was given; magicpig --help lists them')
   .check((args) => checkValues(args))

@@ -23,7 +23,9 @@ pub use config::{Budget, Policy, SINKS, SessionConfig, Shape, WINDOW};
 pub use dense::{LayerSpans, Llama, LlamaConfig, RopeConfig, TensorSpan};
 pub use error::EngineError;
 pub use folder::Folder;
-pub use kv_store::{Access, Info, Problem, Report, inspect, install_sigbus_message, remove, verify};
+pub use kv_store::{
+    Access, Info, Problem, Report, export, import, inspect, install_sigbus_message, remove, verify,
+};
 pub use lsh_attn::HEAD_DIMS;
 pub use lsh_attn::kernels::{Isa, Kernels};
 pub use lsh_attn::sketch::SKETCH_BITS;

@@ -44,7 +44,7 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// Something is already where a session was to be made.
-    #[error("{} already exists; choose another folder or remove it", path.display())]
+    #[error("{} is there already, and is no session; choose another place", path.display())]
     AlreadyExists {
         /// The folder.
         path: PathBuf,
@@ -58,7 +58,7 @@ pub enum StoreError {
         owner: String,
     },
     /// The session was made for something else. There is no way around it: its bytes would be misread.
-    #[error("the session in {} has {field} {stored:?}, and {expected:?} was expected", path.display())]
+    #[error("the session in {} was made with {field} {stored}, and not with {expected}; open it as it was made, or choose another folder", path.display())]
     Fingerprint {
         /// The folder.
         path: PathBuf,

@@ -6,6 +6,7 @@
 //! the files and what is promised.
 #![deny(unsafe_code)]
 
+mod archive;
 mod backend;
 mod column_file;
 mod counts;
@@ -23,6 +24,7 @@ mod spec;
 mod sums;
 mod verify;
 
+pub use archive::{export, import};
 pub use backend::{Backend, FileSystem};
 pub use counts::Counts;
 pub use error::StoreError;

@@ -69,6 +69,48 @@ pub fn remove_session(path: String) -> napi::Result<(), Code> {
     Ok(contained(|| Ok(engine::remove(&PathBuf::from(path))?)).flatten()?)
 }
 
+/// Packs the last commit of a session into a new file; resolves with its bytes.
+#[napi(ts_return_type = "Promise<number>")]
+pub fn export_session(path: String, archive: String) -> AsyncTask<PackTask> {
+    AsyncTask::new(PackTask { session: path.into(), archive: archive.into(), unpack: false })
+}
+
+/// Makes a session from what exportSession packed, in a folder that is not there yet.
+#[napi(ts_return_type = "Promise<number>")]
+pub fn import_session(archive: String, path: String) -> AsyncTask<PackTask> {
+    AsyncTask::new(PackTask { session: path.into(), archive: archive.into(), unpack: true })
+}
+
+/// Packs or unpacks a session in libuv's thread pool.
+pub struct PackTask {
+    session: PathBuf,
+    archive: PathBuf,
+    unpack: bool,
+}
+
+#[napi]
+impl Task for PackTask {
+    /// Bytes of the archive, or 0.
+    type Output = Result<u64, Failure>;
+    type JsValue = f64;
+
+    fn compute(&mut self) -> napi::Result<Self::Output> {
+        let PackTask { session, archive, unpack } = self;
+        Ok(contained(|| {
+            if *unpack {
+                engine::import(archive, session)?;
+                return Ok(0);
+            }
+            Ok(engine::export(session, archive)?)
+        })
+        .flatten())
+    }
+
+    fn resolve(&mut self, env: Env, output: Self::Output) -> napi::Result<Self::JsValue> {
+        output.map(|bytes| bytes as f64).map_err(|failure| failure.into_rejection(env))
+    }
+}
+
 /// Reads all checksums of a session.
 #[napi(ts_return_type = "Promise<NativeReport>")]
 pub fn verify_session(path: String) -> AsyncTask<VerifyTask> {
