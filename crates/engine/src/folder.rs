@@ -34,6 +34,7 @@ impl Session {
     pub fn open(config: &SessionConfig, folder: &Folder, policy: Policy) -> Result<Session, EngineError> {
         config.check()?;
         policy.check()?;
+        kv_store::install_sigbus_message();
         let Folder { path, model, access, create } = folder;
         let fingerprint =
             |index: Vec<Field>| [model.clone(), row_fields(config.shape, config.seed), index].concat();
