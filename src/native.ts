@@ -1,7 +1,7 @@
-import type { CpuInfo, NativeMeasurement, NativeModelOptions, NativePolicy, NativeSessionOptions, NativeStats } from '../index.js';
+import type { CpuInfo, NativeAudit, NativeMeasurement, NativeModelOptions, NativePolicy, NativeSessionOptions, NativeStats } from '../index.js';
 import { type ErrorCode, MagicpigError, errorCodes } from './errors.js';
 
-export type { CpuInfo, NativeMeasurement, NativeModelOptions, NativePolicy, NativeSessionOptions, NativeStats };
+export type { CpuInfo, NativeAudit, NativeMeasurement, NativeModelOptions, NativePolicy, NativeSessionOptions, NativeStats };
 
 // The loader throws while it is imported where there is no addon for the platform; that is reported when one is needed.
 const addon = await import('../index.js').catch((cause: unknown) => new MagicpigError(
@@ -87,6 +87,21 @@ export class NativeSession {
 
   async buildIndex(): Promise<void> {
     await this.#session.buildIndex().catch((cause: unknown) => { throw translated(cause); });
+  }
+
+  /** Goes on with another seed over the same rows; the index is dropped. */
+  reseed(seed: number): void {
+    translating(() => { this.#session.reseed(seed); });
+  }
+
+  /** Whether later steps are compared with exact attention of the same queries and rows. */
+  setAudit(on: boolean): void {
+    translating(() => { this.#session.setAudit(on); });
+  }
+
+  /** What the comparison found since it was set, or since the last {@link NativeSession.resetStats}. */
+  audit(): NativeAudit | undefined {
+    return translating(() => this.#session.audit()) ?? undefined;
   }
 
   truncate(tokens: number): void {

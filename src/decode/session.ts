@@ -1,8 +1,8 @@
 import { MagicpigError } from '../errors.js';
 import { type ChatMessage, renderChat } from '../model/template.js';
-import type { NativeSession } from '../native.js';
+import type { NativeAudit, NativeSession } from '../native.js';
 import type { Model } from './model.js';
-import { type PolicyName, type PolicyOptions, type SamplingOptions, integer, policyFrom, samplingFrom } from './options.js';
+import { type PolicyName, type PolicyOptions, type SamplingOptions, integer, policyFrom, samplingFrom, seedFrom } from './options.js';
 import { Sampler } from './sampler.js';
 import { Sequence } from './sequence.js';
 import { StopWatch } from './stop.js';
@@ -185,6 +185,34 @@ export class Session implements Disposable {
       rowBytes: native.rowBytes,
       finishReason: this.#finishReason,
     };
+  }
+
+  /**
+   * Goes on with another seed of hash functions and draws over the same rows, as a new session with that seed would; the index is
+   * built anew by the next prefill or token.
+   * @internal
+   */
+  reseed(seed: number): void {
+    using _ = this.#exclusive();
+    this.#native.reseed(seedFrom(seed));
+  }
+
+  /**
+   * Whether later steps are compared with exact attention, which makes them slower than exact ones.
+   * @internal
+   */
+  setAudit(on: boolean): void {
+    using _ = this.#exclusive();
+    this.#native.setAudit(on);
+  }
+
+  /**
+   * What the comparison found since it was set, or since {@link Session.resetStats}.
+   * @internal
+   */
+  audit(): NativeAudit | undefined {
+    this.#live();
+    return this.#native.audit();
   }
 
   /** Sets counts and times to zero. */

@@ -2,8 +2,10 @@
 //! knows the store, the mathematics and the dense layers.
 #![deny(unsafe_code)]
 
+mod audit;
 mod config;
 mod decode;
+mod decode_compare;
 mod decode_sketch;
 mod error;
 mod index;
@@ -15,7 +17,8 @@ mod stats;
 mod step;
 mod synthetic;
 
-pub use config::{Budget, Policy, SINKS, SessionConfig, Shape, WINDOW};
+pub use audit::Audit;
+pub use config::{Budget, Policy, Rule, SINKS, SessionConfig, Shape, WINDOW};
 pub use dense::{LayerSpans, Llama, LlamaConfig, RopeConfig, TensorSpan};
 pub use error::EngineError;
 pub use lsh_attn::HEAD_DIMS;

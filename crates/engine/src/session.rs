@@ -10,8 +10,10 @@ use lsh_attn::rows::encode_row;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use team::Team;
 
+use crate::audit::Audit;
 use crate::config::{Policy, SessionConfig, Shape};
 use crate::decode::{self, Step};
+use crate::decode_compare::compared;
 use crate::decode_sketch::sketched;
 use crate::index::LshIndex;
 use crate::prefill;
@@ -20,7 +22,7 @@ use crate::{EngineError, Stats};
 
 /// What the policy samples from.
 #[derive(Debug)]
-enum Index {
+pub(crate) enum Index {
     None,
     Lsh(LshIndex),
     Sketch(SessionSketch),
@@ -42,6 +44,7 @@ pub struct Session {
     policy: Policy,
     index: Index,
     stats: Stats,
+    audit: Option<Audit>,
     row: Vec<u16>,
     pub(crate) scratch: dense::Scratch,
 }
@@ -74,6 +77,7 @@ impl Session {
             policy: Policy::Exact,
             index: Index::None,
             stats: Stats::default(),
+            audit: None,
             row: vec![0; 2 * shape.head_dim],
             scratch: dense::Scratch::default(),
         })
@@ -105,7 +109,7 @@ impl Session {
     pub fn set_policy(&mut self, policy: Policy) -> Result<(), EngineError> {
         policy.check()?;
         match (policy, &mut self.index) {
-            (Policy::Exact, _) => {}
+            (Policy::Exact | Policy::Compare { .. }, _) => {}
             (Policy::Lsh { k, l }, Index::Lsh(index)) if index.has(k, l) => {}
             (Policy::Lsh { k, l }, index) => *index = Index::Lsh(LshIndex::new(self.shape, k, l, self.seed)),
             (Policy::Sketch { bits, budget }, Index::Sketch(index)) if index.has(bits) => {
@@ -117,6 +121,28 @@ impl Session {
         }
         self.policy = policy;
         Ok(())
+    }
+
+    /// Goes on with another seed over the same rows: the index is dropped, and made anew from the rows by
+    /// [`Session::build_index`] or the next step.
+    ///
+    /// # Errors
+    /// None so far: the policy was in range before.
+    pub fn reseed(&mut self, seed: u64) -> Result<(), EngineError> {
+        self.seed = seed;
+        self.index = Index::None;
+        self.set_policy(self.policy)
+    }
+
+    /// Whether every later step is compared with exact attention of the same queries and rows, which makes it slower than
+    /// exact.
+    pub fn set_audit(&mut self, on: bool) {
+        self.audit = on.then(|| Audit::new(self.shape));
+    }
+
+    /// What the audit found since it was set, or since the last reset.
+    pub fn audit(&self) -> Option<&Audit> {
+        self.audit.as_ref()
     }
 
     /// Appends one token to `layer` and attends it under the policy.
@@ -163,6 +189,7 @@ impl Session {
                 index.keep_up(step);
                 sketched(team, step, index, q, out)
             }
+            (Policy::Compare { rule, budget }, _) => compared(team, step, (rule, budget), self.seed, q, out),
             _ => decode::exact(team, step, q, out),
         };
         self.stats.rows_read += read.fixed + read.sampled;
@@ -171,6 +198,10 @@ impl Session {
         self.stats.hash_time += read.hash;
         self.stats.retrieve_time += read.retrieve / team.threads() as u32;
         self.stats.attend_time += started.elapsed();
+        if let Some(audit) = &mut self.audit {
+            let index = if self.policy == Policy::Exact { &Index::None } else { &self.index };
+            audit.note(team, step, index, read, q, out);
+        }
         Ok(())
     }
 
@@ -277,6 +308,7 @@ impl Session {
     /// Sets the counts to zero.
     pub fn reset_stats(&mut self) {
         self.stats = Stats::default();
+        self.set_audit(self.audit.is_some());
     }
 
     /// Stores the rows of new tokens in `layer`, which were attended elsewhere or need not be; returns the position of the
