@@ -1,5 +1,5 @@
 import { MagicpigError } from '../errors.js';
-import { type ChatMessage, renderChat } from '../model/template.js';
+import type { ChatMessage } from '../model/template.js';
 import type { NativeAudit, NativeSession } from '../native.js';
 import type { Model } from './model.js';
 import { type PolicyName, type PolicyOptions, type SamplingOptions, integer, policyFrom, samplingFrom, seedFrom } from './options.js';
@@ -249,22 +249,10 @@ export class Session implements Disposable {
       tokens = [...prompt];
       this.#checkTokens(tokens);
     } else {
-      tokens = tokenizer.encode(this.#render(prompt), { parseSpecial: true, ...(!first && { addBos: false }) });
+      tokens = tokenizer.encode(this.#model.renderChat(prompt), { parseSpecial: true, ...(!first && { addBos: false }) });
     }
     if (tokens.length === 0) throw new MagicpigError('EMPTY_PROMPT', 'the prompt is empty; give some text to read');
     return tokens;
-  }
-
-  #render(messages: readonly ChatMessage[]): string {
-    const { chatTemplate, tokenizer } = this.#model;
-    if (chatTemplate === undefined) {
-      throw new MagicpigError('TEMPLATE_FAILED', 'the model has no chat template; give it a text instead of messages');
-    }
-    const spelling = (token: number | undefined) => (token === undefined ? '' : (tokenizer.tokenText(token) ?? ''));
-    return renderChat(chatTemplate, messages, {
-      bosToken: spelling(tokenizer.bosToken),
-      eosToken: spelling(tokenizer.endTokens[0]),
-    });
   }
 
   #checkTokens(tokens: readonly number[]): void {
