@@ -4,6 +4,7 @@ import type { Fidelity } from '../eval/fidelity.js';
 import { fileError } from '../model/file-error.js';
 import { evalOptions, variantsFrom } from './eval-options.js';
 import { columns, count, percent } from './format.js';
+import { checkReportFile, writeReport } from './report-file.js';
 import type { Terminal } from './terminal.js';
 
 const options = {
@@ -30,6 +31,7 @@ export const fidelity = (terminal: Terminal): CommandModule<object, Arguments> =
 async function run(args: Arguments, terminal: Terminal): Promise<void> {
   const { signal } = terminal;
   const variants = variantsFrom(args);
+  await checkReportFile(args.report);
   const text = await readFile(args['text-file'], 'utf8').catch((error: unknown) => { throw fileError(error, args['text-file']); });
   const { loadModel } = await import('../decode/model.js');
   const { evaluateFidelity } = await import('../eval/fidelity.js');
@@ -43,6 +45,7 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
     onProgress: (phase, done, total) => { progress.update(phase, done, total, 'tokens'); },
   });
   progress[Symbol.dispose]();
+  await writeReport(args.report, async () => (await import('../eval/report/fidelity-report.js')).fidelityReport(args.model, measured));
   terminal.result({ model: args.model, ...measured }, tableOf(measured));
 }
 

@@ -4,6 +4,7 @@ import { tasksFrom } from '../eval/ruler/tasks.js';
 import { nameOf } from '../eval/variants.js';
 import { evalOptions, list, numbers, variantsFrom } from './eval-options.js';
 import { columns, percent } from './format.js';
+import { checkReportFile, writeReport } from './report-file.js';
 import type { Terminal } from './terminal.js';
 
 const options = {
@@ -31,6 +32,7 @@ export const ruler = (terminal: Terminal): CommandModule<object, Arguments> => (
 async function run(args: Arguments, terminal: Terminal): Promise<void> {
   const { signal } = terminal;
   const variants = variantsFrom(args);
+  await checkReportFile(args.report);
   const tasks = tasksFrom(list(args.tasks));
   const lengths = numbers('lengths', args.lengths);
   const { readProse } = await import('../eval/ruler/prose.js');
@@ -49,6 +51,7 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
     onProgress: (phase, done, total) => { progress.update(phase, done, total, 'samples'); },
   });
   progress[Symbol.dispose]();
+  await writeReport(args.report, async () => (await import('../eval/report/ruler-report.js')).rulerReport(args.model, measured));
   terminal.result({ model: args.model, ...measured }, tableOf(measured));
 }
 

@@ -40,6 +40,7 @@ export function isRandom({ policy }: Variant): boolean {
 /** What people call it: "sketch 2%", "lsh K10 L150". */
 export function nameOf({ policy, budget, lshK = 10, lshL = 150 }: Variant): string {
   if (policy === 'lsh') return `lsh K${lshK} L${lshL}`;
+  if (policy === 'exact' || policy === 'static') return policy;
   return budget === undefined ? policy : `${policy} ${Number((100 * budget).toPrecision(3))}%`;
 }
 
