@@ -49,7 +49,7 @@ export function logLines(points: readonly Point[], x: Axis, y: Axis, levels: rea
     marks: [
       Plot.ruleY(levels, { y: 'y', stroke: ({ policy }: Level) => colour(policy), strokeDasharray: '5 4' }),
       Plot.text(levels, { y: 'y', text: 'policy', frameAnchor: 'right', dy: -7, fill: ({ policy }: Level) => colour(policy) }),
-      Plot.line(ordered, { ...channels, strokeWidth: 2 }),
+      Plot.line(ordered, { ...channels, z: 'policy', strokeWidth: 2 }),
       Plot.ruleX(ordered.filter(({ low }) => low !== undefined), { x: 'x', y1: 'low', y2: 'high', stroke: 'policy', strokeOpacity: 0.6 }),
       Plot.dot(ordered, { ...channels, symbol: 'policy', fill: 'policy', r: 4, title: 'title' }),
     ],
@@ -104,10 +104,10 @@ export function differences(values: readonly Difference[], label: string): strin
   const names = [...new Set(values.map(({ name }) => name))];
   const policies = [...new Set(values.map(({ policy }) => policy))];
   return svg({
-    width: 720,
+    width: 560,
     height: 60 + groups.length * (18 + 15 * names.length),
-    marginLeft: 130,
-    marginRight: 110,
+    marginLeft: 112,
+    marginRight: 96,
     marginBottom: 40,
     x: { label, grid: true, nice: true },
     y: { type: 'band', domain: names, axis: null },

@@ -91,7 +91,9 @@ p { margin: 0 0 0.75rem; color: var(--soft); max-width: 75ch; }
 figure { margin: 0; padding: 0.75rem; background: var(--panel); border: 1px solid var(--line); border-radius: 0.5rem; min-width: 0; }
 figure.wide { grid-column: 1 / -1; }
 figcaption { font-weight: 600; margin-bottom: 0.5rem; }
-svg { --plot-background: var(--panel); width: 100%; height: auto; max-width: 50rem; overflow: visible; }
+svg { --plot-background: var(--panel); width: 100%; height: auto; max-width: 46rem; overflow: visible; }
+figure.wide { overflow-x: auto; }
+figure.wide svg { min-width: 30rem; }
 .scroll { overflow-x: auto; grid-column: 1 / -1; }
 table { border-collapse: collapse; width: 100%; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.3rem 0.6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }

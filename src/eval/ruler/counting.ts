@@ -4,21 +4,21 @@ import { inventedWord, letters, plainWords } from './words.js';
 
 /** Words that occur often in `cwe`, and that are asked for. */
 const COMMON = 10;
-/** How often they and the others occur; short texts have no room for that many. */
+/** How often they and the others occur, and in a list that is too short for that. */
 const REPEATS = { common: 30, other: 3 };
 const SHORT_REPEATS = { common: 6, other: 1 };
-/** Below so many other words, a list is a short one. */
-const SHORT_WORDS = 100;
-/** Words in the example that shows how to answer, beside the common ones. */
-const EXAMPLE_WORDS = 10;
+/** Below so many words, a list is a short one. */
+const SHORT_LIST = 600;
+/** Words in the example that shows how to answer. */
+const EXAMPLE_LIST = 70;
 
 /** A list in which ten words are more common than the others: which? (RULER, section 3.3, `cwe`) */
 export const commonWords: Task = {
   name: 'cwe',
   answerTokens: 120,
   make: (random, size) => {
-    const example = list(random, EXAMPLE_WORDS, SHORT_REPEATS);
-    const asked = list(random, size, size < SHORT_WORDS ? SHORT_REPEATS : REPEATS);
+    const example = list(random, EXAMPLE_LIST);
+    const asked = list(random, size);
     return {
       prompt: `${ask(example.text)}\n${ANSWER} ${numbered(example.common)}\n\n${ask(asked.text)}`,
       answerPrefix: ANSWER,
@@ -34,7 +34,10 @@ function ask(text: string): string {
   return `Here is a numbered list in which some words occur more often than others. Remember those.\n\n${text}\n\nQuestion: which ${COMMON} words occur most often in the list?`;
 }
 
-function list(random: Random, others: number, repeats: { common: number; other: number }) {
+/** A list of `size` words or a few less. */
+function list(random: Random, size: number) {
+  const repeats = size < SHORT_LIST ? SHORT_REPEATS : REPEATS;
+  const others = Math.max(1, Math.floor((size - COMMON * repeats.common) / repeats.other));
   // Beyond what the project's own list has, words are invented.
   const words = COMMON + others <= plainWords.length
     ? random.shuffled(plainWords).slice(0, COMMON + others)
