@@ -51,9 +51,9 @@ ${body.join('\n')}
 `;
 }
 
-/** A plot or another part, under a heading of its own. */
-export function figure(caption: string, content: string, wide = false): string {
-  return `<figure${wide ? ' class="wide"' : ''}><figcaption>${escaped(caption)}</figcaption>${content}</figure>`;
+/** A plot or another part, under a heading of its own. One that is `dense` scrolls on a narrow screen, where it would be too small to read. */
+export function figure(caption: string, content: string, dense = false): string {
+  return `<figure${dense ? ' class="dense"' : ''}><figcaption>${escaped(caption)}</figcaption>${content}</figure>`;
 }
 
 /** A table, the first column to the left and the others, which are numbers, to the right. */
@@ -89,11 +89,10 @@ p { margin: 0 0 0.75rem; color: var(--soft); max-width: 75ch; }
 .legend i { font-style: normal; }
 .parts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); gap: 1rem; }
 figure { margin: 0; padding: 0.75rem; background: var(--panel); border: 1px solid var(--line); border-radius: 0.5rem; min-width: 0; }
-figure.wide { grid-column: 1 / -1; }
 figcaption { font-weight: 600; margin-bottom: 0.5rem; }
 svg { --plot-background: var(--panel); width: 100%; height: auto; max-width: 46rem; overflow: visible; }
-figure.wide { overflow-x: auto; }
-figure.wide svg { min-width: 30rem; }
+figure.dense { overflow-x: auto; }
+figure.dense svg { min-width: 26rem; }
 .scroll { overflow-x: auto; grid-column: 1 / -1; }
 table { border-collapse: collapse; width: 100%; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.3rem 0.6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
