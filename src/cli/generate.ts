@@ -2,6 +2,7 @@ import { text as readAll } from 'node:stream/consumers';
 import { readFile } from 'node:fs/promises';
 import type { CommandModule, InferredOptionTypes } from 'yargs';
 import type { SessionStats } from '../decode/session.js';
+import { policyNames } from '../decode/options.js';
 import { MagicpigError } from '../errors.js';
 import { fileError } from '../model/file-error.js';
 import { bytes, count, percent } from './format.js';
@@ -13,7 +14,7 @@ const options = {
   prompt: { alias: 'p', type: 'string', describe: 'The text to continue' },
   'prompt-file': { alias: 'f', type: 'string', describe: 'The file that holds the text to continue; - is standard input' },
   'max-tokens': { alias: 'n', type: 'number', default: 256, describe: 'Tokens to generate at most' },
-  policy: { type: 'string', choices: ['sketch', 'lsh', 'exact'], default: 'sketch', describe: 'How attention is computed while generating' },
+  policy: { type: 'string', choices: policyNames, default: 'sketch', describe: 'How attention is computed while generating' },
   budget: { type: 'number', describe: 'sketch: mean fraction of the indexed keys that a step reads [default: 0.02 of 8,192 keys, less in longer texts]' },
   'sketch-bits': { type: 'number', default: 4, describe: 'sketch: bits of the copy of each key element: 1, 2 or 4' },
   'lsh-k': { type: 'number', default: 10, describe: 'lsh: bits a table, 1 to 16; more bits, fewer keys read' },
