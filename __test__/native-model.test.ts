@@ -31,7 +31,7 @@ async function options(t: ExecutionContext): Promise<NativeModelOptions> {
 }
 
 function newSession(t: ExecutionContext, change: Partial<NativeSessionOptions> = {}): NativeSession {
-  const session = new NativeSession({ ...shape, threads: 2, seed: 1, ...change });
+  const session = NativeSession.create({ ...shape, threads: 2, seed: 1, ...change });
   t.teardown(() => { session.dispose(); });
   return session;
 }
