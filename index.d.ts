@@ -65,6 +65,15 @@ export declare class NativeSession {
   /** Indexes what the policy samples from, up to the newest rows. */
   buildIndex(): Promise<void>
   /**
+   * Goes on with another seed, an unsigned 32-bit number, over the same rows. The index is dropped, and made anew by
+   * buildIndex or the next step.
+   */
+  reseed(seed: number): void
+  /** Whether later steps are compared with exact attention of the same queries and rows, which takes longer than exact. */
+  setAudit(on: boolean): void
+  /** What the comparison found since it was set, or since the last resetStats. */
+  audit(): NativeAudit | null
+  /**
    * Drops every row at position `tokens` or after it, in every layer; also what a step that failed in between
    * left half appended.
    */
@@ -201,9 +210,10 @@ export interface NativeModelOptions {
 export interface NativePolicy {
   /**
    * `exact` reads all keys; `lsh` the static set and the keys that collide with the query in two tables or more; `sketch`
-   * the static set and keys drawn by estimates from low-bit codes.
+   * the static set and keys drawn by estimates from low-bit codes. To compare with: `topk` takes the keys with the greatest true
+   * scores, `oracle` draws by the true weights, `quest` takes pages by bounds of their scores, `static` takes none.
    */
-  kind: 'exact' | 'lsh' | 'sketch'
+  kind: 'exact' | 'lsh' | 'sketch' | 'topk' | 'oracle' | 'quest' | 'static'
   /** `lsh`: bits a table, 10 by default. */
   k?: number
   /** `lsh`: tables, 150 by default. */
@@ -211,7 +221,7 @@ export interface NativePolicy {
   /** `sketch`: bits of a code element: 1, 2 or 4, which is the default. */
   bits?: number
   /**
-   * `sketch`: mean fraction of the indexed keys that are drawn. By default 2% of 8,192 keys, and a number
+   * `sketch`, `topk`, `oracle`, `quest`: mean fraction of the indexed keys that are used. By default 2% of 8,192 keys, and a number
    * that goes with the root of the text's length.
    */
   budget?: number

@@ -1,6 +1,6 @@
 // The command line as a person or a program meets it: a process, its two streams and its exit code.
 import { spawn } from 'node:child_process';
-import { existsSync, readdirSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 import test from 'ava';
@@ -60,6 +60,35 @@ test('bench decode compares policies and lengths', async (t) => {
   t.true(Number(rows[3]?.keysRead) < 0.5);
 });
 
+test('eval fidelity compares policies at budgets, and writes a page', async (t) => {
+  const folder = temporaryFolder(t);
+  const [text, page] = [join(folder, 'text.txt'), join(folder, 'report.html')];
+  writeFileSync(text, Array.from({ length: 500 }, (_, i) => `${i * i} `).join(''));
+  const args = ['eval', 'fidelity', '-m', model(t), '-f', text, '--prefix', '900', '--steps', '4', '--policies', 'static,topk', '--budget', '0.05,0.1', '--report', page];
+  const { code, stdout, stderr } = await magicpig([...args, '--json']);
+  t.is(code, 0, stderr);
+  t.is(stderr, '');
+  const { policies } = JSON.parse(stdout) as { policies: Record<string, number | string>[] };
+  t.deepEqual(policies.map(({ policy, budget }) => [policy, budget]), [['static', 0], ['topk', 0.05], ['topk', 0.1]]);
+  for (const key of ['perplexity', 'klToExact', 'klLow', 'klHigh', 'top1Agreement', 'relativeL2', 'bytesReadFraction', 'keysRead']) {
+    t.is(typeof policies[1]?.[key], 'number', key);
+  }
+  t.regex(readFileSync(page, 'utf8'), /^<!doctype html>[\s\S]*topk 5%[\s\S]*<\/html>\n$/);
+  const shown = await magicpig(args);
+  t.regex(shown.stdout, /\ntopk +10% /);
+});
+
+test('eval ruler answers questions about long texts', async (t) => {
+  const page = join(temporaryFolder(t), 'report.html');
+  const args = ['eval', 'ruler', '-m', model(t, 2048), '--tasks', 'niah_single_1,vt', '--lengths', '1600', '-n', '1', '--policies', 'sketch,static', '--report', page];
+  const { code, stdout, stderr } = await magicpig([...args, '--json']);
+  t.is(code, 0, stderr);
+  const { rows } = JSON.parse(stdout) as { rows: Record<string, unknown>[] };
+  t.deepEqual(rows.map(({ task, policy }) => `${String(task)} ${String(policy)}`), ['niah_single_1 sketch', 'niah_single_1 static', 'vt sketch', 'vt static']);
+  t.deepEqual(Object.keys(rows[0] ?? {}), ['task', 'length', 'policy', 'score', 'samples', 'exactScore', 'difference', 'low', 'high', 'informative', 'keysRead']);
+  t.true(existsSync(page));
+});
+
 test('the same seed gives the same text, another one another text', async (t) => {
   const path = model(t);
   const text = async (seed: string) => {
@@ -89,6 +118,10 @@ for (const [name, args, message] of [
   ['a bench of nothing', ['bench'], /attention or decode/],
   ['a budget of 0', ['generate', '-p', 'x', '--budget', '0'], /--budget is 0/],
   ['3 bits a code', ['generate', '-p', 'x', '--sketch-bits', '3'], /--sketch-bits is 3; it must be 1, 2 or 4/],
+  ['an evaluation of nothing', ['eval'], /fidelity or ruler/],
+  ['a policy that is none', ['eval', 'ruler', '--policies', 'magic'], /policy magic is unknown; there are sketch/],
+  ['a task that is none', ['eval', 'ruler', '--tasks', 'qa'], /task qa is unknown; there are all, niah_single_1/],
+  ['budgets that are no numbers', ['eval', 'fidelity', '-f', 'x', '--budget', '1%'], /--budget is 1%; it takes numbers/],
   ['no command', [], /no command/],
   ['an unknown command', ['generat'], /generat/],
   ['an unknown option', ['generate', '-p', 'x', '--polcy', 'lsh'], /polcy/],

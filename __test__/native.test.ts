@@ -156,7 +156,7 @@ test.serial('numbers out of range are INVALID_OPTION and say which', (t) => {
     throwsCode(t, 'INVALID_OPTION', () => new NativeSession({ ...options, [name]: value }));
   }
   const session = new NativeSession(options);
-  for (const policy of [{ kind: 'lsh', k: 0 }, { kind: 'lsh', k: 17 }, { kind: 'lsh', l: 1 }, { kind: 'lsh', l: Number.NaN }, { kind: 'topk' }]) {
+  for (const policy of [{ kind: 'lsh', k: 0 }, { kind: 'lsh', k: 17 }, { kind: 'lsh', l: 1 }, { kind: 'lsh', l: Number.NaN }, { kind: 'topk', budget: 2 }, { kind: 'magic' }]) {
     throwsCode(t, 'INVALID_OPTION', () => { session.setPolicy(policy as { kind: 'lsh' }); });
   }
   const { q, k, v } = chunk(1, 5);

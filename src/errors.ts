@@ -9,6 +9,7 @@ export const errorCodes = {
   CONTEXT_EXCEEDED: 'the prompt does not fit into the context',
   FILE_NOT_FOUND: 'a file or folder does not exist',
   FILE_UNREADABLE: 'a file exists and cannot be read',
+  FILE_UNWRITABLE: 'a file cannot be written',
   MODEL_NOT_FOUND: 'the model reference names nothing that is there',
   GGUF_MALFORMED: 'the GGUF file is truncated or contradicts itself',
   UNSUPPORTED_ARCHITECTURE: 'the model has an architecture that magicpig does not know',

@@ -1,5 +1,6 @@
 import type {
   CpuInfo,
+  NativeAudit,
   NativeField,
   NativeFolder,
   NativeMeasurement,
@@ -13,7 +14,19 @@ import type {
 } from '../index.js';
 import { type ErrorCode, MagicpigError, errorCodes } from './errors.js';
 
-export type { CpuInfo, NativeField, NativeFolder, NativeMeasurement, NativeModelOptions, NativePolicy, NativeReport, NativeSessionInfo, NativeSessionOptions, NativeStats };
+export type {
+  CpuInfo,
+  NativeAudit,
+  NativeField,
+  NativeFolder,
+  NativeMeasurement,
+  NativeModelOptions,
+  NativePolicy,
+  NativeReport,
+  NativeSessionInfo,
+  NativeSessionOptions,
+  NativeStats,
+};
 
 // The loader throws while it is imported where there is no addon for the platform; that is reported when one is needed.
 const addon = await import('../index.js').catch((cause: unknown) => new MagicpigError(
@@ -162,6 +175,21 @@ export class NativeSession {
 
   async buildIndex(): Promise<void> {
     await this.#session.buildIndex().catch((cause: unknown) => { throw translated(cause); });
+  }
+
+  /** Goes on with another seed over the same rows; the index is dropped. */
+  reseed(seed: number): void {
+    translating(() => { this.#session.reseed(seed); });
+  }
+
+  /** Whether later steps are compared with exact attention of the same queries and rows. */
+  setAudit(on: boolean): void {
+    translating(() => { this.#session.setAudit(on); });
+  }
+
+  /** What the comparison found since it was set, or since the last {@link NativeSession.resetStats}. */
+  audit(): NativeAudit | undefined {
+    return translating(() => this.#session.audit()) ?? undefined;
   }
 
   truncate(tokens: number): void {

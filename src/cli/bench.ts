@@ -1,10 +1,9 @@
 import type { CommandModule, InferredOptionTypes } from 'yargs';
+import { policyNames } from '../decode/options.js';
 import { MagicpigError } from '../errors.js';
 import { count, percent, table } from './format.js';
 import { DEFAULT_MODEL, REF_HELP } from './model-option.js';
 import type { Terminal } from './terminal.js';
-
-const policies = ['sketch', 'lsh', 'exact'] as const;
 
 const policyOptions = {
   budget: { type: 'number', describe: 'sketch: mean fraction of the indexed keys that a step reads [default: 0.02 of 8,192 keys, less in longer texts]' },
@@ -17,7 +16,7 @@ const policyOptions = {
 const attentionOptions = {
   shape: { type: 'string', default: 'llama-3.1-8b', describe: 'Heads and dimensions of the layer' },
   context: { type: 'number', default: 98_304, describe: 'Tokens before the step' },
-  policy: { type: 'string', choices: policies, default: 'sketch', describe: 'How attention is computed' },
+  policy: { type: 'string', choices: policyNames, default: 'sketch', describe: 'How attention is computed' },
   ...policyOptions,
 } as const;
 
@@ -84,8 +83,8 @@ const decode = (terminal: Terminal): CommandModule<object, InferredOptionTypes<t
 });
 
 function policyOf(policy: string, args: Policies) {
-  const known = policies.find((name) => name === policy);
-  if (known === undefined) throw usage(`policy ${policy} is unknown; there are ${policies.join(', ')}`);
+  const known = policyNames.find((name) => name === policy);
+  if (known === undefined) throw usage(`policy ${policy} is unknown; there are ${policyNames.join(', ')}`);
   return { policy: known, budget: args.budget, sketchBits: args['sketch-bits'], lshK: args['lsh-k'], lshL: args['lsh-l'] };
 }
 

@@ -2,6 +2,7 @@ import { text as readAll } from 'node:stream/consumers';
 import { readFile } from 'node:fs/promises';
 import type { CommandModule, InferredOptionTypes } from 'yargs';
 import type { Model, OpenSessionOptions } from '../decode/model.js';
+import { policyNames } from '../decode/options.js';
 import type { Session, SessionStats } from '../decode/session.js';
 import { MagicpigError } from '../errors.js';
 import { fileError } from '../model/file-error.js';
@@ -14,7 +15,7 @@ const options = {
   prompt: { alias: 'p', type: 'string', describe: 'The text to continue' },
   'prompt-file': { alias: 'f', type: 'string', describe: 'The file that holds the text to continue; - is standard input' },
   'max-tokens': { alias: 'n', type: 'number', default: 256, describe: 'Tokens to generate at most' },
-  policy: { type: 'string', choices: ['sketch', 'lsh', 'exact'], describe: 'How attention is computed while generating [default: sketch, or as the session was made]' },
+  policy: { type: 'string', choices: policyNames, describe: 'How attention is computed while generating [default: sketch, or as the session was made]' },
   budget: { type: 'number', describe: 'sketch: mean fraction of the indexed keys that a step reads [default: 0.02 of 8,192 keys, less in longer texts]' },
   'sketch-bits': { type: 'number', describe: 'sketch: bits of the copy of each key element: 1, 2 or 4 [default: 4]' },
   'lsh-k': { type: 'number', describe: 'lsh: bits a table, 1 to 16; more bits, fewer keys read [default: 10]' },

@@ -5,6 +5,7 @@ import { hideBin } from 'yargs/helpers';
 import { MagicpigError } from '../errors.js';
 import { bench } from './bench.js';
 import { doctor } from './doctor.js';
+import { evaluate } from './eval.js';
 import { generate } from './generate.js';
 import { inspect } from './inspect.js';
 import { pull } from './pull.js';
@@ -25,6 +26,7 @@ const parser = yargs(words)
   .command(doctor(terminal))
   .command(bench(terminal))
   .command(sessions(terminal))
+  .command(evaluate(terminal))
   .option('json', { type: 'boolean', default: false, describe: 'Print exactly one JSON object' })
   .demandCommand(1, 'no command was given; magicpig --help lists them')
   .check((args) => checkValues(args))

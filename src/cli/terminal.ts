@@ -72,7 +72,7 @@ export class Progress implements Disposable {
   }
 
   /** A phase that is new begins a bar of its own. A `total` of 0 is one that nobody knows yet. */
-  update(phase: string, done: number, total: number, unit: 'bytes' | 'tokens' | 'parts'): void {
+  update(phase: string, done: number, total: number, unit: 'bytes' | 'tokens' | 'parts' | 'samples'): void {
     if (!this.#shown || total === 0) return;
     if (phase !== this.#phase) {
       this[Symbol.dispose]();

@@ -3,6 +3,7 @@ import { MagicpigError } from '../errors.js';
 import { fingerprintOf } from '../model/fingerprint.js';
 import { openGguf } from '../model/gguf.js';
 import { resolveModel } from '../model/resolve.js';
+import { type ChatMessage, renderChat } from '../model/template.js';
 import { Tokenizer } from '../model/tokenizer.js';
 import type { LayerTensor, ModelConfig, ModelFile, Tensor } from '../model/types.js';
 import { NativeModel, NativeSession, headDims } from '../native.js';
@@ -149,6 +150,23 @@ export class Model implements AsyncDisposable {
   /** The chat template that came with the model, in Jinja. */
   get chatTemplate(): string | undefined {
     return this.#file.chatTemplate;
+  }
+
+  /**
+   * The text of chat messages by the model's own template, where the assistant begins to speak. Encode it with `parseSpecial`.
+   * Throws TEMPLATE_FAILED.
+   * @internal
+   */
+  renderChat(messages: readonly ChatMessage[]): string {
+    const { chatTemplate, tokenizer } = this;
+    if (chatTemplate === undefined) {
+      throw new MagicpigError('TEMPLATE_FAILED', 'the model has no chat template; give it a text instead of messages');
+    }
+    const spelling = (token: number | undefined) => (token === undefined ? '' : (tokenizer.tokenText(token) ?? ''));
+    return renderChat(chatTemplate, messages, {
+      bosToken: spelling(tokenizer.bosToken),
+      eosToken: spelling(tokenizer.endTokens[0]),
+    });
   }
 
   /** An empty session. Its options are checked here. */

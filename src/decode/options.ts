@@ -5,18 +5,20 @@ import { MagicpigError } from '../errors.js';
 export const devices = ['cpu', 'webgpu'] as const;
 export type Device = (typeof devices)[number];
 
-/** Names of the policies. */
-export type PolicyName = 'exact' | 'lsh' | 'sketch';
+/** Names of the policies. The last four are there to compare with: they are not made for speed, and some look at every key. */
+export const policyNames = ['sketch', 'lsh', 'exact', 'topk', 'oracle', 'quest', 'static'] as const;
+export type PolicyName = (typeof policyNames)[number];
 
 /** How attention is computed while generating. */
 export interface PolicyOptions {
   /**
    * `exact` reads every key; `sketch` samples keys by estimates from a small copy of all of them; `lsh` samples keys by hash
-   * collisions. Default `sketch`.
+   * collisions. To compare with: `topk` takes the keys with the greatest true scores, `oracle` draws keys by their true weights,
+   * `quest` takes pages of 16 keys by bounds of their scores, `static` reads only what every policy does. Default `sketch`.
    */
   readonly policy?: PolicyName | undefined;
   /**
-   * `sketch`: mean fraction of the indexed keys that a step reads, above 0 and up to 1. Default: 0.02 of 8,192 keys, and a
+   * `sketch`, `topk`, `oracle`, `quest`: mean fraction of the indexed keys that a step reads, above 0 and up to 1. Default: 0.02 of 8,192 keys, and a
    * number of keys that goes with the root of the text's length, which keeps the fidelity about the same.
    */
   readonly budget?: number | undefined;
@@ -31,7 +33,8 @@ export interface PolicyOptions {
 export type Policy =
   | { readonly kind: 'exact' }
   | { readonly kind: 'lsh'; readonly k: number; readonly l: number }
-  | { readonly kind: 'sketch'; readonly bits: number; readonly budget?: number };
+  | { readonly kind: 'sketch'; readonly bits: number; readonly budget?: number }
+  | { readonly kind: 'topk' | 'oracle' | 'quest' | 'static'; readonly budget?: number };
 
 /** How the next token is chosen from the logits, in this order: penalty, top-k, top-p, min-p, temperature. */
 export interface SamplingOptions {
@@ -57,7 +60,7 @@ export function policyFrom({ policy = 'sketch', budget, sketchBits = 4, lshK = 1
   if (![1, 2, 4].includes(sketchBits)) throw outOfRange('sketchBits', sketchBits, '1, 2 or 4');
   if (budget !== undefined && !(budget > 0 && budget <= 1)) throw outOfRange('budget', budget, 'above 0, up to 1');
   // Types are no promise where options come from JavaScript or a command line.
-  const kind: string = policy;
+  const kind = policyNames.find((name) => name === policy);
   switch (kind) {
     case 'exact':
       return { kind };
@@ -65,8 +68,13 @@ export function policyFrom({ policy = 'sketch', budget, sketchBits = 4, lshK = 1
       return { kind, k, l };
     case 'sketch':
       return { kind, bits: sketchBits, ...(budget !== undefined && { budget }) };
-    default:
-      throw new MagicpigError('INVALID_OPTION', `policy ${JSON.stringify(policy)} is unknown; there are exact, lsh and sketch`);
+    case 'topk':
+    case 'oracle':
+    case 'quest':
+    case 'static':
+      return { kind, ...(budget !== undefined && { budget }) };
+    case undefined:
+      throw new MagicpigError('INVALID_OPTION', `policy ${JSON.stringify(policy)} is unknown; there are ${policyNames.join(', ')}`);
   }
 }
 

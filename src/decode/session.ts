@@ -1,8 +1,8 @@
 import { MagicpigError } from '../errors.js';
-import { type ChatMessage, renderChat } from '../model/template.js';
-import type { NativeSession } from '../native.js';
+import type { ChatMessage } from '../model/template.js';
+import type { NativeAudit, NativeSession } from '../native.js';
 import type { Model } from './model.js';
-import { type PolicyName, type PolicyOptions, type SamplingOptions, integer, policyFrom, samplingFrom } from './options.js';
+import { type PolicyName, type PolicyOptions, type SamplingOptions, integer, policyFrom, samplingFrom, seedFrom } from './options.js';
 import { Sampler } from './sampler.js';
 import { Sequence } from './sequence.js';
 import { folderFrom } from './sessions.js';
@@ -253,6 +253,34 @@ export class Session implements Disposable {
     };
   }
 
+  /**
+   * Goes on with another seed of hash functions and draws over the same rows, as a new session with that seed would; the index is
+   * built anew by the next prefill or token.
+   * @internal
+   */
+  reseed(seed: number): void {
+    using _ = this.#exclusive();
+    this.#native.reseed(seedFrom(seed));
+  }
+
+  /**
+   * Whether later steps are compared with exact attention, which makes them slower than exact ones.
+   * @internal
+   */
+  setAudit(on: boolean): void {
+    using _ = this.#exclusive();
+    this.#native.setAudit(on);
+  }
+
+  /**
+   * What the comparison found since it was set, or since {@link Session.resetStats}.
+   * @internal
+   */
+  audit(): NativeAudit | undefined {
+    this.#live();
+    return this.#native.audit();
+  }
+
   /** Sets counts and times to zero. */
   resetStats(): void {
     this.#live();
@@ -317,22 +345,10 @@ export class Session implements Disposable {
       tokens = [...prompt];
       this.#checkTokens(tokens);
     } else {
-      tokens = tokenizer.encode(this.#render(prompt), { parseSpecial: true, ...(!first && { addBos: false }) });
+      tokens = tokenizer.encode(this.#model.renderChat(prompt), { parseSpecial: true, ...(!first && { addBos: false }) });
     }
     if (tokens.length === 0) throw new MagicpigError('EMPTY_PROMPT', 'the prompt is empty; give some text to read');
     return tokens;
-  }
-
-  #render(messages: readonly ChatMessage[]): string {
-    const { chatTemplate, tokenizer } = this.#model;
-    if (chatTemplate === undefined) {
-      throw new MagicpigError('TEMPLATE_FAILED', 'the model has no chat template; give it a text instead of messages');
-    }
-    const spelling = (token: number | undefined) => (token === undefined ? '' : (tokenizer.tokenText(token) ?? ''));
-    return renderChat(chatTemplate, messages, {
-      bosToken: spelling(tokenizer.bosToken),
-      eosToken: spelling(tokenizer.endTokens[0]),
-    });
   }
 
   #checkTokens(tokens: readonly number[]): void {

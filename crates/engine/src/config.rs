@@ -80,6 +80,28 @@ pub enum Policy {
         /// How many of the indexed keys a step draws.
         budget: Budget,
     },
+    /// The static set of `sketch`, and keys chosen by a rule to compare with.
+    Compare {
+        /// What chooses them.
+        rule: Rule,
+        /// How many of the indexed keys each query head uses; `Rule::Static` uses none.
+        budget: Budget,
+    },
+}
+
+/// How a policy that is there for comparison chooses keys. They are written for clarity and not for speed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// The keys with the greatest true scores, taken as they are.
+    TopK,
+    /// Keys drawn with probabilities proportional to their true softmax weights, weighted by their inverse: what a sampler could
+    /// do that knew all weights.
+    Oracle,
+    /// The pages of 16 keys with the greatest upper bounds of their scores, by each page's least and greatest elements
+    /// (Tang et al. 2024, Quest).
+    Quest,
+    /// None.
+    Static,
 }
 
 /// The mean fraction of the indexed keys that a step draws.
@@ -121,10 +143,13 @@ impl Policy {
             Policy::Sketch { bits, .. } if !SKETCH_BITS.contains(&bits) => Err(EngineError::Invalid(
                 format!("{bits} bits a code element; it must be one of {SKETCH_BITS:?}"),
             )),
-            Policy::Sketch { budget: Budget::Fraction(budget), .. } if !(budget > 0.0 && budget <= 1.0) => {
+            Policy::Sketch { budget: Budget::Fraction(budget), .. }
+            | Policy::Compare { budget: Budget::Fraction(budget), .. }
+                if !(budget > 0.0 && budget <= 1.0) =>
+            {
                 Err(EngineError::Invalid(format!("budget = {budget}; it must be above 0, up to 1")))
             }
-            Policy::Sketch { .. } => Ok(()),
+            Policy::Sketch { .. } | Policy::Compare { .. } => Ok(()),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use kv_store::SEGMENT_ROWS;
-use lsh_attn::hash::{Hasher, LANES};
+use lsh_attn::hash::{HashPlan, Hasher, LANES};
 use lsh_attn::kernels::Kernels;
 use lsh_attn::sampled::{SampleScratch, SampledQuery, attend_retrieved, retrieve};
 use lsh_attn::softmax::Partial;
@@ -50,6 +50,8 @@ pub(crate) struct RowsRead {
     pub fixed: u64,
     pub sampled: u64,
     pub indexed: u64,
+    /// Bytes of rows and summaries, where the policy counts them itself.
+    pub bytes: u64,
     pub hash: Duration,
     /// Summed over threads.
     pub retrieve: Duration,
@@ -94,20 +96,26 @@ pub(crate) fn sampled(
         }
     }
     let started = Instant::now();
+    let codes = hash_queries(step, &layer.plan, &q);
+    let hash = started.elapsed();
+    RowsRead { hash, ..run(team, step, Some(index), &codes, &q, &tasks, out) }
+}
+
+/// Codes `[heads, tables]` of all queries.
+pub(crate) fn hash_queries(step: Step<'_>, plan: &HashPlan, q: &[f32]) -> Vec<u16> {
     let d = step.shape.head_dim;
-    let mut codes = vec![0; step.shape.heads * layer.plan.tables()];
-    let mut hasher = Hasher::new(&layer.plan);
+    let mut codes = vec![0; step.shape.heads * plan.tables()];
+    let mut hasher = Hasher::new(plan);
     for first in (0..step.shape.heads).step_by(LANES) {
         let count = LANES.min(step.shape.heads - first);
-        let hashed = hasher.hash(step.kernels, &layer.plan, count, |lane, j| q[(first + lane) * d + j]);
+        let hashed = hasher.hash(step.kernels, plan, count, |lane, j| q[(first + lane) * d + j]);
         for (table, lanes) in hashed.iter().enumerate() {
             for (lane, &code) in lanes[..count].iter().enumerate() {
-                codes[(first + lane) * layer.plan.tables() + table] = code;
+                codes[(first + lane) * plan.tables() + table] = code;
             }
         }
     }
-    let hash = started.elapsed();
-    RowsRead { hash, ..run(team, step, Some(index), &codes, &q, &tasks, out) }
+    codes
 }
 
 /// All query heads of a KV head over consecutive rows, which may be in several segments. `q` is of all heads.

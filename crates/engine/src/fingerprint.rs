@@ -21,13 +21,13 @@ pub(crate) fn row_fields(shape: Shape, seed: u64) -> Vec<Field> {
     fields
 }
 
-/// The index that a policy samples from; `exact`, which needs none, leaves room for the one of the default policy.
+/// The index that a policy samples from; those that need none leave room for the default one.
 pub(crate) fn index_fields(policy: Policy) -> Vec<Field> {
     const NONE: &str = "none";
     let values = match policy {
         Policy::Lsh { k, l } => ["lsh".to_owned(), NONE.to_owned(), k.to_string(), l.to_string()],
         Policy::Sketch { bits, .. } => sketch_values(bits),
-        Policy::Exact => sketch_values(DEFAULT_BITS),
+        Policy::Exact | Policy::Compare { .. } => sketch_values(DEFAULT_BITS),
     };
     fn sketch_values(bits: u32) -> [String; 4] {
         ["sketch".to_owned(), bits.to_string(), NONE.to_owned(), NONE.to_owned()]

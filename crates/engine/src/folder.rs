@@ -26,7 +26,7 @@ pub struct Folder {
 }
 
 impl Session {
-    /// Opens the session in a folder, or makes one. Its index is the policy's; [`Policy::Exact`] takes whichever is there.
+    /// Opens the session in a folder, or makes one. Its index is the policy's; one that needs none takes whichever is there.
     ///
     /// # Errors
     /// As [`Session::new`]; if the folder has a session of another model, shape, seed or index, another process writes to
@@ -34,11 +34,14 @@ impl Session {
     pub fn open(config: &SessionConfig, folder: &Folder, policy: Policy) -> Result<Session, EngineError> {
         config.check()?;
         policy.check()?;
+        kv_store::install_sigbus_message();
         let Folder { path, model, access, create } = folder;
         let fingerprint =
             |index: Vec<Field>| [model.clone(), row_fields(config.shape, config.seed), index].concat();
         let found = match kv_store::inspect(path) {
-            Ok(info) if policy == Policy::Exact => Some(index_of(&info.fingerprint)),
+            Ok(info) if matches!(policy, Policy::Exact | Policy::Compare { .. }) => {
+                Some(index_of(&info.fingerprint))
+            }
             Ok(_) => Some(index_fields(policy)),
             Err(StoreError::NotFound { .. }) if *create => None,
             Err(error) => return Err(error.into()),

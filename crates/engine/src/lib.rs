@@ -2,8 +2,10 @@
 //! knows the store, the mathematics and the dense layers.
 #![deny(unsafe_code)]
 
+mod audit;
 mod config;
 mod decode;
+mod decode_compare;
 mod decode_sketch;
 mod error;
 mod fingerprint;
@@ -19,7 +21,8 @@ mod step;
 mod storage;
 mod synthetic;
 
-pub use config::{Budget, Policy, SINKS, SessionConfig, Shape, WINDOW};
+pub use audit::Audit;
+pub use config::{Budget, Policy, Rule, SINKS, SessionConfig, Shape, WINDOW};
 pub use dense::{LayerSpans, Llama, LlamaConfig, RopeConfig, TensorSpan};
 pub use error::EngineError;
 pub use folder::Folder;

@@ -9,8 +9,10 @@ use lsh_attn::rows::encode_row;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use team::Team;
 
+use crate::audit::Audit;
 use crate::config::{Budget, Policy, SessionConfig, Shape};
 use crate::decode::{self, Step};
+use crate::decode_compare::compared;
 use crate::decode_sketch::sketched;
 use crate::fingerprint::index_fields;
 use crate::index::LshIndex;
@@ -57,6 +59,7 @@ pub struct Session {
     policy: Policy,
     pub(crate) index: Index,
     stats: Stats,
+    audit: Option<Audit>,
     row: Vec<u16>,
     pub(crate) scratch: dense::Scratch,
     /// Tokens there were when the scratch's residual stream was made.
@@ -93,6 +96,7 @@ impl Session {
             policy: Policy::Exact,
             index: Index::None,
             stats: Stats::default(),
+            audit: None,
             row: vec![0; 2 * shape.head_dim],
             scratch: dense::Scratch::default(),
             residual_of: 0,
@@ -125,7 +129,7 @@ impl Session {
     pub fn set_policy(&mut self, policy: Policy) -> Result<(), EngineError> {
         policy.check()?;
         match (policy, &mut self.index) {
-            (Policy::Exact, _) => {}
+            (Policy::Exact | Policy::Compare { .. }, _) => {}
             (Policy::Lsh { k, l }, Index::Lsh(index)) if index.parameters() == (k, l) => {}
             (Policy::Sketch { bits, budget }, Index::Sketch(index)) if index.bits() == bits => {
                 index.set_budget(budget)
@@ -157,6 +161,28 @@ impl Session {
         self.storage.store.truncate(tokens, &counts)?;
         self.index = index;
         Ok(())
+    }
+
+    /// Goes on with another seed over the same rows: the index is dropped, and made anew from the rows by
+    /// [`Session::build_index`] or the next step. Not for a session in a folder, which is made with one seed.
+    ///
+    /// # Errors
+    /// If the rows cannot be stored.
+    pub fn reseed(&mut self, seed: u64) -> Result<(), EngineError> {
+        self.seed = seed;
+        self.replace_index(Index::None)?;
+        self.set_policy(self.policy)
+    }
+
+    /// Whether every later step is compared with exact attention of the same queries and rows, which makes it slower than
+    /// exact.
+    pub fn set_audit(&mut self, on: bool) {
+        self.audit = on.then(|| Audit::new(self.shape));
+    }
+
+    /// What the audit found since it was set, or since the last reset.
+    pub fn audit(&self) -> Option<&Audit> {
+        self.audit.as_ref()
     }
 
     /// Appends one token to `layer` and attends it under the policy.
@@ -198,6 +224,7 @@ impl Session {
                 decode::sampled(team, step, index, q, out)
             }
             (Policy::Sketch { .. }, Index::Sketch(index)) => sketched(team, step, index, q, out),
+            (Policy::Compare { rule, budget }, _) => compared(team, step, (rule, budget), self.seed, q, out),
             _ => decode::exact(team, step, q, out),
         };
         self.stats.rows_read += read.fixed + read.sampled;
@@ -206,6 +233,10 @@ impl Session {
         self.stats.hash_time += read.hash;
         self.stats.retrieve_time += read.retrieve / team.threads() as u32;
         self.stats.attend_time += started.elapsed();
+        if let Some(audit) = &mut self.audit {
+            let index = if self.policy == Policy::Exact { &Index::None } else { &self.index };
+            audit.note(team, step, index, read, q, out);
+        }
         Ok(())
     }
 
@@ -322,6 +353,7 @@ impl Session {
     /// Sets the counts to zero.
     pub fn reset_stats(&mut self) {
         self.stats = Stats::default();
+        self.set_audit(self.audit.is_some());
     }
 
     /// Stores the rows of new tokens in `layer`, which were attended elsewhere or need not be; returns the position of the

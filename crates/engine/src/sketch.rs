@@ -279,13 +279,15 @@ impl HeadSketch {
         Ok(())
     }
 
+    /// Forgets rows that are in the window of a text of `tokens` tokens, or beyond it.
     fn truncate(&mut self, tokens: usize) {
-        if self.end() <= tokens {
+        let end = tokens.saturating_sub(WINDOW);
+        if self.end() <= end {
             return;
         }
-        self.segments.truncate(tokens.div_ceil(SEGMENT_ROWS));
+        self.segments.truncate(end.div_ceil(SEGMENT_ROWS));
         if let Some(last) = self.segments.len().checked_sub(1) {
-            self.segments[last].truncate(tokens - last * SEGMENT_ROWS);
+            self.segments[last].truncate(end - last * SEGMENT_ROWS);
         }
         // A first segment of few rows would keep a centre that it could not have had.
         if self.end() < CENTRE_ROWS {

@@ -94,6 +94,8 @@ impl Session {
         if let Some(token) = tokens.iter().find(|&&token| token as usize >= vocabulary) {
             return Err(EngineError::Invalid(format!("token {token} of a vocabulary of {vocabulary}")));
         }
+        // A file that another program cut short is an error here, and would be a SIGBUS below.
+        self.storage.store.check_sizes()?;
         let kernels = DenseKernels::from(self.kernels());
         let position = self.tokens();
         let mut scratch = std::mem::take(&mut self.scratch);

@@ -99,7 +99,8 @@ fn unpack(archive: &Path, directory: &Path) -> Result<(), StoreError> {
         let kind = entry.header().entry_type();
         let name = entry.path().map_err(damaged)?.to_string_lossy().into_owned();
         // Names alone, and files alone: nothing can point out of the folder.
-        if !is_session_file(&name) || !(kind.is_file() || kind.is_gnu_sparse()) {
+        let plain = Path::new(&name).file_name().is_some_and(|last| last == name.as_str());
+        if !plain || !is_session_file(&name) || !(kind.is_file() || kind.is_gnu_sparse()) {
             return Err(StoreError::corrupt(archive, 0, format!("no session has a file {name:?}")));
         }
         let path = directory.join(&name);

@@ -106,20 +106,49 @@ struct Cell {
     written: Vec<usize>,
     /// Elements of each region in the last commit.
     committed: usize,
-    /// Those of them that were not truncated since.
-    base: usize,
+    /// Of each region, those of them that were not truncated since, or were written again as they had been.
+    unchanged: Vec<usize>,
+    /// Those of them whose bytes are still in the file.
+    intact: usize,
     /// Those of them that have not changed since the checksums on disk were made.
     same: usize,
 }
 
 impl Cell {
     fn new(lane: &Lane) -> Cell {
-        Cell { written: vec![0; lane.regions], ..Cell::default() }
+        Cell { written: vec![0; lane.regions], unchanged: vec![0; lane.regions], ..Cell::default() }
     }
 
     /// Elements that every region has.
     fn common(&self) -> usize {
         self.written.iter().copied().min().unwrap_or(0)
+    }
+
+    /// Elements of the last commit that every region has as they were.
+    fn base(&self) -> usize {
+        self.unchanged.iter().copied().min().unwrap_or(0)
+    }
+
+    /// Counts elements from `first` on that are written just as the last commit has them, after a truncation: a text that is
+    /// read again after it was cut. They are taken back instead of written, since what is named by a manifest is written
+    /// in a copy of its file only, which may be large.
+    fn written_again(&mut self, lane: &Lane, region: usize, first: usize, bytes: &[u8]) -> usize {
+        let Some(file) = &self.file else { return 0 };
+        if first != self.unchanged[region] || first >= self.intact {
+            return 0;
+        }
+        let committed = &file.elements(lane, region, self.intact)[first * lane.element_bytes..];
+        let elements = bytes.chunks_exact(lane.element_bytes).zip(committed.chunks_exact(lane.element_bytes));
+        let again = elements.take_while(|(now, before)| now == before).count();
+        self.unchanged[region] += again;
+        self.written[region] = self.written[region].max(first + again);
+        again
+    }
+
+    /// Takes `count` elements of every region over as what is committed.
+    fn settle(&mut self, count: usize) {
+        (self.committed, self.intact) = (count, count);
+        self.unchanged.fill(count);
     }
 
     fn is_empty(&self) -> bool {
@@ -198,7 +227,7 @@ impl SessionStore {
 
     /// What was committed last, less what was truncated since.
     pub fn committed_counts(&self) -> Counts {
-        self.table(|cell| cell.base)
+        self.table(Cell::base)
     }
 
     /// What every region has, committed or not: a commit of these counts leaves nothing behind that is whole.
@@ -307,9 +336,9 @@ impl SessionStore {
                     tokens.saturating_sub(index * self.spec.segment_tokens)
                 };
                 cell.written.iter_mut().for_each(|count| *count = keep.min(*count));
-                cell.base = keep.min(cell.base);
+                cell.unchanged.iter_mut().for_each(|count| *count = keep.min(*count));
                 cell.same = keep.min(cell.same);
-                self.truncated |= cell.base < cell.committed;
+                self.truncated |= cell.base() < cell.committed;
             }
         }
         while self.segments.last().is_some_and(|segment| segment.cells.iter().all(Cell::is_empty)) {
@@ -413,12 +442,18 @@ impl SessionStore {
             self.segments.push(Segment::new(&self.lanes));
         }
         let cell = &mut self.segments[segment].cells[number];
-        if first < cell.base {
+        if first < cell.unchanged[region] {
             return Err(StoreError::Argument(format!(
                 "element {first} of {} in segment {segment} is committed; truncate before writing it anew",
                 lane.name
             )));
         }
+        let again = cell.written_again(lane, region, first, bytes);
+        let (first, bytes) = (first + again, &bytes[again * lane.element_bytes..]);
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        cell.intact = cell.intact.min(first);
         let offset = lane.offset(region, first);
         match &mut self.home {
             Home::Writer(writer) => {
@@ -488,6 +523,7 @@ impl Writer {
             }
         }
         cell.file = Some(file);
+        cell.intact = cell.intact.min(cell.common());
         self.must_flush |= frozen;
         Ok(())
     }

@@ -5,6 +5,7 @@
 #![deny(unsafe_code)]
 
 mod arguments;
+mod audit;
 mod bench;
 mod build_index;
 mod cpu_info;

@@ -3,7 +3,7 @@
 use std::env;
 use std::path::PathBuf;
 
-use engine::{Access, Budget, Folder, Policy, SessionConfig, Shape};
+use engine::{Access, Budget, Folder, Policy, Rule, SessionConfig, Shape};
 use napi_derive::napi;
 
 use crate::arguments::integer;
@@ -92,8 +92,9 @@ impl NativeFolder {
 #[napi(object, object_to_js = false)]
 pub struct NativePolicy {
     /// `exact` reads all keys; `lsh` the static set and the keys that collide with the query in two tables or more; `sketch`
-    /// the static set and keys drawn by estimates from low-bit codes.
-    #[napi(ts_type = "'exact' | 'lsh' | 'sketch'")]
+    /// the static set and keys drawn by estimates from low-bit codes. To compare with: `topk` takes the keys with the greatest true
+    /// scores, `oracle` draws by the true weights, `quest` takes pages by bounds of their scores, `static` takes none.
+    #[napi(ts_type = "'exact' | 'lsh' | 'sketch' | 'topk' | 'oracle' | 'quest' | 'static'")]
     pub kind: String,
     /// `lsh`: bits a table, 10 by default.
     pub k: Option<f64>,
@@ -101,13 +102,15 @@ pub struct NativePolicy {
     pub l: Option<f64>,
     /// `sketch`: bits of a code element: 1, 2 or 4, which is the default.
     pub bits: Option<f64>,
-    /// `sketch`: mean fraction of the indexed keys that are drawn. By default 2% of 8,192 keys, and a number
+    /// `sketch`, `topk`, `oracle`, `quest`: mean fraction of the indexed keys that are used. By default 2% of 8,192 keys, and a number
     /// that goes with the root of the text's length.
     pub budget: Option<f64>,
 }
 
 impl NativePolicy {
     pub fn policy(self) -> Result<Policy, Failure> {
+        let budget = self.budget.map_or(Budget::ByLength, Budget::Fraction);
+        let compare = |rule| Ok(Policy::Compare { rule, budget });
         match self.kind.as_str() {
             "exact" => Ok(Policy::Exact),
             "lsh" => Ok(Policy::Lsh {
@@ -116,9 +119,15 @@ impl NativePolicy {
             }),
             "sketch" => Ok(Policy::Sketch {
                 bits: integer("bits", self.bits.unwrap_or(SKETCH_BITS), u32::MAX)? as u32,
-                budget: self.budget.map_or(Budget::ByLength, Budget::Fraction),
+                budget,
             }),
-            kind => Err(Failure::invalid(format!("policy {kind} is none of exact, lsh, sketch"))),
+            "topk" => compare(Rule::TopK),
+            "oracle" => compare(Rule::Oracle),
+            "quest" => compare(Rule::Quest),
+            "static" => compare(Rule::Static),
+            kind => Err(Failure::invalid(format!(
+                "policy {kind} is none of exact, lsh, sketch, topk, oracle, quest, static"
+            ))),
         }
     }
 }

@@ -7,6 +7,7 @@ use napi::bindgen_prelude::{AsyncTask, Uint32Array};
 use napi_derive::napi;
 
 use crate::arguments::{apart, integer, length};
+use crate::audit::NativeAudit;
 use crate::build_index::BuildIndexTask;
 use crate::failure::{Code, Failure, contained};
 use crate::keep::{Keep, KeepTask};
@@ -155,6 +156,29 @@ impl NativeSession {
     #[napi]
     pub fn build_index(&self) -> AsyncTask<BuildIndexTask> {
         AsyncTask::new(BuildIndexTask(self.slot.claim()))
+    }
+
+    /// Goes on with another seed, an unsigned 32-bit number, over the same rows. The index is dropped, and made anew by
+    /// buildIndex or the next step.
+    #[napi]
+    pub fn reseed(&self, seed: f64) -> napi::Result<(), Code> {
+        let seed = integer("seed", seed, u32::MAX)? as u64;
+        Ok(self.slot.with(|session| session.reseed(seed))?)
+    }
+
+    /// Whether later steps are compared with exact attention of the same queries and rows, which takes longer than exact.
+    #[napi]
+    pub fn set_audit(&self, on: bool) -> napi::Result<(), Code> {
+        Ok(self.slot.with(|session| {
+            session.set_audit(on);
+            Ok(())
+        })?)
+    }
+
+    /// What the comparison found since it was set, or since the last resetStats.
+    #[napi]
+    pub fn audit(&self) -> napi::Result<Option<NativeAudit>, Code> {
+        Ok(self.slot.with(|session| Ok(session.audit().map(NativeAudit::from)))?)
     }
 
     /// Drops every row at position `tokens` or after it, in every layer; also what a step that failed in between

@@ -39,6 +39,7 @@ impl SessionStore {
                 let before = (self.committed_segments, self.base_segments);
                 let unchanged = changes.is_empty() && (segments, segments) == before && *state == *self.state;
                 if unchanged && !writer.must_flush {
+                    self.truncated = false;
                     return Ok(());
                 }
                 let bytes = record_bytes(&changes, &self.lanes, state.len());
@@ -63,7 +64,7 @@ impl SessionStore {
             let cells = self.segments.get(index).map_or(&[][..], |segment| &segment.cells);
             target.push(cells.get(columns).map_or(0, |tokens| tokens.written[0]));
             for (column, &count) in target.iter().enumerate() {
-                let (base, common) = cells.get(column).map_or((0, 0), |cell| (cell.base, cell.common()));
+                let (base, common) = cells.get(column).map_or((0, 0), |cell| (cell.base(), cell.common()));
                 if count < base || count > common {
                     return Err(StoreError::Argument(format!(
                         "cannot commit {count} elements of {} in segment {index}: {base} are committed, and every \
@@ -84,8 +85,9 @@ impl SessionStore {
         for (segment, target) in targets.iter().enumerate() {
             for (lane, (cell, &count)) in self.segments[segment].cells.iter().zip(target).enumerate() {
                 let new = lane == 0 && segment >= self.base_segments;
-                if count != cell.base || cell.base < cell.committed || new {
-                    changes.push(Change { segment, lane, keep: cell.base, count });
+                let keep = cell.base();
+                if count != keep || keep < cell.committed || new {
+                    changes.push(Change { segment, lane, keep, count });
                 }
             }
         }
@@ -135,7 +137,7 @@ impl SessionStore {
     fn accept(&mut self, targets: &[Vec<usize>], segments: usize, state: &[u8]) {
         for (segment, target) in self.segments.iter_mut().zip(targets) {
             for (cell, &count) in segment.cells.iter_mut().zip(target) {
-                (cell.committed, cell.base) = (count, count);
+                cell.settle(count);
             }
         }
         (self.committed_segments, self.base_segments) = (segments, segments);
@@ -151,14 +153,15 @@ impl SessionStore {
         state: &[u8],
     ) -> Result<(), StoreError> {
         let cells = self.segments.iter().flat_map(|segment| &segment.cells);
-        let before: Vec<(usize, usize)> = cells.map(|cell| (cell.committed, cell.base)).collect();
+        let before: Vec<_> =
+            cells.map(|cell| (cell.committed, cell.unchanged.clone(), cell.intact)).collect();
         let others = (self.committed_segments, self.base_segments, self.truncated, self.state.clone());
         self.accept(targets, segments, state);
         let flushed = self.flush_committed();
         if flushed.is_err() {
             let cells = self.segments.iter_mut().flat_map(|segment| &mut segment.cells);
             for (cell, before) in cells.zip(before) {
-                (cell.committed, cell.base) = before;
+                (cell.committed, cell.unchanged, cell.intact) = before;
             }
             (self.committed_segments, self.base_segments, self.truncated, self.state) = others;
         }

@@ -201,7 +201,8 @@ impl SessionStore {
             }
         }
         cell.written.fill(count);
-        (cell.committed, cell.base, cell.same) = (count, count, keep.min(cell.same));
+        cell.settle(count);
+        cell.same = keep.min(cell.same);
         Ok(())
     }
 }
@@ -258,7 +259,8 @@ fn open_segment(
             cell.file = Some(ColumnFile::open(path, named.generation, lane, access)?);
         }
         cell.written.fill(named.count);
-        (cell.committed, cell.base, cell.same) = (named.count, named.count, named.count);
+        cell.settle(named.count);
+        cell.same = named.count;
         cells.push(cell);
     }
     Ok(Segment { cells, sums: None })

@@ -1,0 +1,21 @@
+import { constants } from 'node:fs';
+import { access, writeFile } from 'node:fs/promises';
+import { dirname, resolve } from 'node:path';
+import { MagicpigError } from '../errors.js';
+
+/** Whether a report can be written, before hours are spent on what it is about. Throws FILE_UNWRITABLE. */
+export async function checkReportFile(file: string | undefined): Promise<void> {
+  if (file === undefined) return;
+  await access(dirname(resolve(file)), constants.W_OK).catch((cause: unknown) => { throw unwritable(file, cause); });
+}
+
+/** Writes the page to `file`, where one was named. Throws FILE_UNWRITABLE. */
+export async function writeReport(file: string | undefined, page: () => Promise<string>): Promise<void> {
+  if (file === undefined) return;
+  const html = await page();
+  await writeFile(file, html).catch((cause: unknown) => { throw unwritable(file, cause); });
+}
+
+function unwritable(file: string, cause: unknown): MagicpigError {
+  return new MagicpigError('FILE_UNWRITABLE', `cannot write ${file}: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
+}

@@ -1,0 +1,173 @@
+import type { Model } from '../decode/model.js';
+import { integer } from '../decode/options.js';
+import { greatest } from '../decode/sampler.js';
+import type { Session } from '../decode/session.js';
+import { MagicpigError } from '../errors.js';
+import { divergence, logProbabilities } from './predictions.js';
+import { mean, meanInterval } from './statistics.js';
+import { type Variant, isRandom, restart, seedsFrom, tokensOf } from './variants.js';
+
+export interface FidelityOptions {
+  /** Tokens that are read exactly. */
+  readonly prefix: number;
+  /** Tokens of the text that follow, each taken under the policy whatever it predicted. */
+  readonly steps: number;
+  /** Seeds that random policies are run with: 0, 1, ... Default 1. */
+  readonly seeds?: number | undefined;
+  readonly signal?: AbortSignal | undefined;
+  /** What is done, and the tokens of it. */
+  readonly onProgress?: ((phase: 'reading' | 'comparing', done: number, total: number) => void) | undefined;
+}
+
+/** How far one policy at one budget is from exact attention, over all positions and seeds. */
+export interface FidelityRow {
+  readonly policy: Variant['policy'];
+  /** The mean fraction of indexed keys that a query head used: what was asked for, where that can be; else what was measured. */
+  readonly budget: number;
+  readonly sketchBits?: number | undefined;
+  readonly lshK?: number | undefined;
+  readonly lshL?: number | undefined;
+  readonly seeds: number;
+  readonly perplexity: number;
+  /** KL(exact || policy) of the next token, in nats. */
+  readonly klToExact: number;
+  /** Its 95% interval. */
+  readonly klLow: number;
+  readonly klHigh: number;
+  /** Share of positions with the same most likely token. */
+  readonly top1Agreement: number;
+  /** |o - exact o| / |exact o| of attention's outputs for the same queries, all steps, layers and heads together. */
+  readonly relativeL2: number;
+  /** The same of each layer's query heads. */
+  readonly perLayerHead: readonly (readonly number[])[];
+  /** Bytes of rows and index that a step reads, by those of rows that an exact one does. */
+  readonly bytesReadFraction: number;
+  /** Fraction of all keys that a query head used, the static set included. */
+  readonly keysRead: number;
+  /** Fraction of the indexed keys that a query head used, as measured. */
+  readonly keysSampled: number;
+  readonly indexBytesPerKey: number;
+}
+
+export interface Fidelity {
+  readonly prefix: number;
+  readonly steps: number;
+  readonly exactPerplexity: number;
+  readonly policies: readonly FidelityRow[];
+}
+
+/** What one run under a policy left at each position. */
+interface Run {
+  readonly kl: number[];
+  readonly nll: number[];
+  readonly agrees: number[];
+}
+
+/**
+ * Reads the first `prefix` tokens of a text once, exactly, and then takes the next `steps` tokens under each policy, whatever it
+ * predicts: how its predictions and its attention differ from those of exact attention at the same places.
+ *
+ * Throws INVALID_OPTION where the text is too short or an option out of range, and what reading a text does.
+ */
+export async function evaluateFidelity(model: Model, text: string, variants: readonly Variant[], options: FidelityOptions): Promise<Fidelity> {
+  const { signal, onProgress } = options;
+  const prefix = integer('prefix', options.prefix, 1, 2 ** 31);
+  const steps = integer('steps', options.steps, 1, 2 ** 31);
+  const seeds = seedsFrom(options.seeds);
+  const tokens = tokensOf(model, text, prefix + steps + 1);
+  const read = tokens.slice(0, prefix);
+  using session = model.createSession({ policy: 'exact' });
+  await session.prefill(read, { signal, onProgress: ({ done, total }) => onProgress?.('reading', done, total) });
+
+  const runs = variants.map((variant) => (isRandom(variant) ? seeds : 1));
+  const total = steps * (1 + runs.reduce((sum, count) => sum + count, 0));
+  let done = 0;
+  const forced = async (variant: Variant, seed: number, use: (step: number, logits: Float32Array, next: number) => void) => {
+    await restart(session, read, variant, seed, signal);
+    for (let step = 0; step < steps; step += 1) {
+      const logits = await session.step(tokenAt(tokens, prefix + step), { signal });
+      use(step, logits, tokenAt(tokens, prefix + step + 1));
+      onProgress?.('comparing', ++done, total);
+    }
+  };
+
+  // Logits as they are, half the size of what is made of them.
+  const exact: Float32Array[] = [];
+  let exactNll = 0;
+  await forced({ policy: 'exact' }, 0, (_, logits, next) => {
+    exact.push(logits);
+    exactNll -= (logProbabilities(logits)[next] ?? 0) / steps;
+  });
+  session.setAudit(true);
+  const policies: FidelityRow[] = [];
+  for (const [index, variant] of variants.entries()) {
+    const measured = new Measured();
+    for (let seed = 0; seed < (runs[index] ?? 1); seed += 1) {
+      const run: Run = { kl: [], nll: [], agrees: [] };
+      await forced(variant, seed, (step, logits, next) => {
+        const reference = exact[step] ?? logits;
+        const own = logProbabilities(logits);
+        run.kl.push(divergence(logProbabilities(reference), own));
+        run.nll.push(-(own[next] ?? 0));
+        run.agrees.push(greatest(logits) === greatest(reference) ? 1 : 0);
+      });
+      measured.add(run, session);
+    }
+    policies.push(measured.row(variant, model));
+  }
+  return { prefix, steps, exactPerplexity: Math.exp(exactNll), policies };
+}
+
+/** The runs of a policy, one for each seed, and what the session measured in them. */
+class Measured {
+  readonly #runs: Run[] = [];
+  readonly #stats: ReturnType<Session['stats']>[] = [];
+  #errors = new Float64Array();
+  #exact = new Float64Array();
+  #bytes = 0;
+  #exactBytes = 0;
+
+  add(run: Run, session: Session): void {
+    const audit = session.audit();
+    if (audit === undefined) throw new MagicpigError('INTERNAL', 'the audit of a session was off');
+    this.#runs.push(run);
+    this.#stats.push(session.stats());
+    this.#errors = audit.errorSquares.map((square, i) => square + (this.#errors[i] ?? 0));
+    this.#exact = audit.exactSquares.map((square, i) => square + (this.#exact[i] ?? 0));
+    this.#bytes += audit.bytesRead;
+    this.#exactBytes += audit.exactBytes;
+  }
+
+  row({ policy, budget, sketchBits, lshK, lshL }: Variant, { config: { layers, heads } }: Model): FidelityRow {
+    const kl = this.#runs.map((run) => run.kl);
+    const interval = meanInterval(kl);
+    const over = (of: (stats: ReturnType<Session['stats']>) => number) => mean(this.#stats.map(of));
+    const sampled = over((stats) => stats.budget);
+    const sum = (values: Float64Array) => values.reduce((a, b) => a + b, 0);
+    const errors = this.#errors.map((square, i) => Math.sqrt(square / (this.#exact[i] ?? 1)));
+    return {
+      policy,
+      budget: policy === 'exact' ? 1 : (budget ?? sampled),
+      ...(policy === 'sketch' && { sketchBits: sketchBits ?? 4 }),
+      ...(policy === 'lsh' && { lshK: lshK ?? 10, lshL: lshL ?? 150 }),
+      seeds: this.#runs.length,
+      perplexity: Math.exp(mean(this.#runs.flatMap((run) => run.nll))),
+      klToExact: mean(kl.flat()),
+      klLow: interval.low,
+      klHigh: interval.high,
+      top1Agreement: mean(this.#runs.flatMap((run) => run.agrees)),
+      relativeL2: Math.sqrt(sum(this.#errors) / sum(this.#exact)),
+      perLayerHead: Array.from({ length: layers }, (_, layer) => [...errors.subarray(layer * heads, (layer + 1) * heads)]),
+      bytesReadFraction: this.#bytes / this.#exactBytes,
+      keysRead: over((stats) => stats.keysRead),
+      keysSampled: sampled,
+      indexBytesPerKey: over((stats) => stats.indexBytesPerKey),
+    };
+  }
+}
+
+function tokenAt(tokens: readonly number[], position: number): number {
+  const token = tokens[position];
+  if (token === undefined) throw new MagicpigError('INTERNAL', `there is no token ${position}`);
+  return token;
+}

@@ -1,0 +1,71 @@
+import type { Model } from '../decode/model.js';
+import { type PolicyName, type PolicyOptions, integer, policyFrom, policyNames } from '../decode/options.js';
+import type { Session } from '../decode/session.js';
+import { MagicpigError } from '../errors.js';
+
+/** A policy with all that it takes: what an evaluation compares. */
+export interface Variant extends PolicyOptions {
+  readonly policy: PolicyName;
+}
+
+export interface VariantChoices {
+  readonly policies: readonly string[];
+  /** Of the policies that have one; undefined is their default. */
+  readonly budgets: readonly (number | undefined)[];
+  readonly sketchBits?: number | undefined;
+  readonly lshK: readonly number[];
+  readonly lshL?: number | undefined;
+}
+
+/** Every policy at every budget; those without one at every K, or once. Throws INVALID_OPTION. */
+export function variantsOf({ policies, budgets, sketchBits, lshK, lshL }: VariantChoices): Variant[] {
+  const variants = policies.flatMap((name): Variant[] => {
+    const policy = policyNames.find((known) => known === name);
+    if (policy === undefined) {
+      throw new MagicpigError('INVALID_OPTION', `policy ${name} is unknown; there are ${policyNames.join(', ')}`);
+    }
+    if (policy === 'exact' || policy === 'static') return [{ policy }];
+    if (policy === 'lsh') return lshK.map((k) => ({ policy, lshK: k, lshL }));
+    return budgets.map((budget) => ({ policy, budget, ...(policy === 'sketch' && { sketchBits }) }));
+  });
+  variants.forEach(policyFrom);
+  return variants;
+}
+
+/** Whether the seed changes what the policy reads. */
+export function isRandom({ policy }: Variant): boolean {
+  return policy === 'sketch' || policy === 'lsh' || policy === 'oracle';
+}
+
+/** What people call it: "sketch 2%", "lsh K10 L150". */
+export function nameOf({ policy, budget, lshK = 10, lshL = 150 }: Variant): string {
+  if (policy === 'lsh') return `lsh K${lshK} L${lshL}`;
+  if (policy === 'exact' || policy === 'static') return policy;
+  return budget === undefined ? policy : `${policy} ${Number((100 * budget).toPrecision(3))}%`;
+}
+
+/**
+ * Takes a session back to the end of `prefix`, under a policy and seed as though it had them from the beginning: the index is
+ * built anew, and the last token read again, so that there are logits. Every policy starts from the same rows this way.
+ */
+export async function restart(session: Session, prefix: readonly number[], variant: Variant, seed: number, signal?: AbortSignal): Promise<void> {
+  session.rewind(prefix.length - 1);
+  session.reseed(seed);
+  session.setPolicy(variant);
+  await session.prefill(prefix.slice(-1), { signal });
+  session.resetStats();
+}
+
+/** Numbers of seeds to average over, checked. */
+export function seedsFrom(seeds: number | undefined): number {
+  return integer('seeds', seeds ?? 1, 1, 1000);
+}
+
+/** The tokens of `text`; at least `needed` of them. */
+export function tokensOf(model: Model, text: string, needed: number): number[] {
+  const tokens = model.tokenizer.encode(text);
+  if (tokens.length < needed) {
+    throw new MagicpigError('INVALID_OPTION', `the text has ${tokens.length} tokens, and prefix and steps need ${needed}; take a longer text or a shorter prefix`);
+  }
+  return tokens;
+}
