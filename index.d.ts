@@ -119,6 +119,18 @@ export declare function inspectSession(path: string): NativeSessionInfo
 /** Measures a policy on one layer of `context` tokens (`options.layers` is not used). */
 export declare function measure(options: NativeSessionOptions, context: number, policy: NativePolicy): Promise<NativeMeasurement>
 
+/** Sums over steps. */
+export interface NativeAudit {
+  /** |o - exact o|^2 [layers, heads], o the attention's output of a query head. */
+  errorSquares: Float64Array
+  /** |exact o|^2 [layers, heads]. */
+  exactSquares: Float64Array
+  /** Bytes of rows and index that the policy reads, each row once for the query heads of a KV head. */
+  bytesRead: number
+  /** Bytes of rows that exact attention reads. */
+  exactBytes: number
+}
+
 /** A name and its value. */
 export interface NativeField {
   /** The name. */

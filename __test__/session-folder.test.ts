@@ -213,7 +213,7 @@ test('a fork goes on by itself, with or without a folder to begin from', async (
     await untouched.prefill(longText());
     await generated(untouched, greedy(3));
     t.deepEqual(await generated(session, greedy(8)), await generated(untouched, greedy(8)));
-    t.true(fork.tokens.length > here.length + 3);
+    t.true(fork.tokens.length > here.length + 3, 'it wrote on');
     t.like(await t.throwsAsync(session.fork(path(name))), { code: 'SESSION_EXISTS' });
   }
   t.deepEqual(readdirSync(root).sort(), ['one', 'session', 'two']);

@@ -12,7 +12,7 @@ import type { RuntimeOptions } from '../onnx/runtime.js';
 import { type Device, type PolicyOptions, deviceFrom, integer, policyFrom, seedFrom, threadsFrom } from './options.js';
 import { Sequence } from './sequence.js';
 import { Session } from './session.js';
-import { folderFrom, withKept } from './sessions.js';
+import { checkParent, folderFrom, withKept } from './sessions.js';
 
 export interface LoadOptions {
   /** Threads of dense layers and attention. Default: one for each core. */
@@ -185,7 +185,7 @@ export class Model implements AsyncDisposable {
    *
    * Throws INVALID_OPTION, SESSION_NOT_FOUND, SESSION_MISMATCH (of another model, seed, or index than the policy's), SESSION_LOCKED (another
    * one writes to it), SESSION_CORRUPT, SESSION_TRUNCATED, SESSION_FILE_MISSING, SESSION_NEWER, SESSION_FOREIGN,
-   * PERMISSION_DENIED, DISK_FULL or STORE_IO.
+   * FILE_NOT_FOUND (the folder that would hold it), PERMISSION_DENIED, DISK_FULL or STORE_IO.
    */
   async openSession(directory: string, options: OpenSessionOptions = {}): Promise<Session> {
     this.#live();
@@ -193,6 +193,7 @@ export class Model implements AsyncDisposable {
     policyFrom(options);
     const { readOnly = false, create = !readOnly } = options;
     if (readOnly && create) throw new MagicpigError('INVALID_OPTION', 'readOnly and create exclude each other: a session that is only read is not made');
+    if (create) await checkParent(directory);
     const chosen = withKept(directory, options);
     const native = await NativeSession.open(
       this.#nativeOptions(chosen.seed),

@@ -5,7 +5,7 @@ import type { Model } from './model.js';
 import { type PolicyName, type PolicyOptions, type SamplingOptions, integer, policyFrom, samplingFrom, seedFrom } from './options.js';
 import { Sampler } from './sampler.js';
 import { Sequence } from './sequence.js';
-import { folderFrom } from './sessions.js';
+import { checkParent, folderFrom } from './sessions.js';
 import { StopWatch } from './stop.js';
 
 export type Prompt = string | readonly number[] | readonly ChatMessage[];
@@ -90,9 +90,9 @@ export class Session implements Disposable {
     native.setPolicy(this.#policy);
   }
 
-  /** Every token read or generated so far. */
+  /** Every token read or generated so far, as of now. */
   get tokens(): readonly number[] {
-    return this.#pending === undefined ? this.#sequence.tokens : [...this.#sequence.tokens, this.#pending];
+    return this.#pending === undefined ? [...this.#sequence.tokens] : [...this.#sequence.tokens, this.#pending];
   }
 
   /** Changes how later tokens are attended. What was read stays; a new index is built by the next prefill or token. */
@@ -112,7 +112,7 @@ export class Session implements Disposable {
    */
   async prefill(prompt: Prompt, { whole = false, signal, onProgress }: PrefillOptions = {}): Promise<void> {
     using _ = this.#exclusive();
-    const tokens = this.#encode(prompt, whole || this.tokens.length === 0);
+    const tokens = this.#encode(prompt, whole || this.#length === 0);
     const kept = whole ? this.#shared(tokens) : this.#sequence.tokens.length;
     const unread = whole ? tokens.slice(kept) : this.#pending === undefined ? tokens : [this.#pending, ...tokens];
     const { context } = this.#model;
@@ -144,7 +144,7 @@ export class Session implements Disposable {
     using _ = this.#exclusive();
     const { maxTokens, stop = [], signal, ...sampling } = options;
     const sampler = new Sampler(samplingFrom(sampling));
-    const room = this.#model.context - this.tokens.length;
+    const room = this.#model.context - this.#length;
     const limit = Math.min(maxTokens === undefined ? room : integer('maxTokens', maxTokens, 0, 2 ** 31), room);
     const { endTokens } = this.#model.tokenizer;
     const decoder = this.#model.tokenizer.stream();
@@ -196,11 +196,12 @@ export class Session implements Disposable {
    * Makes a session in the folder `directory` that goes on from here by itself; full segments are shared with this one's
    * folder where the file system can. A session that was opened to read forks what its folder had.
    *
-   * Throws SESSION_EXISTS, DISK_FULL, PERMISSION_DENIED or STORE_IO.
+   * Throws SESSION_EXISTS, FILE_NOT_FOUND (the folder that would hold it), DISK_FULL, PERMISSION_DENIED or STORE_IO.
    */
   async fork(directory: string, { signal }: { signal?: AbortSignal | undefined } = {}): Promise<void> {
     using _ = this.#exclusive();
     folderFrom(directory);
+    await checkParent(directory);
     await this.#catchUp(signal);
     await this.#native.fork(directory, this.#model.fingerprint);
   }
@@ -223,8 +224,8 @@ export class Session implements Disposable {
    */
   rewind(tokens: number): void {
     using _ = this.#exclusive();
-    integer('tokens', tokens, 0, this.tokens.length);
-    if (tokens === this.tokens.length) return;
+    integer('tokens', tokens, 0, this.#length);
+    if (tokens === this.#length) return;
     this.#pending = undefined;
     if (tokens < this.#sequence.tokens.length) this.#sequence.truncate(tokens);
   }
@@ -297,6 +298,10 @@ export class Session implements Disposable {
     this.#state = 'disposed';
     this.#native.dispose();
     this.#model.forget(this);
+  }
+
+  get #length(): number {
+    return this.#sequence.tokens.length + (this.#pending === undefined ? 0 : 1);
   }
 
   /** Takes a token through the model that was shown before. */

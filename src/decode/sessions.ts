@@ -1,5 +1,5 @@
 import { readdir, stat } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { MagicpigError } from '../errors.js';
 import { fileError } from '../model/file-error.js';
 import * as native from '../native.js';
@@ -75,6 +75,7 @@ export async function verifySession(directory: string): Promise<SessionReport> {
 export async function exportSession(directory: string, archive: string): Promise<number> {
   folderFrom(directory);
   fileFrom(archive);
+  await checkParent(archive);
   return await native.exportSession(directory, archive);
 }
 
@@ -82,6 +83,7 @@ export async function exportSession(directory: string, archive: string): Promise
 export async function importSession(archive: string, directory: string): Promise<void> {
   fileFrom(archive);
   folderFrom(directory);
+  await checkParent(directory);
   await native.importSession(archive, directory);
 }
 
@@ -117,6 +119,13 @@ function fieldsOf(fingerprint: readonly native.NativeField[]): Record<string, st
 /** An empty name would be the current folder. */
 export function folderFrom(directory: string): void {
   if (typeof directory !== 'string' || directory === '') throw new MagicpigError('INVALID_OPTION', "the session's folder must be named");
+}
+
+/** Whether there is a folder for what is to be made. */
+export async function checkParent(path: string): Promise<void> {
+  const parent = dirname(resolve(path));
+  const found = await stat(parent).catch((error: unknown) => { throw fileError(error, parent); });
+  if (!found.isDirectory()) throw new MagicpigError('FILE_NOT_FOUND', `${parent} is not a folder, and nothing can be made in it`);
 }
 
 function fileFrom(archive: string): void {
