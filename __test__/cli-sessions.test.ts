@@ -57,7 +57,7 @@ test('generate keeps a session, reads only what is new, and goes on without a pr
   t.is(seeded.generatedTokens, 6, 'another seed of draws is no other session');
   const outcome = await magicpig(['generate', '-m', file, '--session', folder, '-n', '2']);
   t.is(outcome.code, 0, outcome.stderr);
-  t.regex(outcome.stderr, /^0 tokens read in [\d.]+ s; 2 written/);
+  t.regex(outcome.stderr, /^nothing read; 2 written at/);
 });
 
 test('generate --read-only leaves the session as it is', async (t) => {
@@ -146,8 +146,8 @@ test('a session is packed, unpacked and removed', async (t) => {
 for (const [name, args, message] of [
   ['no subcommand', [], /sessions ls, inspect, verify, export, import or rm/],
   ['an unknown one', ['lst'], /lst/],
-  ['no folder', ['inspect'], /dir|Not enough/],
-  ['no file', ['export', 'x'], /file|Not enough/],
+  ['no folder', ['inspect'], /an argument is missing/],
+  ['no file', ['export', 'x'], /an argument is missing/],
 ] as const) {
   test(`sessions with ${name} is wrong usage`, async (t) => {
     failsWith(t, await magicpig(['sessions', ...args]), 2, message);

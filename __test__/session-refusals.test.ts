@@ -54,8 +54,9 @@ test('one writer at a time, in this process and in others', async (t) => {
   const model = await tinyModel(t);
   const folder = await kept(t, model);
   {
-    using _ = await model.openSession(folder);
+    using writer = await model.openSession(folder);
     await refused(t, model.openSession(folder), 'SESSION_LOCKED', new RegExp(`process ${process.pid} on `));
+    t.is(writer.tokens.length, 300);
     await refused(t, () => { removeSession(folder); }, 'SESSION_LOCKED', /open for writing/);
   }
   const child = spawn(process.execPath, ['--import', 'tsx', join(import.meta.dirname, 'support', 'kept-writer.ts'), tinyModelFile(t), folder]);

@@ -16,7 +16,7 @@ const options = {
   'prompt-file': { alias: 'f', type: 'string', describe: 'The file that holds the text to continue; - is standard input' },
   'max-tokens': { alias: 'n', type: 'number', default: 256, describe: 'Tokens to generate at most' },
   policy: { type: 'string', choices: policyNames, describe: 'How attention is computed while generating [default: sketch, or as the session was made]' },
-  budget: { type: 'number', describe: 'sketch: mean fraction of the indexed keys that a step reads [default: 0.02 of 8,192 keys, less in longer texts]' },
+  budget: { type: 'number', describe: 'sketch, topk, oracle, quest: mean fraction of the indexed keys that a step reads [default: 0.02 of 8,192 keys, less in longer texts]' },
   'sketch-bits': { type: 'number', describe: 'sketch: bits of the copy of each key element: 1, 2 or 4 [default: 4]' },
   'lsh-k': { type: 'number', describe: 'lsh: bits a table, 1 to 16; more bits, fewer keys read [default: 10]' },
   'lsh-l': { type: 'number', describe: 'lsh: tables, 2 to 1000; more tables, more keys read [default: 150]' },
@@ -152,7 +152,7 @@ function nothingToRead(): MagicpigError {
 function closingLine(stats: SessionStats): string {
   const { promptTokens, reusedTokens, prefillSeconds, generatedTokens, decodeMsPerToken, attendMsPerToken } = stats;
   const reused = reusedTokens > 0 ? ` and ${count(reusedTokens)} reused` : '';
-  const read = `${count(promptTokens - reusedTokens)} tokens read in ${prefillSeconds.toFixed(1)} s${reused}`;
+  const read = promptTokens === 0 ? 'nothing read' : `${count(promptTokens - reusedTokens)} tokens read in ${prefillSeconds.toFixed(1)} s${reused}`;
   const written = `${count(generatedTokens)} written at ${decodeMsPerToken.toFixed(1)} ms each (attention ${attendMsPerToken.toFixed(1)} ms)`;
   const index = stats.indexBytes > 0 ? `, index ${bytes(stats.indexBytes)}` : '';
   return `${read}; ${written}; ${percent(stats.keysRead)} of keys read${index}`;
