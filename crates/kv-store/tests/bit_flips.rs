@@ -70,7 +70,7 @@ fn is_noticed(directory: &Path) -> bool {
 
 #[test]
 fn every_flipped_bit_that_counts_is_noticed() {
-    let root = tempfile::tempdir().unwrap();
+    let root = common::scratch();
     let directory = root.path().join("session");
     let whole = small_session(&directory);
     assert!(!is_noticed(&directory));
@@ -129,7 +129,7 @@ fn every_flipped_bit_that_counts_is_noticed() {
 
 #[test]
 fn every_bit_of_the_manifest_is_noticed_when_opening() {
-    let root = tempfile::tempdir().unwrap();
+    let root = common::scratch();
     let directory = root.path().join("session");
     small_session(&directory);
     let path = directory.join("MANIFEST");
@@ -152,7 +152,7 @@ fn every_bit_of_the_manifest_is_noticed_when_opening() {
 /// The last record too: its mark says that it was acknowledged.
 #[test]
 fn every_bit_of_a_record_is_noticed_when_opening() {
-    let root = tempfile::tempdir().unwrap();
+    let root = common::scratch();
     let directory = root.path().join("session");
     let whole = small_session(&directory);
     let path = files(&directory).into_iter().find(|path| path.to_string_lossy().contains("journal")).unwrap();
@@ -210,7 +210,7 @@ fn long_session(directory: &Path) -> (Spec, Snapshot) {
 
 #[test]
 fn a_file_cut_at_any_page_is_a_typed_error_or_an_earlier_commit() {
-    let root = tempfile::tempdir().unwrap();
+    let root = common::scratch();
     let directory = root.path().join("session");
     let (spec, whole) = long_session(&directory);
     assert!(!is_noticed(&directory));
@@ -251,7 +251,7 @@ fn a_file_cut_at_any_page_is_a_typed_error_or_an_earlier_commit() {
 /// Damage in an extent that is only partly filled is not sealed in by the flush that fills it up.
 #[test]
 fn damage_in_an_open_extent_stops_the_flush_that_would_cover_it() {
-    let root = tempfile::tempdir().unwrap();
+    let root = common::scratch();
     let directory = root.path().join("session");
     small_session(&directory);
     let path =

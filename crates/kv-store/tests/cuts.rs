@@ -10,12 +10,12 @@ use common::history::History;
 
 #[test]
 fn a_cut_at_any_call_leaves_the_last_commit_or_the_one_under_way() {
-    let whole = tempfile::tempdir().unwrap();
+    let whole = common::scratch();
     let history = History::live(whole.path(), Arc::new(Disk::new(None)));
     let calls = history.disk().count();
     history.check(whole.path(), calls);
     for cut in 0..calls {
-        let root = tempfile::tempdir().unwrap();
+        let root = common::scratch();
         let history = History::live(root.path(), Arc::new(Disk::new(Some(cut))));
         history.check(root.path(), cut);
     }

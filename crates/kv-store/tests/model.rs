@@ -134,7 +134,8 @@ impl Run {
                 if flush {
                     self.store.flush().unwrap();
                 }
-                self.reopen(&self.store.directory().to_owned());
+                let here = self.store.directory().to_owned();
+                self.reopen(&here);
             }
             Step::Fork { follow } => self.fork(follow),
         }
@@ -215,7 +216,7 @@ impl Run {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 250,
+        cases: 1000,
         failure_persistence: None,
         rng_seed: proptest::test_runner::RngSeed::Fixed(20),
         ..ProptestConfig::default()
@@ -223,7 +224,7 @@ proptest! {
 
     #[test]
     fn any_sequence_of_calls_leaves_what_vectors_would_hold(steps in prop::collection::vec(step(), 1..40)) {
-        let root = tempfile::tempdir().unwrap();
+        let root = common::scratch();
         let mut run = Run::new(root.path());
         steps.iter().for_each(|step| run.step(step));
         run.finish();
@@ -232,7 +233,7 @@ proptest! {
 
 #[test]
 fn a_session_without_a_folder_is_the_same_until_it_is_dropped() {
-    let root = tempfile::tempdir().unwrap();
+    let root = common::scratch();
     let mut run = Run::new(&root.path().join("."));
     run.store = SessionStore::ephemeral(root.path(), spec()).unwrap();
     for (tokens, back) in [(5, 2), (30, 19), (3, 0), (9, 26), (4, 1)] {

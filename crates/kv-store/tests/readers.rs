@@ -139,29 +139,32 @@ fn a_lock_file_that_was_left_behind_is_no_lock() {
 }
 
 #[test]
-fn readers_write_nothing_and_change_nothing() {
+fn readers_append_in_memory_and_change_nothing() {
     let root = tempfile::tempdir().unwrap();
     let directory = root.path().join("session");
     let mut store = SessionStore::create(&directory, spec(), &fingerprint()).unwrap();
     commit(&mut store, &mut Random(1), 3);
-    let mut reader = open(&directory, Access::Read).unwrap();
-    let all = reader.common_counts();
     let before = contents(&directory);
-    for refused in [
-        reader.write(0, 0, 3, &[0; 180]),
-        reader.push_tokens(&[1]),
-        reader.truncate(0, &counts(0)),
-        reader.commit(b"", &all),
-    ] {
-        assert_eq!(refused.unwrap_err().code(), "SESSION_READ_ONLY");
-    }
-    reader.flush().unwrap();
-    // A reader may fork what it sees.
+    let mut reader = open(&directory, Access::Read).unwrap();
     let snapshot = Snapshot::committed(&reader);
+    // Over the end of a segment, and into one that no file is named for.
+    grow(&mut reader, &mut Random(2), 9).unwrap();
+    assert_eq!(reader.token_count(), 12);
+    let all = reader.common_counts();
+    assert_eq!(reader.commit(b"", &all).unwrap_err().code(), "SESSION_READ_ONLY");
+    reader.flush().unwrap();
+    // A reader forks what its folder has.
     let fork = root.path().join("fork");
     reader.fork(&fork, &[]).unwrap();
     assert_eq!(Snapshot::committed(&open(&fork, Access::Write).unwrap()), snapshot);
     assert_eq!(verify(&fork).unwrap().problems, []);
+    // Rows that it has written over are its own, and not to be forked.
+    reader.truncate(1, &counts(1)).unwrap();
+    grow(&mut reader, &mut Random(3), 4).unwrap();
+    assert_eq!(reader.token_count(), 5);
+    assert_eq!(reader.fork(&root.path().join("mixed"), &[]).unwrap_err().code(), "INVALID_OPTION");
+    assert!(!root.path().join("mixed").exists());
+    assert_eq!(Snapshot::committed(&store), snapshot);
     reader.close().unwrap();
     assert_eq!(contents(&directory), before);
 }

@@ -62,7 +62,22 @@ pub(crate) struct Nursery<'a> {
     parent: PathBuf,
     /// The folder while it is being filled.
     pub directory: PathBuf,
-    lock: Lock,
+    /// Taken once the folder has its name.
+    lock: Option<Lock>,
+}
+
+/// What could not be completed gives its room back, which may be what was short.
+impl Drop for Nursery<'_> {
+    fn drop(&mut self) {
+        if self.lock.is_some()
+            && let Ok(names) = entries(&self.directory)
+        {
+            for name in names {
+                let _ = self.backend.remove_file(&self.directory.join(name));
+            }
+            let _ = self.backend.remove_dir(&self.directory);
+        }
+    }
 }
 
 impl<'a> Nursery<'a> {
@@ -79,7 +94,7 @@ impl<'a> Nursery<'a> {
             }
             Err(error) => return Err(failed("make a folder", &directory)(error)),
         }
-        let lock = Lock::take(&directory)?;
+        let lock = Some(Lock::take(&directory)?);
         for entry in entries(&directory)?.filter(|name| name != LOCK) {
             let path = directory.join(entry);
             backend.remove_file(&path).map_err(failed("clear a half-made session away", &path))?;
@@ -107,7 +122,7 @@ impl<'a> Nursery<'a> {
     ///
     /// # Errors
     /// As the file system says; and if something has taken the name meanwhile.
-    pub fn finish(self, manifest: &Manifest) -> Result<Lock, StoreError> {
+    pub fn finish(mut self, manifest: &Manifest) -> Result<Lock, StoreError> {
         let identity = Identity { session: manifest.session, generation: manifest.generation };
         let opening = identity.opening();
         self.file(&manifest.journal(&self.directory), 0, |file| self.backend.write_at(file, 0, &opening))?;
@@ -120,8 +135,9 @@ impl<'a> Nursery<'a> {
             | io::ErrorKind::NotADirectory => StoreError::AlreadyExists { path: self.target.clone() },
             _ => failed("name a session", &self.target)(error),
         })?;
+        let lock = self.lock.take().expect("it is taken here");
         self.backend.sync_dir(&self.parent).map_err(failed("sync a folder", &self.parent))?;
-        Ok(self.lock)
+        Ok(lock)
     }
 }
 

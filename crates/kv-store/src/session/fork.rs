@@ -19,7 +19,7 @@ impl SessionStore {
     ///
     /// # Errors
     /// If something is already there, a truncation was not committed, or the file system refuses. The folder is then not
-    /// there.
+    /// there, unless all that failed was to sync its name.
     pub fn fork(&mut self, directory: &Path, fingerprint: &[(String, String)]) -> Result<(), StoreError> {
         if self.truncated {
             return Err(StoreError::Argument("commit the truncation before forking".to_owned()));

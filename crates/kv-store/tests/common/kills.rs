@@ -1,7 +1,7 @@
 //! A process that appends and commits is killed again and again, and goes on with what it left behind.
 
 use std::hash::{DefaultHasher, Hasher};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -67,16 +67,18 @@ pub fn campaign(directory: &Path, kills: usize, seed: u64, command: impl Fn() ->
     let mut acknowledged = 0;
     for _ in 0..kills {
         let mut process = command().stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        std::thread::sleep(Duration::from_micros(random.below(80_000) as u64));
-        process.kill().unwrap();
+        let mut stdout = BufReader::new(process.stdout.take().unwrap());
         let mut text = String::new();
-        process.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+        // After some commits, whatever the machine's speed, and anywhere in the next; or while it opens.
+        let some = random.below(6);
+        while numbers(&text).count() < some && stdout.read_line(&mut text).unwrap() > 0 {}
+        std::thread::sleep(Duration::from_micros(random.below(20_000) as u64));
+        process.kill().unwrap();
+        stdout.read_to_string(&mut text).unwrap();
         process.wait().unwrap();
         tally.kills += 1;
-        // A test harness in the child may say more than numbers, and the last line may be cut off.
-        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
         let before = acknowledged;
-        acknowledged = whole.lines().filter_map(|line| line.parse().ok()).fold(acknowledged, u64::max);
+        acknowledged = numbers(&text).fold(acknowledged, u64::max);
         tally.commits += acknowledged - before;
         match look(directory) {
             Ok(found) => {
@@ -93,6 +95,13 @@ pub fn campaign(directory: &Path, kills: usize, seed: u64, command: impl Fn() ->
         }
     }
     tally
+}
+
+/// The commits that were acknowledged. A test harness in the child may say more than numbers, and the last line may be cut
+/// off.
+fn numbers(text: &str) -> impl Iterator<Item = u64> {
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole.lines().filter_map(|line| line.parse().ok())
 }
 
 /// The number of the last commit, if the session opens and all of it is as it was written.

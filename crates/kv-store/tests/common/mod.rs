@@ -42,6 +42,12 @@ pub fn open(directory: &Path, access: Access) -> Result<SessionStore, StoreError
     SessionStore::open(directory, spec(), &fingerprint(), access)
 }
 
+/// A folder for tests that make many files and ask nothing of a disk: in memory where there is such a place.
+pub fn scratch() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    tempfile::tempdir_in(memory).or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 /// As [`open`] for writing, with nothing synced: a test's own process does not lose power.
 pub fn open_unsynced(directory: &Path) -> Result<SessionStore, StoreError> {
     SessionStore::open_on(Arc::new(Disk::new(None)), directory, spec(), &fingerprint())
