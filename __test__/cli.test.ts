@@ -3,59 +3,13 @@ import { spawn } from 'node:child_process';
 import { existsSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
-import test, { type ExecutionContext } from 'ava';
+import test from 'ava';
 
 import { errorCodes } from '../src/errors.js';
+import { failsWith, magicpig, main, model } from './support/command-line.js';
 import { string, u32, writeGguf } from './support/gguf-writer.js';
 import { temporaryFolder } from './support/temporary.js';
 import { tinyLlama, withMetadata } from './support/tiny-llama.js';
-
-interface Outcome {
-  readonly code: number | null;
-  readonly stdout: string;
-  readonly stderr: string;
-}
-
-interface RunOptions {
-  readonly env?: Record<string, string>;
-  readonly stdin?: string | undefined;
-  /** Sends SIGINT when stdout or stderr has shown this. */
-  readonly interruptAt?: RegExp;
-}
-
-const main = join(import.meta.dirname, '..', 'src', 'cli', 'main.ts');
-
-async function magicpig(args: readonly string[], { env, stdin, interruptAt }: RunOptions = {}): Promise<Outcome> {
-  const child = spawn(process.execPath, ['--import', 'tsx', main, ...args], { env: { ...process.env, ...env } });
-  const text = { stdout: '', stderr: '' };
-  let interrupted = false;
-  for (const name of ['stdout', 'stderr'] as const) {
-    child[name].setEncoding('utf8').on('data', (part: string) => {
-      text[name] += part;
-      if (interruptAt?.test(text[name]) && !interrupted) {
-        interrupted = true;
-        child.kill('SIGINT');
-      }
-    });
-  }
-  child.stdin.end(stdin ?? '');
-  const code = await new Promise<number | null>((resolve) => child.once('close', resolve));
-  return { code, ...text };
-}
-
-/** A tiny model with the smallest head that the engine takes. */
-function model(t: ExecutionContext, context = 1024): string {
-  const spec = tinyLlama({ headDim: 64, heads: 2, kvHeads: 1, context });
-  return writeGguf(join(temporaryFolder(t), 'tiny.gguf'), spec);
-}
-
-/** One line on stderr, nothing on stdout, no stack. */
-function failsWith(t: ExecutionContext, outcome: Outcome, code: number, message: RegExp): void {
-  t.is(outcome.code, code, outcome.stderr);
-  t.is(outcome.stdout, '');
-  t.regex(outcome.stderr, /^magicpig: [^\n]+\n$/);
-  t.regex(outcome.stderr, message);
-}
 
 test('generate writes the text to stdout and one line of figures to stderr', async (t) => {
   const { code, stdout, stderr } = await magicpig(['generate', '-m', model(t), '-p', 'hello world', '-n', '8']);

@@ -16,7 +16,10 @@ const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as
 test('the built package exports what the sources do', async (t) => {
   const { stdout } = await run(process.execPath, ['--input-type=module', '-e', "console.log(Object.keys(await import('magicpig')).sort().join())"], { cwd: root });
   t.is(stdout.trim(), Object.keys(await import('../src/index.js')).sort().join());
-  t.is(stdout.trim(), 'MagicpigError,cpuInfo,errorCodes,loadModel');
+  t.is(stdout.trim(), [
+    'MagicpigError', 'cpuInfo', 'errorCodes', 'exportSession', 'importSession', 'inspectSession', 'listSessions', 'loadModel', 'removeSession',
+    'verifySession',
+  ].join());
 });
 
 test('only the root can be imported', async (t) => {

@@ -9,7 +9,7 @@ export type {
   Session,
   SessionStats,
 } from './decode/session.js';
-export { exportSession, importSession, inspectSession, listSessions, removeSession, verifySession, type SessionInfo } from './decode/sessions.js';
+export { exportSession, importSession, inspectSession, listSessions, removeSession, verifySession, type SessionInfo, type SessionReport } from './decode/sessions.js';
 export type { ChatMessage } from './model/template.js';
 export type { ModelConfig, RopeConfig } from './model/types.js';
 export { cpuInfo, type CpuInfo } from './native.js';

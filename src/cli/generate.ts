@@ -1,8 +1,9 @@
 import { text as readAll } from 'node:stream/consumers';
 import { readFile } from 'node:fs/promises';
 import type { CommandModule, InferredOptionTypes } from 'yargs';
-import type { SessionStats } from '../decode/session.js';
+import type { Model, OpenSessionOptions } from '../decode/model.js';
 import { policyNames } from '../decode/options.js';
+import type { Session, SessionStats } from '../decode/session.js';
 import { MagicpigError } from '../errors.js';
 import { fileError } from '../model/file-error.js';
 import { bytes, count, percent } from './format.js';
@@ -14,17 +15,17 @@ const options = {
   prompt: { alias: 'p', type: 'string', describe: 'The text to continue' },
   'prompt-file': { alias: 'f', type: 'string', describe: 'The file that holds the text to continue; - is standard input' },
   'max-tokens': { alias: 'n', type: 'number', default: 256, describe: 'Tokens to generate at most' },
-  policy: { type: 'string', choices: policyNames, default: 'sketch', describe: 'How attention is computed while generating' },
-  budget: { type: 'number', describe: 'sketch: mean fraction of the indexed keys that a step reads [default: 0.02 of 8,192 keys, less in longer texts]' },
-  'sketch-bits': { type: 'number', default: 4, describe: 'sketch: bits of the copy of each key element: 1, 2 or 4' },
-  'lsh-k': { type: 'number', default: 10, describe: 'lsh: bits a table, 1 to 16; more bits, fewer keys read' },
-  'lsh-l': { type: 'number', default: 150, describe: 'lsh: tables, 2 to 1000; more tables, more keys read' },
+  policy: { type: 'string', choices: policyNames, describe: 'How attention is computed while generating [default: sketch, or as the session was made]' },
+  budget: { type: 'number', describe: 'sketch, topk, oracle, quest: mean fraction of the indexed keys that a step reads [default: 0.02 of 8,192 keys, less in longer texts]' },
+  'sketch-bits': { type: 'number', describe: 'sketch: bits of the copy of each key element: 1, 2 or 4 [default: 4]' },
+  'lsh-k': { type: 'number', describe: 'lsh: bits a table, 1 to 16; more bits, fewer keys read [default: 10]' },
+  'lsh-l': { type: 'number', describe: 'lsh: tables, 2 to 1000; more tables, more keys read [default: 150]' },
   temperature: { alias: 't', type: 'number', default: 0, describe: 'Divides logits; 0 always takes the most likely token' },
   'top-k': { type: 'number', default: 0, describe: 'Keep this many of the most likely tokens; 0 keeps all' },
   'top-p': { type: 'number', default: 1, describe: 'Keep the fewest tokens that together have this probability' },
   'min-p': { type: 'number', default: 0, describe: "Keep tokens with this fraction of the most likely one's probability" },
   'repetition-penalty': { type: 'number', default: 1, describe: 'Make tokens among the last 64 less likely; 1 is none' },
-  session: { type: 'string', describe: 'The folder of a session: what it has of the text is not read again, and it keeps what is read and written' },
+  session: { type: 'string', describe: 'The folder of a session: what it has of the text is not read again, and it keeps what is read and written; without a prompt it is continued' },
   'read-only': { type: 'boolean', default: false, describe: 'With --session: leave the folder as it is; others may use it at the same time' },
   stop: { type: 'string', array: true, describe: 'A text that ends the generation; may be given several times' },
   seed: { type: 'number', default: 0, describe: 'The same seed gives the same text' },
@@ -43,6 +44,7 @@ export const generate = (terminal: Terminal): CommandModule<object, Arguments> =
       .options(options)
       .example('$0 generate -f notes.md -n 200', 'continue a file with sampled attention')
       .example('$0 generate -f book.md --session book.kv', 'read a book once; the next time it is there at once')
+      .example('$0 generate --session book.kv', 'go on where that session is')
       .example('$0 generate -p "Once upon a time" --policy exact -t 0.8', 'read every key, and draw tokens'),
   handler: (args) => run(args, terminal),
 });
@@ -59,9 +61,8 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
     seed: args.seed,
   };
   const { loadModel } = await import('../decode/model.js');
-  const { deviceFrom } = await import('../decode/options.js');
+  const { deviceFrom, samplingFrom, policyFrom, integer } = await import('../decode/options.js');
   using progress = terminal.progress();
-  const { samplingFrom, policyFrom, integer } = await import('../decode/options.js');
   // Wrong options are told before a model is downloaded or a text is read.
   const policy = { policy: args.policy, budget: args.budget, sketchBits: args['sketch-bits'], lshK: args['lsh-k'], lshL: args['lsh-l'] };
   policyFrom(policy);
@@ -80,7 +81,7 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
   });
   using session = args.session === undefined
     ? model.createSession({ ...policy, seed: args.seed })
-    : await model.openSession(args.session, { ...policy, readOnly: args['read-only'], create: prompt !== undefined && !args['read-only'] });
+    : await opened(model, args.session, { ...policy, readOnly: args['read-only'], create: prompt !== undefined && !args['read-only'] });
   if (prompt === undefined && session.tokens.length === 0) throw nothingToRead();
   if (prompt !== undefined) {
     await session.prefill(prompt, {
@@ -123,6 +124,14 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
   });
 }
 
+/** The session in a folder. Its seed is its own: `--seed` is about the tokens that are drawn, and may be another each time. */
+async function opened(model: Model, directory: string, options: OpenSessionOptions): Promise<Session> {
+  return await model.openSession(directory, options).catch((error: unknown) => {
+    if (!MagicpigError.isInstance(error) || error.code !== 'SESSION_NOT_FOUND' || options.readOnly === true) throw error;
+    throw new MagicpigError(error.code, `${error.message}; begin one with --prompt TEXT or --prompt-file FILE`, { cause: error });
+  });
+}
+
 /** Undefined where a session is to go on from where it is. */
 async function promptOf({ prompt, 'prompt-file': file, session, 'read-only': readOnly }: Arguments): Promise<string | undefined> {
   if (readOnly && session === undefined) throw new MagicpigError('INVALID_OPTION', '--read-only is about a session; name one with --session DIR');
@@ -143,7 +152,7 @@ function nothingToRead(): MagicpigError {
 function closingLine(stats: SessionStats): string {
   const { promptTokens, reusedTokens, prefillSeconds, generatedTokens, decodeMsPerToken, attendMsPerToken } = stats;
   const reused = reusedTokens > 0 ? ` and ${count(reusedTokens)} reused` : '';
-  const read = `${count(promptTokens - reusedTokens)} tokens read in ${prefillSeconds.toFixed(1)} s${reused}`;
+  const read = promptTokens === 0 ? 'nothing read' : `${count(promptTokens - reusedTokens)} tokens read in ${prefillSeconds.toFixed(1)} s${reused}`;
   const written = `${count(generatedTokens)} written at ${decodeMsPerToken.toFixed(1)} ms each (attention ${attendMsPerToken.toFixed(1)} ms)`;
   const index = stats.indexBytes > 0 ? `, index ${bytes(stats.indexBytes)}` : '';
   return `${read}; ${written}; ${percent(stats.keysRead)} of keys read${index}`;

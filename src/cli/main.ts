@@ -36,7 +36,8 @@ const parser = yargs(words)
   .alias({ help: 'h', version: 'v' })
   .exitProcess(false)
   .fail((message: string | null, error: Error | undefined) => {
-    throw error ?? usage((message ?? 'the arguments are wrong').replace(/\s*\n\s*/g, ' ').trim());
+    const said = (message ?? 'the arguments are wrong').replace(/\s*\n\s*/g, ' ').trim();
+    throw error ?? usage(said.replace(/^Not enough non-option arguments.*/, 'an argument is missing; --help shows which'));
   });
 
 try {

@@ -12,6 +12,7 @@ import type { RuntimeOptions } from '../onnx/runtime.js';
 import { type Device, type PolicyOptions, deviceFrom, integer, policyFrom, seedFrom, threadsFrom } from './options.js';
 import { Sequence } from './sequence.js';
 import { Session } from './session.js';
+import { checkParent, folderFrom, withKept } from './sessions.js';
 
 export interface LoadOptions {
   /** Threads of dense layers and attention. Default: one for each core. */
@@ -39,7 +40,7 @@ export interface SessionOptions extends PolicyOptions {
 }
 
 export interface OpenSessionOptions extends PolicyOptions {
-  /** Seed of the hash functions and rotations, an unsigned 32-bit number. Default 0. */
+  /** Seed of the hash functions and rotations, an unsigned 32-bit number. Default: the session's own; of a new one 0. */
   readonly seed?: number | undefined;
   /** Makes the session where there is none. Default true, unless it is only read. */
   readonly create?: boolean | undefined;
@@ -179,22 +180,31 @@ export class Model implements AsyncDisposable {
   /**
    * Opens the session in the folder `directory`, or makes one there: with everything that was read and generated up to its
    * last checkpoint, at once, however long it is. It checkpoints by itself after each prefill, every 16 tokens it
-   * generates, and when it stops generating. Of `lsh`, tables are made anew, which takes a while.
+   * generates, and when it stops generating. Of `lsh`, tables are made anew, which takes a while. Seed, policy and index are
+   * the session's own where `options` do not say otherwise; what differs from them is refused, but for `exact` and `budget`.
    *
-   * Throws SESSION_NOT_FOUND, SESSION_MISMATCH (of another model, seed, or index than the policy's), SESSION_LOCKED (another
+   * Throws INVALID_OPTION, SESSION_NOT_FOUND, SESSION_MISMATCH (of another model, seed, or index than the policy's), SESSION_LOCKED (another
    * one writes to it), SESSION_CORRUPT, SESSION_TRUNCATED, SESSION_FILE_MISSING, SESSION_NEWER, SESSION_FOREIGN,
-   * PERMISSION_DENIED, DISK_FULL or STORE_IO.
+   * FILE_NOT_FOUND (the folder that would hold it), PERMISSION_DENIED, DISK_FULL or STORE_IO.
    */
   async openSession(directory: string, options: OpenSessionOptions = {}): Promise<Session> {
     this.#live();
-    const policy = policyFrom(options);
-    const readOnly = options.readOnly ?? false;
+    folderFrom(directory);
+    policyFrom(options);
+    const { readOnly = false, create = !readOnly } = options;
+    if (readOnly && create) throw new MagicpigError('INVALID_OPTION', 'readOnly and create exclude each other: a session that is only read is not made');
+    if (create) await checkParent(directory);
+    const chosen = withKept(directory, options);
     const native = await NativeSession.open(
-      this.#nativeOptions(options.seed),
-      { path: directory, model: this.fingerprint, readOnly, create: options.create ?? !readOnly },
-      policy,
+      this.#nativeOptions(chosen.seed),
+      { path: directory, model: this.fingerprint, readOnly, create },
+      policyFrom(chosen),
     );
-    return this.#session(native, options, readOnly ? 'memory' : 'folder');
+    if (this.#disposed) {
+      native.dispose();
+      this.#live();
+    }
+    return this.#session(native, chosen, readOnly ? 'memory' : 'folder');
   }
 
   /** @internal What a session's folder says of the model. */

@@ -5,6 +5,7 @@ import type { Model } from './model.js';
 import { type PolicyName, type PolicyOptions, type SamplingOptions, integer, policyFrom, samplingFrom, seedFrom } from './options.js';
 import { Sampler } from './sampler.js';
 import { Sequence } from './sequence.js';
+import { checkParent, folderFrom } from './sessions.js';
 import { StopWatch } from './stop.js';
 
 export type Prompt = string | readonly number[] | readonly ChatMessage[];
@@ -89,9 +90,9 @@ export class Session implements Disposable {
     native.setPolicy(this.#policy);
   }
 
-  /** Every token read or generated so far. */
+  /** Every token read or generated so far, as of now. */
   get tokens(): readonly number[] {
-    return this.#pending === undefined ? this.#sequence.tokens : [...this.#sequence.tokens, this.#pending];
+    return this.#pending === undefined ? [...this.#sequence.tokens] : [...this.#sequence.tokens, this.#pending];
   }
 
   /** Changes how later tokens are attended. What was read stays; a new index is built by the next prefill or token. */
@@ -107,11 +108,11 @@ export class Session implements Disposable {
    * differ. Attention is exact here.
    *
    * Throws EMPTY_PROMPT, CONTEXT_EXCEEDED, TEMPLATE_FAILED, DISK_FULL, or ABORTED; the session is then as it was before, but
-   * for what `whole` made it forget.
+   * for what `whole` made it forget. If only its checkpoint fails, the text is read all the same.
    */
   async prefill(prompt: Prompt, { whole = false, signal, onProgress }: PrefillOptions = {}): Promise<void> {
     using _ = this.#exclusive();
-    const tokens = this.#encode(prompt, whole || this.tokens.length === 0);
+    const tokens = this.#encode(prompt, whole || this.#length === 0);
     const kept = whole ? this.#shared(tokens) : this.#sequence.tokens.length;
     const unread = whole ? tokens.slice(kept) : this.#pending === undefined ? tokens : [this.#pending, ...tokens];
     const { context } = this.#model;
@@ -128,42 +129,53 @@ export class Session implements Disposable {
       await this.#sequence.prefill(unread, signal, (done) => onProgress?.({ done: kept + done, total: after }));
     }
     this.#pending = undefined;
-    await this.#keep();
-    this.#prefillSeconds += (performance.now() - started) / 1000;
     this.#promptTokens += tokens.length;
     if (whole) this.#reusedTokens += kept;
+    await this.#keep();
+    this.#prefillSeconds += (performance.now() - started) / 1000;
   }
 
   /**
    * Continues the text, one token at a time, until a stop string, an end token, `maxTokens` or the end of the context.
-   * Ending the loop early is fine; so is generating again.
+   * Ending the loop early is fine; so is generating again. A session in a folder keeps what was shown when it ends, is left
+   * or is aborted.
    */
   async *generate(options: GenerateOptions = {}): AsyncGenerator<GeneratedToken, void, void> {
     using _ = this.#exclusive();
     const { maxTokens, stop = [], signal, ...sampling } = options;
     const sampler = new Sampler(samplingFrom(sampling));
-    const room = this.#model.context - this.tokens.length;
+    const room = this.#model.context - this.#length;
     const limit = Math.min(maxTokens === undefined ? room : integer('maxTokens', maxTokens, 0, 2 ** 31), room);
     const { endTokens } = this.#model.tokenizer;
     const decoder = this.#model.tokenizer.stream();
     const watch = new StopWatch(typeof stop === 'string' ? [stop] : stop);
     this.#finishReason = 'length';
-    for (let count = 1; count <= limit; count += 1) {
-      await this.#catchUp(signal);
-      if (count % CHECKPOINT_EVERY === 0) await this.#keep();
-      const token = sampler.next(this.#sequence.logits, this.#sequence.tokens);
-      this.#pending = token;
-      this.#generatedTokens += 1;
-      const ends = endTokens.includes(token);
-      const { text, stopped } = watch.push(ends ? decoder.end() : decoder.push(token));
-      if (ends || stopped) this.#finishReason = 'stop';
-      const over = ends || stopped || count === limit;
-      if (over && this.#home === 'folder') {
+    this.#again();
+    let kept = false;
+    try {
+      for (let count = 1; count <= limit; count += 1) {
         await this.#catchUp(signal);
-        await this.#keep();
+        if (count % CHECKPOINT_EVERY === 0) await this.#keep();
+        const token = sampler.next(this.#sequence.logits, this.#sequence.tokens);
+        this.#pending = token;
+        this.#generatedTokens += 1;
+        const ends = endTokens.includes(token);
+        const { text, stopped } = watch.push(ends ? decoder.end() : decoder.push(token));
+        if (ends || stopped) this.#finishReason = 'stop';
+        const over = ends || stopped || count === limit;
+        if (over) {
+          await this.#keepAll();
+          kept = true;
+        }
+        yield { token, text: over && !stopped ? text + rest(watch, ends ? '' : decoder.end()) : text };
+        if (over) return;
       }
-      yield { token, text: over && !stopped ? text + rest(watch, ends ? '' : decoder.end()) : text };
-      if (over) return;
+    } catch (error) {
+      // After any other failure the checkpoint before is the one to go on from.
+      kept ||= !(MagicpigError.isInstance(error) && error.code === 'ABORTED');
+      throw error;
+    } finally {
+      if (!kept && this.#state === 'busy') await this.#keepAll();
     }
   }
 
@@ -184,10 +196,12 @@ export class Session implements Disposable {
    * Makes a session in the folder `directory` that goes on from here by itself; full segments are shared with this one's
    * folder where the file system can. A session that was opened to read forks what its folder had.
    *
-   * Throws SESSION_EXISTS, DISK_FULL, PERMISSION_DENIED or STORE_IO.
+   * Throws SESSION_EXISTS, FILE_NOT_FOUND (the folder that would hold it), DISK_FULL, PERMISSION_DENIED or STORE_IO.
    */
   async fork(directory: string, { signal }: { signal?: AbortSignal | undefined } = {}): Promise<void> {
     using _ = this.#exclusive();
+    folderFrom(directory);
+    await checkParent(directory);
     await this.#catchUp(signal);
     await this.#native.fork(directory, this.#model.fingerprint);
   }
@@ -205,13 +219,13 @@ export class Session implements Disposable {
   }
 
   /**
-   * Forgets every token from position `tokens` on; a session in a folder forgets them there with its next checkpoint. The text
-   * must be given one token or more before it can be continued.
+   * Forgets every token from position `tokens` on; a session in a folder forgets them there with its next checkpoint. The last
+   * token that stays is taken through the model once more when the text is continued.
    */
   rewind(tokens: number): void {
     using _ = this.#exclusive();
-    integer('tokens', tokens, 0, this.tokens.length);
-    if (tokens === this.tokens.length) return;
+    integer('tokens', tokens, 0, this.#length);
+    if (tokens === this.#length) return;
     this.#pending = undefined;
     if (tokens < this.#sequence.tokens.length) this.#sequence.truncate(tokens);
   }
@@ -286,6 +300,10 @@ export class Session implements Disposable {
     this.#model.forget(this);
   }
 
+  get #length(): number {
+    return this.#sequence.tokens.length + (this.#pending === undefined ? 0 : 1);
+  }
+
   /** Takes a token through the model that was shown before. */
   async #catchUp(signal: AbortSignal | undefined): Promise<void> {
     if (this.#pending === undefined) return;
@@ -295,6 +313,22 @@ export class Session implements Disposable {
 
   async #keep(): Promise<void> {
     if (this.#home === 'folder') await this.#native.commit();
+  }
+
+  /** Keeps everything that was shown. A step is short, so that nothing needs to abort it. */
+  async #keepAll(): Promise<void> {
+    if (this.#home === 'memory') return;
+    await this.#catchUp(undefined);
+    await this.#keep();
+  }
+
+  /** Has the last token taken through the model once more where its logits are not known. */
+  #again(): void {
+    const { tokens, hasLogits } = this.#sequence;
+    const last = tokens.at(-1);
+    if (hasLogits || last === undefined || this.#pending !== undefined) return;
+    this.#sequence.truncate(tokens.length - 1);
+    this.#pending = last;
   }
 
   /** How many tokens of a text's beginning need not be read again. Its last one must have logits, or be read. */

@@ -1,10 +1,10 @@
 import { readdir, stat } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { MagicpigError } from '../errors.js';
 import { fileError } from '../model/file-error.js';
-import { inspectSession as inspectFolder } from '../native.js';
-
-export { exportSession, importSession, removeSession, verifySession } from '../native.js';
+import * as native from '../native.js';
+import type { NativeReport } from '../native.js';
+import type { PolicyName, PolicyOptions } from './options.js';
 
 /** What a session's folder holds. */
 export interface SessionInfo {
@@ -24,11 +24,18 @@ export interface SessionInfo {
   readonly fingerprint: Readonly<Record<string, string>>;
 }
 
+/** What the checksums of a session say. It is whole when there are no problems. */
+export type SessionReport = NativeReport;
+
 /** What is in the session in a folder. Throws SESSION_NOT_FOUND, SESSION_CORRUPT and the like. */
 export async function inspectSession(directory: string): Promise<SessionInfo> {
-  const { fingerprint, tokens, segments, bytes } = inspectFolder(directory);
-  const fields = Object.fromEntries(fingerprint.map(({ name, value }) => [name, value]));
-  const files = await Promise.all((await readdir(directory)).map((name) => stat(join(directory, name))));
+  folderFrom(directory);
+  const { fingerprint, tokens, segments, bytes } = native.inspectSession(directory);
+  const fields = fieldsOf(fingerprint);
+  const names = await readdir(directory).catch((error: unknown) => { throw fileError(error, directory); });
+  // A writer removes files meanwhile.
+  const found = await Promise.all(names.map((name) => stat(join(directory, name)).catch(() => undefined)));
+  const files = found.filter((file) => file !== undefined);
   return {
     directory,
     model: fields['model'] ?? 'unknown',
@@ -56,4 +63,71 @@ export async function listSessions(directory: string): Promise<(SessionInfo | { 
   }));
   const age = (session: (typeof found)[number]) => (session !== undefined && 'lastUse' in session ? session.lastUse.getTime() : 0);
   return found.filter((session) => session !== undefined).toSorted((a, b) => age(b) - age(a));
+}
+
+/** Reads every checksum of the session in a folder, also beside a writer. Damage is no error, but among the problems. */
+export async function verifySession(directory: string): Promise<SessionReport> {
+  folderFrom(directory);
+  return await native.verifySession(directory);
+}
+
+/** Packs the last checkpoint of a session into the new file `archive`, also beside a writer. Returns the file's bytes. */
+export async function exportSession(directory: string, archive: string): Promise<number> {
+  folderFrom(directory);
+  fileFrom(archive);
+  await checkParent(archive);
+  return await native.exportSession(directory, archive);
+}
+
+/** Makes a session in a folder that is not there yet from what {@link exportSession} packed. Compares every checksum. */
+export async function importSession(archive: string, directory: string): Promise<void> {
+  fileFrom(archive);
+  folderFrom(directory);
+  await checkParent(directory);
+  await native.importSession(archive, directory);
+}
+
+/** Removes the session in a folder, and the folder. Throws SESSION_FOREIGN if there are other files in it. */
+export function removeSession(directory: string): void {
+  folderFrom(directory);
+  native.removeSession(directory);
+}
+
+/** The options, and where they leave it open those that the session in the folder was made with, if there is one. */
+export function withKept<T extends PolicyOptions & { readonly seed?: number | undefined }>(directory: string, options: T): T {
+  const kept = keptOptions(directory);
+  const given = Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));
+  return { ...kept, ...given } as T;
+}
+
+function keptOptions(directory: string): PolicyOptions & { seed?: number } {
+  try {
+    const { seed, index, sketchBits, lshK, lshL } = fieldsOf(native.inspectSession(directory).fingerprint);
+    const numbers = Object.entries({ seed, sketchBits, lshK, lshL }).map(([name, value]) => [name, Number(value)] as const);
+    return { policy: index as PolicyName, ...Object.fromEntries(numbers.filter(([, value]) => Number.isInteger(value))) };
+  } catch (error) {
+    // That it is not there, or what is wrong with it, is for opening to say.
+    if (MagicpigError.isInstance(error)) return {};
+    throw error;
+  }
+}
+
+function fieldsOf(fingerprint: readonly native.NativeField[]): Record<string, string> {
+  return Object.fromEntries(fingerprint.map(({ name, value }) => [name, value]));
+}
+
+/** An empty name would be the current folder. */
+export function folderFrom(directory: string): void {
+  if (typeof directory !== 'string' || directory === '') throw new MagicpigError('INVALID_OPTION', "the session's folder must be named");
+}
+
+/** Whether there is a folder for what is to be made. */
+export async function checkParent(path: string): Promise<void> {
+  const parent = dirname(resolve(path));
+  const found = await stat(parent).catch((error: unknown) => { throw fileError(error, parent); });
+  if (!found.isDirectory()) throw new MagicpigError('FILE_NOT_FOUND', `${parent} is not a folder, and nothing can be made in it`);
+}
+
+function fileFrom(archive: string): void {
+  if (typeof archive !== 'string' || archive === '') throw new MagicpigError('INVALID_OPTION', "the archive's file must be named");
 }
