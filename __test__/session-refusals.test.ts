@@ -1,5 +1,6 @@
 // What is no session, none that fits, or a damaged one is refused: with a code, and a message that names what is wrong.
 import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { cpSync, mkdirSync, readFileSync, readdirSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -61,7 +62,7 @@ test('one writer at a time, in this process and in others', async (t) => {
   }
   const child = spawn(process.execPath, ['--import', 'tsx', join(import.meta.dirname, 'support', 'kept-writer.ts'), tinyModelFile(t), folder]);
   t.teardown(() => child.kill('SIGKILL'));
-  for await (const _ of createInterface({ input: child.stdout })) break;
+  await once(createInterface({ input: child.stdout }), 'line');
   await refused(t, model.openSession(folder), 'SESSION_LOCKED', new RegExp(`process ${child.pid} on .*open it for reading`));
   using reader = await model.openSession(folder, { readOnly: true });
   t.true(reader.tokens.length >= 300);
