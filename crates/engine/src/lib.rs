@@ -26,6 +26,7 @@ pub use folder::Folder;
 pub use kv_store::{Access, Info, Problem, Report, inspect, install_sigbus_message, remove, verify};
 pub use lsh_attn::HEAD_DIMS;
 pub use lsh_attn::kernels::{Isa, Kernels};
+pub use lsh_attn::rows::RowType;
 pub use lsh_attn::sketch::SKETCH_BITS;
 pub use measure::{AttentionMeasurement, measure_attention};
 pub use session::Session;

@@ -22,6 +22,14 @@ impl RowType {
     /// Every row type.
     pub const ALL: [RowType; 2] = [RowType::Bf16, RowType::Int8];
 
+    /// The name that options and fingerprints take.
+    pub fn name(self) -> &'static str {
+        match self {
+            RowType::Bf16 => "bf16",
+            RowType::Int8 => "int8",
+        }
+    }
+
     /// Units of 16 bits that a row takes up: a bf16, or two bytes.
     pub fn units(self, head_dim: usize) -> usize {
         match self {

@@ -170,18 +170,13 @@ fn lane_sums([a, b, c, d]: [__m256i; ROWS]) -> [i32; ROWS] {
 /// - `head_dim` is a multiple of 16.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn add(
-    acc: &mut [f32],
-    rows: &[u16],
-    head_dim: usize,
-    row: impl Fn(usize) -> usize,
-    weights: &[f32],
-) {
+unsafe fn add(acc: &mut [f32], rows: &[u16], head_dim: usize, row: impl Fn(usize) -> usize, weights: &[f32]) {
     let (queries, units) = (acc.len() / head_dim, RowType::Int8.units(head_dim));
     let count = weights.len() / queries;
     for first in (0..count).step_by(INT8_CHUNK) {
         let length = INT8_CHUNK.min(count - first);
-        let mut chunk = Chunk { first, length, values: [std::ptr::null(); INT8_CHUNK], scales: [0.0; INT8_CHUNK] };
+        let mut chunk =
+            Chunk { first, length, values: [std::ptr::null(); INT8_CHUNK], scales: [0.0; INT8_CHUNK] };
         for i in 0..length {
             let from = rows.as_ptr().wrapping_add(row(first + i) * units);
             chunk.values[i] = from.cast::<i8>().wrapping_add(head_dim);
@@ -236,7 +231,8 @@ unsafe fn add_chunk<const G: usize>(
                 let a = _mm_loadu_si128(chunk.values[i].add(at).cast());
                 let b = _mm_loadu_si128(chunk.values[i + 1].add(at).cast());
                 // Elements of the two rows by turns: the first half, and the second.
-                let halves = [_mm_unpacklo_epi8(a, b), _mm_unpackhi_epi8(a, b)].map(|x| _mm256_cvtepi8_epi16(x));
+                let halves =
+                    [_mm_unpacklo_epi8(a, b), _mm_unpackhi_epi8(a, b)].map(|x| _mm256_cvtepi8_epi16(x));
                 for (quants, sums) in quants.iter().zip(&mut sums) {
                     let pair = _mm256_set1_epi32(quants.as_ptr().add(i).cast::<i32>().read_unaligned());
                     for (sum, half) in sums.iter_mut().zip(halves) {
