@@ -6,6 +6,7 @@ import { MagicpigError } from '../errors.js';
 import { fileError } from '../model/file-error.js';
 import { bytes, count, percent } from './format.js';
 import { DEFAULT_MODEL, REF_HELP } from './model-option.js';
+import { rowsOption } from './rows-option.js';
 import type { Terminal } from './terminal.js';
 
 const options = {
@@ -18,6 +19,7 @@ const options = {
   'sketch-bits': { type: 'number', default: 4, describe: 'sketch: bits of the copy of each key element: 1, 2 or 4' },
   'lsh-k': { type: 'number', default: 10, describe: 'lsh: bits a table, 1 to 16; more bits, fewer keys read' },
   'lsh-l': { type: 'number', default: 150, describe: 'lsh: tables, 2 to 1000; more tables, more keys read' },
+  rows: rowsOption,
   temperature: { alias: 't', type: 'number', default: 0, describe: 'Divides logits; 0 always takes the most likely token' },
   'top-k': { type: 'number', default: 0, describe: 'Keep this many of the most likely tokens; 0 keeps all' },
   'top-p': { type: 'number', default: 1, describe: 'Keep the fewest tokens that together have this probability' },
@@ -74,7 +76,7 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
       else progress.update('loading', done, total, 'parts');
     },
   });
-  using session = model.createSession({ ...policy, seed: args.seed });
+  using session = model.createSession({ ...policy, rows: args.rows, seed: args.seed });
   await session.prefill(prompt, {
     signal,
     onProgress: ({ done, total }) => { progress.update('reading', done, total, 'tokens'); },
@@ -97,6 +99,7 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
   terminal.result({
     model: args.model,
     policy: stats.policy,
+    rows: args.rows,
     text: pieces.join(''),
     tokens,
     promptTokens: stats.promptTokens,

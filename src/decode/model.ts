@@ -7,7 +7,7 @@ import type { LayerTensor, ModelConfig, ModelFile, Tensor } from '../model/types
 import { NativeModel, NativeSession, headDims } from '../native.js';
 import type { DenseGraph } from '../onnx/dense-graph.js';
 import type { RuntimeOptions } from '../onnx/runtime.js';
-import { type Device, type PolicyOptions, deviceFrom, integer, policyFrom, seedFrom, threadsFrom } from './options.js';
+import { type Device, type PolicyOptions, type RowType, deviceFrom, integer, policyFrom, rowsFrom, seedFrom, threadsFrom } from './options.js';
 import { Sequence } from './sequence.js';
 import { Session } from './session.js';
 
@@ -30,6 +30,11 @@ export interface LoadProgress {
 }
 
 export interface SessionOptions extends PolicyOptions {
+  /**
+   * How keys and values are stored: `bf16`, or `int8` with a scale for each key and each value, at half the memory and half the
+   * bytes that a step reads. Default `bf16`.
+   */
+  readonly rows?: RowType | undefined;
   /** Seed of the hash functions, an unsigned 32-bit number. Default 0. */
   readonly seed?: number | undefined;
   /** Where the rows are kept. Default: the system's temporary folder. */
@@ -149,6 +154,7 @@ export class Model implements AsyncDisposable {
       heads,
       kvHeads,
       headDim,
+      rows: rowsFrom(options.rows),
       threads: this.#threads,
       seed: seedFrom(options.seed),
       directory: options.directory ?? tmpdir(),

@@ -5,6 +5,10 @@ import { MagicpigError } from '../errors.js';
 export const devices = ['cpu', 'webgpu'] as const;
 export type Device = (typeof devices)[number];
 
+/** How keys and values are stored. */
+export const rowTypes = ['bf16', 'int8'] as const;
+export type RowType = (typeof rowTypes)[number];
+
 /** Names of the policies. */
 export type PolicyName = 'exact' | 'lsh' | 'sketch';
 
@@ -97,6 +101,13 @@ export function deviceFrom(device: string | undefined): Device {
   const known = devices.find((name) => name === device);
   if (known !== undefined) return known;
   throw new MagicpigError('INVALID_OPTION', `device ${JSON.stringify(device)} is not supported; there are ${devices.join(' and ')}`);
+}
+
+export function rowsFrom(rows: string | undefined): RowType {
+  if (rows === undefined) return 'bf16';
+  const known = rowTypes.find((name) => name === rows);
+  if (known !== undefined) return known;
+  throw new MagicpigError('INVALID_OPTION', `rows is ${JSON.stringify(rows)}; it must be ${rowTypes.join(' or ')}`);
 }
 
 export function integer(name: string, value: number, low: number, high: number): number {
