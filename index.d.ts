@@ -287,6 +287,8 @@ export interface NativeSessionOptions {
   kvHeads: number
   /** Elements of a head: 64, 80, 96, 128 or 256. */
   headDim: number
+  /** How keys and values are stored: `bf16`, which is the default, or `int8`, at half the memory. */
+  rows?: 'bf16' | 'int8'
   /** Threads that attention and indexing use, at least 1. */
   threads: number
   /** Seed of the hash functions, an unsigned 32-bit number. */

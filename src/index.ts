@@ -1,6 +1,6 @@
 export { MagicpigError, errorCodes, type ErrorCode } from './errors.js';
 export { loadModel, type Model, type LoadOptions, type LoadProgress, type OpenSessionOptions, type SessionOptions } from './decode/model.js';
-export type { Device, PolicyName, PolicyOptions, SamplingOptions } from './decode/options.js';
+export type { Device, PolicyName, PolicyOptions, RowType, SamplingOptions } from './decode/options.js';
 export type {
   GenerateOptions,
   GeneratedToken,

@@ -5,12 +5,13 @@ use std::hint::black_box;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use benches::rows;
+use benches::{bf16, stored};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use lsh_attn::hash::{HashPlan, Hasher, LANES};
 use lsh_attn::kernels::{Isa, Kernels};
 use lsh_attn::mix::normals;
 use lsh_attn::prefill::{PrefillScratch, QueryBlock, attend_causal};
+use lsh_attn::rows::{RowType, Rows};
 use lsh_attn::segment_index::SegmentIndex;
 use lsh_attn::sketch::{BLOCK_KEYS, QueryCodes, SKETCH_BITS, SketchIndex, SketchPlan};
 use lsh_attn::softmax::Partial;
@@ -22,21 +23,26 @@ fn each_isa() -> impl Iterator<Item = Kernels> {
 /// Exact decoding of one KV head: Llama's four queries over 4,096 rows of d 128.
 fn decode_rows(c: &mut Criterion) {
     let (dim, queries, count) = (128, 4, 4096);
-    let (q, rows) = (normals(1, queries * dim), rows(2, count, dim));
-    let attend = |kernels| {
-        let mut partial = Partial::new(queries, dim);
-        partial.add_rows(kernels, &q, &rows, &mut Vec::new());
-        let mut out = vec![0.0; queries * dim];
-        partial.finish(&mut out);
-        out
-    };
-    let expected = attend(Kernels::of(Isa::Scalar).expect("always there"));
-    let mut group = c.benchmark_group("exact decode, 4 queries, 4096 rows, d 128");
-    group.throughput(Throughput::Bytes((rows.len() * 2) as u64));
-    for kernels in each_isa() {
-        let worst = attend(kernels).iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        assert!(worst < 1e-4, "{kernels:?} is off by {worst}");
-        group.bench_function(kernels.isa().name(), |b| b.iter(|| black_box(attend(kernels))));
+    let q = normals(1, queries * dim);
+    for row_type in RowType::ALL {
+        let stored = stored(row_type, 2, count, dim);
+        let rows = Rows::new(row_type, dim, &stored);
+        let attend = |kernels| {
+            let mut partial = Partial::new(queries, dim);
+            partial.add_rows(kernels, &q, rows, &mut Vec::new());
+            let mut out = vec![0.0; queries * dim];
+            partial.finish(&mut out);
+            out
+        };
+        let expected = attend(Kernels::of(Isa::Scalar).expect("always there"));
+        let name = format!("exact decode, 4 queries, 4096 rows, d 128, {}", row_type.name());
+        let mut group = c.benchmark_group(name);
+        group.throughput(Throughput::Bytes((count * rows.row_bytes()) as u64));
+        for kernels in each_isa() {
+            let worst = attend(kernels).iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(worst < 1e-4, "{kernels:?} is off by {worst}");
+            group.bench_function(kernels.isa().name(), |b| b.iter(|| black_box(attend(kernels))));
+        }
     }
 }
 
@@ -44,7 +50,7 @@ fn decode_rows(c: &mut Criterion) {
 fn prefill_block(c: &mut Criterion) {
     for (dim, group) in [(64, 3), (128, 4)] {
         let (position, tokens) = (4032, 48);
-        let rows = rows(3, position + tokens, dim);
+        let rows = stored(RowType::Bf16, 3, position + tokens, dim);
         let q = normals(4, tokens * group * dim);
         let block = QueryBlock { q: &q, stride: group * dim, group, head_dim: dim, tokens, position };
         let mut out = vec![0.0; q.len()];
@@ -55,7 +61,14 @@ fn prefill_block(c: &mut Criterion) {
         for kernels in each_isa() {
             bench.bench_function(kernels.isa().name(), |b| {
                 b.iter(|| {
-                    attend_causal(kernels, block, &[&rows], &mut out, &mut scratch, &AtomicBool::new(false))
+                    attend_causal(
+                        kernels,
+                        block,
+                        &[bf16(&rows, dim)],
+                        &mut out,
+                        &mut scratch,
+                        &AtomicBool::new(false),
+                    )
                 })
             });
         }
@@ -67,7 +80,7 @@ fn index(c: &mut Criterion) {
     for dim in [64, 128] {
         let count = 4096;
         let plan = HashPlan::new(dim, 10, 150, 5);
-        let (vectors, rows) = (normals(6, LANES * dim), rows(7, count, dim));
+        let (vectors, rows) = (normals(6, LANES * dim), stored(RowType::Bf16, 7, count, dim));
         let mut group = c.benchmark_group(format!("hash 16 vectors, d {dim}"));
         group.throughput(Throughput::Elements(LANES as u64));
         for kernels in each_isa() {
@@ -83,7 +96,7 @@ fn index(c: &mut Criterion) {
             group.bench_function(kernels.isa().name(), |b| {
                 b.iter(|| {
                     let mut index = SegmentIndex::new(0);
-                    index.extend(kernels, &plan, &rows, count);
+                    index.extend(kernels, &plan, bf16(&rows, dim), count);
                     index
                 })
             });
@@ -95,13 +108,13 @@ fn index(c: &mut Criterion) {
 fn sketch(c: &mut Criterion) {
     for dim in [64, 128] {
         let (count, queries) = (4096, 4);
-        let (q, rows) = (normals(8, queries * dim), rows(9, count, dim));
+        let (q, rows) = (normals(8, queries * dim), stored(RowType::Bf16, 9, count, dim));
         for bits in SKETCH_BITS {
             let plan = SketchPlan::new(dim, bits, 1);
             let scan = |kernels: Kernels| {
                 let mut index = SketchIndex::new(0, vec![0.0; dim]);
                 let mut blocks = Vec::new();
-                index.extend(kernels, &plan, &rows, count, &mut blocks);
+                index.extend(kernels, &plan, bf16(&rows, dim), count, &mut blocks);
                 let mut codes = QueryCodes::default();
                 codes.encode(kernels, &plan, &q);
                 (blocks, codes)

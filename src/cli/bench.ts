@@ -3,6 +3,7 @@ import { policyNames } from '../decode/options.js';
 import { MagicpigError } from '../errors.js';
 import { count, percent, table } from './format.js';
 import { DEFAULT_MODEL, REF_HELP } from './model-option.js';
+import { rowsOption } from './rows-option.js';
 import type { Terminal } from './terminal.js';
 
 const policyOptions = {
@@ -10,6 +11,7 @@ const policyOptions = {
   'sketch-bits': { type: 'number', default: 4, describe: 'sketch: bits of the copy of each key element: 1, 2 or 4' },
   'lsh-k': { type: 'number', default: 10, describe: 'lsh: bits a table' },
   'lsh-l': { type: 'number', default: 150, describe: 'lsh: tables' },
+  rows: rowsOption,
   threads: { type: 'number', describe: 'Threads to use [default: one for each core]' },
 } as const;
 
@@ -42,11 +44,11 @@ const attention = (terminal: Terminal): CommandModule<object, InferredOptionType
   builder: (yargs) => yargs.options(attentionOptions),
   handler: async (args) => {
     const { benchAttention } = await import('../decode/bench.js');
-    const { shape, context, threads } = args;
-    const measured = await benchAttention({ shape, context, threads, ...policyOf(args.policy, args) });
+    const { shape, context, rows, threads } = args;
+    const measured = await benchAttention({ shape, context, rows, threads, ...policyOf(args.policy, args) });
     const ms = (value: number) => `${value.toFixed(2)} ms`;
     terminal.result(measured, table([
-      ['layer', `${measured.shape}, ${count(measured.context)} tokens, ${measured.threads} threads, ${measured.isa}`],
+      ['layer', `${measured.shape}, ${count(measured.context)} tokens, ${measured.rows} rows, ${measured.threads} threads, ${measured.isa}`],
       ['step', `${ms(measured.stepMs)}: hash ${ms(measured.hashMs)}, retrieve ${ms(measured.retrieveMs)}, attend ${ms(measured.attendMs)}`],
       ['exact', `${ms(measured.exactMs)}; at ${measured.streamGBs.toFixed(1)} GB/s no less than ${ms(measured.exactLimitMs)}`],
       ['keys', `${percent(measured.budget)} of the indexed ones read; relative error ${measured.relativeL2.toPrecision(2)}`],
@@ -70,6 +72,7 @@ const decode = (terminal: Terminal): CommandModule<object, InferredOptionTypes<t
     // Steps go on for a while after the longest text.
     await using model = await loadModel(args.model, { threads: args.threads, context: Math.max(...contexts) + 1024, signal });
     const rows = await benchDecode(model, contexts, compared, {
+      rows: args.rows,
       signal,
       onProgress: ({ done, total }) => { progress.update('reading', done, total, 'tokens'); },
     });

@@ -8,6 +8,7 @@ import { MagicpigError } from '../errors.js';
 import { fileError } from '../model/file-error.js';
 import { bytes, count, percent } from './format.js';
 import { DEFAULT_MODEL, REF_HELP } from './model-option.js';
+import { rowsOption } from './rows-option.js';
 import type { Terminal } from './terminal.js';
 
 const options = {
@@ -20,6 +21,7 @@ const options = {
   'sketch-bits': { type: 'number', describe: 'sketch: bits of the copy of each key element: 1, 2 or 4 [default: 4]' },
   'lsh-k': { type: 'number', describe: 'lsh: bits a table, 1 to 16; more bits, fewer keys read [default: 10]' },
   'lsh-l': { type: 'number', describe: 'lsh: tables, 2 to 1000; more tables, more keys read [default: 150]' },
+  rows: rowsOption,
   temperature: { alias: 't', type: 'number', default: 0, describe: 'Divides logits; 0 always takes the most likely token' },
   'top-k': { type: 'number', default: 0, describe: 'Keep this many of the most likely tokens; 0 keeps all' },
   'top-p': { type: 'number', default: 1, describe: 'Keep the fewest tokens that together have this probability' },
@@ -82,8 +84,8 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
     },
   });
   using session = args.session === undefined
-    ? model.createSession({ ...policy, seed: args.seed })
-    : await opened(model, args.session, { ...policy, readOnly: args['read-only'], create: prompt !== undefined && !args['read-only'] });
+    ? model.createSession({ ...policy, rows: args.rows, seed: args.seed })
+    : await opened(model, args.session, { ...policy, rows: args.rows, readOnly: args['read-only'], create: prompt !== undefined && !args['read-only'] });
   if (prompt === undefined && session.tokens.length === 0) throw nothingToRead();
   if (prompt !== undefined) {
     await session.prefill(prompt, {
@@ -110,6 +112,7 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
   terminal.result({
     model: args.model,
     policy: stats.policy,
+    rows: args.rows,
     text: pieces.join(''),
     tokens,
     promptTokens: stats.promptTokens,

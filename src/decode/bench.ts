@@ -2,7 +2,7 @@ import { tmpdir } from 'node:os';
 import { MagicpigError } from '../errors.js';
 import { cpuInfo, measureAttention } from '../native.js';
 import type { Model } from './model.js';
-import { type PolicyName, type PolicyOptions, integer, policyFrom, threadsFrom } from './options.js';
+import { type PolicyName, type PolicyOptions, type RowType, integer, policyFrom, rowsFrom, threadsFrom } from './options.js';
 import { uniform } from './sampler.js';
 import type { PrefillOptions } from './session.js';
 
@@ -16,6 +16,8 @@ export const shapes: Readonly<Record<string, { heads: number; kvHeads: number; h
 export interface AttentionBench extends PolicyOptions {
   readonly shape: string;
   readonly context: number;
+  /** How keys and values are stored. Default `bf16`. */
+  readonly rows?: RowType | undefined;
   readonly threads?: number | undefined;
 }
 
@@ -26,9 +28,10 @@ export async function benchAttention(options: AttentionBench) {
     throw new MagicpigError('INVALID_OPTION', `shape is ${JSON.stringify(options.shape)}; it must be one of ${Object.keys(shapes).join(', ')}`);
   }
   const policy = policyFrom(options);
+  const rows = rowsFrom(options.rows);
   const threads = threadsFrom(options.threads);
   const context = integer('context', options.context, 1024, 1 << 22);
-  const measured = await measureAttention({ ...shape, layers: 1, threads, seed: 0, directory: tmpdir() }, context, policy);
+  const measured = await measureAttention({ ...shape, layers: 1, rows, threads, seed: 0, directory: tmpdir() }, context, policy);
   const ms = (seconds: number) => seconds * 1000;
   const bandwidth = measured.streamBytesPerSecond;
   return {
@@ -37,6 +40,7 @@ export async function benchAttention(options: AttentionBench) {
     threads,
     isa: cpuInfo().isa,
     policy: policy.kind,
+    rows,
     budget: measured.budget,
     hashMs: ms(measured.hashSeconds),
     retrieveMs: ms(measured.retrieveSeconds),
@@ -75,11 +79,11 @@ export async function benchDecode(
   model: Model,
   contexts: readonly number[],
   policies: readonly PolicyOptions[],
-  { signal, onProgress }: PrefillOptions = {},
+  { rows: rowType, signal, onProgress }: PrefillOptions & Pick<AttentionBench, 'rows'> = {},
 ): Promise<DecodeBenchRow[]> {
   const rows: DecodeBenchRow[] = [];
   const total = Math.max(...contexts);
-  using session = model.createSession({ policy: 'exact' });
+  using session = model.createSession({ policy: 'exact', rows: rowType });
   let prefillSeconds = 0;
   for (const context of contexts.toSorted((a, b) => a - b)) {
     const before = session.tokens.length;

@@ -5,6 +5,10 @@ import { MagicpigError } from '../errors.js';
 export const devices = ['cpu', 'webgpu'] as const;
 export type Device = (typeof devices)[number];
 
+/** How keys and values are stored. */
+export const rowTypes = ['bf16', 'int8'] as const;
+export type RowType = (typeof rowTypes)[number];
+
 /** Names of the policies. The last four are there to compare with: they are not made for speed, and some look at every key. */
 export const policyNames = ['sketch', 'lsh', 'exact', 'topk', 'oracle', 'quest', 'static'] as const;
 export type PolicyName = (typeof policyNames)[number];
@@ -111,6 +115,13 @@ export function lmHeadFrom(bits: string | undefined): 'file' | '8' {
   if (bits === undefined || bits === 'file') return 'file';
   if (bits === '8') return bits;
   throw outOfRange('lmHead', bits, 'file or 8');
+}
+
+export function rowsFrom(rows: string | undefined): RowType {
+  if (rows === undefined) return 'bf16';
+  const known = rowTypes.find((name) => name === rows);
+  if (known !== undefined) return known;
+  throw new MagicpigError('INVALID_OPTION', `rows is ${JSON.stringify(rows)}; it must be ${rowTypes.join(' or ')}`);
 }
 
 export function integer(name: string, value: number, low: number, high: number): number {

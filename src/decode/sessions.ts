@@ -4,7 +4,7 @@ import { MagicpigError } from '../errors.js';
 import { fileError } from '../model/file-error.js';
 import * as native from '../native.js';
 import type { NativeReport } from '../native.js';
-import type { PolicyName, PolicyOptions } from './options.js';
+import type { PolicyName, PolicyOptions, RowType } from './options.js';
 
 /** What a session's folder holds. */
 export interface SessionInfo {
@@ -94,17 +94,17 @@ export function removeSession(directory: string): void {
 }
 
 /** The options, and where they leave it open those that the session in the folder was made with, if there is one. */
-export function withKept<T extends PolicyOptions & { readonly seed?: number | undefined }>(directory: string, options: T): T {
+export function withKept<T extends PolicyOptions & { readonly seed?: number | undefined; readonly rows?: RowType | undefined }>(directory: string, options: T): T {
   const kept = keptOptions(directory);
   const given = Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));
   return { ...kept, ...given } as T;
 }
 
-function keptOptions(directory: string): PolicyOptions & { seed?: number } {
+function keptOptions(directory: string): PolicyOptions & { seed?: number; rows?: RowType } {
   try {
-    const { seed, index, sketchBits, lshK, lshL } = fieldsOf(native.inspectSession(directory).fingerprint);
+    const { seed, rows, index, sketchBits, lshK, lshL } = fieldsOf(native.inspectSession(directory).fingerprint);
     const numbers = Object.entries({ seed, sketchBits, lshK, lshL }).map(([name, value]) => [name, Number(value)] as const);
-    return { policy: index as PolicyName, ...Object.fromEntries(numbers.filter(([, value]) => Number.isInteger(value))) };
+    return { policy: index as PolicyName, rows: rows as RowType, ...Object.fromEntries(numbers.filter(([, value]) => Number.isInteger(value))) };
   } catch (error) {
     // That it is not there, or what is wrong with it, is for opening to say.
     if (MagicpigError.isInstance(error)) return {};

@@ -55,7 +55,7 @@ impl Audit {
             self.error_squares[at] += out.iter().zip(exact).map(|(o, e)| square(o - e)).sum::<f64>();
             self.exact_squares[at] += exact.iter().map(|&e| square(e)).sum::<f64>();
         }
-        let row_bytes = 4 * d;
+        let row_bytes = step.storage.row_type().row_bytes(d);
         self.exact_bytes += (step.tokens * kv_heads * row_bytes) as f64;
         // Rows that all queries of a KV head share.
         let shared = ((read.fixed + read.sampled) as usize / step.shape.group() * row_bytes) as f64;

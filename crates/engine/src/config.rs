@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use lsh_attn::HEAD_DIMS;
+use lsh_attn::rows::RowType;
 use lsh_attn::sketch::SKETCH_BITS;
 
 use crate::EngineError;
@@ -159,6 +160,8 @@ impl Policy {
 pub struct SessionConfig {
     /// The model's shape.
     pub shape: Shape,
+    /// How K and V are stored.
+    pub rows: RowType,
     /// Threads that attention and indexing use, at least 1.
     pub threads: usize,
     /// Seed of the hash functions: the same seed and tokens give the same output on any number of threads.

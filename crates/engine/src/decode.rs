@@ -35,12 +35,14 @@ pub(crate) struct Step<'a> {
     pub tokens: usize,
 }
 
-impl<'a> Step<'a> {
-    /// K and V of the step's own token.
-    pub fn newest_row(&self, kv_head: usize) -> &'a [u16] {
+impl Step<'_> {
+    /// K of the step's own token, `[head_dim]`.
+    pub fn newest_key(&self, kv_head: usize) -> Vec<f32> {
         let newest = self.tokens - 1;
+        let mut key = vec![0.0; self.shape.head_dim];
         let rows = self.storage.rows(self.layer, kv_head, newest / SEGMENT_ROWS);
-        &rows[newest % SEGMENT_ROWS * 2 * self.shape.head_dim..]
+        rows.key(newest % SEGMENT_ROWS, &mut key);
+        key
     }
 }
 
@@ -126,7 +128,7 @@ pub(crate) fn attend_rows(step: Step<'_>, kv_head: usize, rows: Range<usize>, q:
     while start < rows.end {
         let (segment, first) = (start / SEGMENT_ROWS, start % SEGMENT_ROWS);
         let end = (rows.end - segment * SEGMENT_ROWS).min(SEGMENT_ROWS);
-        let stored = &step.storage.rows(step.layer, kv_head, segment)[first * 2 * d..end * 2 * d];
+        let stored = step.storage.rows(step.layer, kv_head, segment).slice(first..end);
         let q = &q[kv_head * group * d..][..group * d];
         LOGITS.with_borrow_mut(|logits| partial.add_rows(step.kernels, q, stored, logits));
         start = segment * SEGMENT_ROWS + end;

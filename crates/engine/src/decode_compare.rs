@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use kv_store::SEGMENT_ROWS;
 use lsh_attn::mix::{derive_seed, mix64};
-use lsh_attn::rows::widen;
+use lsh_attn::rows::Rows;
 use lsh_attn::softmax::Partial;
 use team::Team;
 
@@ -91,11 +91,12 @@ pub(crate) fn compared(
         }
         let fixed = step.tokens - keys;
         let rows = used.into_iter().filter(|&used| used).count();
-        // K of every key, or of every page's least and greatest elements, is 2 d bytes; a row is twice that.
+        // K alone is half a row; a page's least and greatest elements are 2 d of 16 bits.
+        let row_bytes = step.storage.row_type().row_bytes(d);
         let (all_keys, pages) = (scores.len() / group, bounds.len() / group);
         let bytes = match rule {
-            Rule::TopK | Rule::Oracle => 2 * d * (all_keys + rows + 2 * fixed),
-            Rule::Quest | Rule::Static => 4 * d * (pages + rows + fixed),
+            Rule::TopK | Rule::Oracle => row_bytes / 2 * (all_keys + rows + 2 * fixed),
+            Rule::Quest | Rule::Static => 4 * d * pages + row_bytes * (rows + fixed),
         };
         let read = RowsRead {
             fixed: (fixed * group) as u64,
@@ -125,9 +126,9 @@ pub(crate) fn scores(step: Step<'_>, kv_head: usize, range: Range<usize>, q: &[f
     let (queries, keys) = (q.len() / d, range.len());
     let mut scores = vec![0.0; queries * keys];
     for (at, rows) in segments(step, kv_head, range) {
-        let count = rows.len() / (2 * d);
+        let count = rows.len();
         let mut part = vec![0.0; queries * count];
-        step.kernels.dot_block(q, d, rows, &mut part);
+        step.kernels.dot_block(q, rows, &mut part);
         for (query, part) in part.chunks_exact(count).enumerate() {
             scores[query * keys + at..][..count].copy_from_slice(part);
         }
@@ -141,14 +142,15 @@ fn page_bounds(step: Step<'_>, kv_head: usize, range: Range<usize>, q: &[f32]) -
     let (queries, pages) = (q.len() / d, range.len().div_ceil(PAGE_KEYS));
     let mut bounds = vec![0.0; queries * pages];
     for (at, rows) in segments(step, kv_head, range) {
-        for (page, rows) in rows.chunks(PAGE_KEYS * 2 * d).enumerate() {
-            let extremes: Vec<(f32, f32)> = (0..d)
-                .map(|j| {
-                    let elements = rows.chunks_exact(2 * d).map(|row| widen(row[j]));
-                    elements
-                        .fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), x| (low.min(x), high.max(x)))
-                })
-                .collect();
+        for (page, rows) in rows.chunks(PAGE_KEYS).enumerate() {
+            let mut extremes = vec![(f32::INFINITY, f32::NEG_INFINITY); d];
+            let mut key = vec![0.0; d];
+            for row in 0..rows.len() {
+                rows.key(row, &mut key);
+                for ((low, high), &x) in extremes.iter_mut().zip(&key) {
+                    (*low, *high) = (low.min(x), high.max(x));
+                }
+            }
             for (query, q) in q.chunks_exact(d).enumerate() {
                 let bound = q.iter().zip(&extremes).map(|(q, (low, high))| (q * low).max(q * high)).sum();
                 bounds[query * pages + at / PAGE_KEYS + page] = bound;
@@ -218,13 +220,12 @@ fn inclusion(scores: &[f32], wanted: usize) -> Vec<f64> {
 
 /// One query over chosen keys, whose places count from row `first` on.
 fn attend_chosen(step: Step<'_>, kv_head: usize, first: usize, q: &[f32], chosen: &[Chosen]) -> Partial {
-    let d = step.shape.head_dim;
-    let mut partial = Partial::new(1, d);
+    let mut partial = Partial::new(1, step.shape.head_dim);
     for chosen in chosen.chunk_by(|a, b| (first + a.0) / SEGMENT_ROWS == (first + b.0) / SEGMENT_ROWS) {
         let rows = step.storage.rows(step.layer, kv_head, (first + chosen[0].0) / SEGMENT_ROWS);
         let ids: Vec<u16> = chosen.iter().map(|(place, _)| ((first + place) % SEGMENT_ROWS) as u16).collect();
         let mut logits = vec![0.0; ids.len()];
-        step.kernels.dot_gathered(q, rows, d, &ids, &mut logits);
+        step.kernels.dot_gathered(q, rows, &ids, &mut logits);
         logits.iter_mut().zip(chosen).for_each(|(logit, (_, ln_pi))| *logit -= ln_pi);
         partial.add_gathered(step.kernels, rows, &ids, &mut logits);
     }
@@ -232,14 +233,13 @@ fn attend_chosen(step: Step<'_>, kv_head: usize, first: usize, q: &[f32], chosen
 }
 
 /// The rows of `range`, segment by segment, each with its place in the range.
-fn segments(step: Step<'_>, kv_head: usize, range: Range<usize>) -> impl Iterator<Item = (usize, &[u16])> {
-    let width = 2 * step.shape.head_dim;
+fn segments(step: Step<'_>, kv_head: usize, range: Range<usize>) -> impl Iterator<Item = (usize, Rows<'_>)> {
     (range.start / SEGMENT_ROWS..range.end.div_ceil(SEGMENT_ROWS)).map(move |segment| {
         let start = range.start.max(segment * SEGMENT_ROWS);
         let end = range.end.min((segment + 1) * SEGMENT_ROWS);
         let rows = step.storage.rows(step.layer, kv_head, segment);
         let first = start - segment * SEGMENT_ROWS;
-        (start - range.start, &rows[first * width..(first + end - start) * width])
+        (start - range.start, rows.slice(first..first + end - start))
     })
 }
 

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use kv_store::SEGMENT_ROWS;
 use lsh_attn::mix::{derive_seed, mix64};
-use lsh_attn::rows::widen;
 use lsh_attn::sketch::{BLOCK_KEYS, Draw, QueryCodes, Scanned, SketchIndex, attend_drawn, draw, totals};
 use lsh_attn::softmax::Partial;
 use team::Team;
@@ -67,7 +66,7 @@ pub(crate) fn sketched(
     let tasks = tasks(layer);
     // Estimates are relative to the newest key's weight, so that they need not wait for the static set.
     let references: Vec<f32> = (0..step.shape.heads)
-        .map(|head| dot(&q[head * d..][..d], step.newest_row(head / group)[..d].iter().map(|&k| widen(k))))
+        .map(|head| dot(&q[head * d..][..d], step.newest_key(head / group).into_iter()))
         .collect();
     let offsets: Vec<Vec<f32>> = tasks
         .iter()
@@ -147,7 +146,7 @@ pub(crate) fn sketched(
             let expected = draw(step.kernels, blocks, how, ids, ln_pi);
             let drawing = started.elapsed();
             let q = &q[heads * d..][..group * d];
-            attend_drawn(step.kernels, q, d, rows, (ids, ln_pi), scores, &mut partial);
+            attend_drawn(step.kernels, q, rows, (ids, ln_pi), scores, &mut partial);
             (partial, ids.len(), expected, drawing)
         })
     });

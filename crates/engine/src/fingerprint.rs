@@ -1,6 +1,8 @@
 //! What must be the same when a session is opened again, beside the model: the shape of its rows, the seed of its hash
 //! functions and rotations, and its index.
 
+use lsh_attn::rows::RowType;
+
 use crate::config::{Policy, Shape};
 
 /// Code length of the index that a session made under [`Policy::Exact`] has room for.
@@ -13,11 +15,11 @@ const INDEX_FIELDS: [&str; 4] = ["index", "sketchBits", "lshK", "lshL"];
 pub(crate) type Field = (String, String);
 
 /// The rows' shape and type, and the seed.
-pub(crate) fn row_fields(shape: Shape, seed: u64) -> Vec<Field> {
+pub(crate) fn row_fields(shape: Shape, rows: RowType, seed: u64) -> Vec<Field> {
     let Shape { layers, heads, kv_heads, head_dim } = shape;
     let numbers = [("layers", layers), ("heads", heads), ("kvHeads", kv_heads), ("headDim", head_dim)];
     let mut fields: Vec<Field> = numbers.map(|(name, number)| field(name, number)).to_vec();
-    fields.extend([field("rows", "bf16"), field("seed", seed)]);
+    fields.extend([field("rows", rows.name()), field("seed", seed)]);
     fields
 }
 

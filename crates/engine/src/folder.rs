@@ -36,8 +36,9 @@ impl Session {
         policy.check()?;
         kv_store::install_sigbus_message();
         let Folder { path, model, access, create } = folder;
-        let fingerprint =
-            |index: Vec<Field>| [model.clone(), row_fields(config.shape, config.seed), index].concat();
+        let fingerprint = |index: Vec<Field>| {
+            [model.clone(), row_fields(config.shape, config.rows, config.seed), index].concat()
+        };
         let found = match kv_store::inspect(path) {
             Ok(info) if matches!(policy, Policy::Exact | Policy::Compare { .. }) => {
                 Some(index_of(&info.fingerprint))
@@ -47,8 +48,8 @@ impl Session {
             Err(error) => return Err(error.into()),
         };
         let storage = match found {
-            Some(index) => Storage::open(path, config.shape, &fingerprint(index), *access)?,
-            None => Storage::create(path, config.shape, &fingerprint(index_fields(policy)))?,
+            Some(index) => Storage::open(path, (config.shape, config.rows), &fingerprint(index), *access)?,
+            None => Storage::create(path, (config.shape, config.rows), &fingerprint(index_fields(policy)))?,
         };
         let mut session = Session::over(config, storage)?;
         state::restore(&mut session)?;
@@ -102,7 +103,8 @@ impl Session {
             self.commit()?;
         }
         let index = index_fields(self.index.policy());
-        let fingerprint = [model.to_vec(), row_fields(self.shape(), self.seed), index].concat();
+        let fingerprint =
+            [model.to_vec(), row_fields(self.shape(), self.storage.row_type(), self.seed), index].concat();
         Ok(self.storage.store.fork(directory, &fingerprint)?)
     }
 

@@ -31,6 +31,7 @@ pub use kv_store::{
 };
 pub use lsh_attn::HEAD_DIMS;
 pub use lsh_attn::kernels::{Isa, Kernels};
+pub use lsh_attn::rows::RowType;
 pub use lsh_attn::sketch::SKETCH_BITS;
 pub use measure::{AttentionMeasurement, measure_attention};
 pub use session::Session;

@@ -107,7 +107,7 @@ pub fn measure_attention(
         step,
         exact: median(exacts),
         stream,
-        row_bytes: (context * 2 * shape.kv_len() * size_of::<u16>()) as u64,
+        row_bytes: (context * shape.kv_heads * config.rows.row_bytes(shape.head_dim)) as u64,
         index,
         index_bytes_per_key: stats.index_bytes as f64 / (stats.indexed_tokens * shape.kv_heads).max(1) as f64,
         budget: if indexed == 0 { 1.0 } else { sampled as f64 / indexed as f64 },

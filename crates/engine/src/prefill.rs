@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use lsh_attn::kernels::Kernels;
 use lsh_attn::prefill::{BLOCK_QUERIES, PrefillScratch, QueryBlock, attend_causal};
+use lsh_attn::rows::Rows;
 use team::Team;
 
 use crate::EngineError;
@@ -40,7 +41,7 @@ pub(crate) fn causal(
     let block_tokens = (BLOCK_QUERIES / group).clamp(1, chunk.tokens);
     let blocks = chunk.tokens.div_ceil(block_tokens);
 
-    let segments: Vec<Vec<&[u16]>> =
+    let segments: Vec<Vec<Rows<'_>>> =
         (0..kv_heads).map(|head| chunk.storage.segments(chunk.layer, head).collect()).collect();
     // A block's outputs lie together here, so that each task has a slice of its own.
     let mut outputs = vec![0.0; q.len()];

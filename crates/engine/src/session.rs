@@ -5,7 +5,6 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use lsh_attn::kernels::Kernels;
-use lsh_attn::rows::encode_row;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use team::Team;
 
@@ -60,6 +59,7 @@ pub struct Session {
     pub(crate) index: Index,
     stats: Stats,
     audit: Option<Audit>,
+    /// Rows on their way to the store, `[tokens, units]`.
     row: Vec<u16>,
     pub(crate) scratch: dense::Scratch,
     /// Tokens there were when the scratch's residual stream was made.
@@ -74,7 +74,7 @@ impl Session {
     /// cannot hold files.
     pub fn new(config: SessionConfig) -> Result<Session, EngineError> {
         config.check()?;
-        let storage = Storage::ephemeral(&config.directory, config.shape)?;
+        let storage = Storage::ephemeral(&config.directory, config.shape, config.rows)?;
         Session::over(&config, storage)
     }
 
@@ -97,7 +97,7 @@ impl Session {
             index: Index::None,
             stats: Stats::default(),
             audit: None,
-            row: vec![0; 2 * shape.head_dim],
+            row: Vec::new(),
             scratch: dense::Scratch::default(),
             residual_of: 0,
         })
@@ -373,11 +373,13 @@ impl Session {
         }
         let position = self.lengths[layer];
         let tokens = k.len() / width;
-        self.row.resize(tokens * 2 * d, 0);
+        let row_type = self.storage.row_type();
+        let units = row_type.units(d);
+        self.row.resize(tokens * units, 0);
         for head in 0..self.shape.kv_heads {
-            let rows = self.row.chunks_exact_mut(2 * d);
+            let rows = self.row.chunks_exact_mut(units);
             for ((row, k), v) in rows.zip(k.chunks_exact(width)).zip(v.chunks_exact(width)) {
-                encode_row(&k[head * d..][..d], &v[head * d..][..d], row);
+                row_type.encode(&k[head * d..][..d], &v[head * d..][..d], row);
             }
             self.storage.write_rows(layer, head, position, &self.row)?;
         }

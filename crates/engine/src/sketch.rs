@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use kv_store::{Counts, SEGMENT_ROWS, StoreError};
 use lsh_attn::kernels::Kernels;
 use lsh_attn::mix::derive_seed;
-use lsh_attn::rows::mean_key;
+use lsh_attn::rows::Rows;
 use lsh_attn::sketch::{BLOCK_KEYS, SketchIndex, SketchPlan};
 use rayon::ThreadPool;
 use rayon::prelude::*;
@@ -230,7 +230,7 @@ impl HeadSketch {
         &self,
         kernels: Kernels,
         plan: &SketchPlan,
-        rows: impl Fn(usize) -> &'a [u16],
+        rows: impl Fn(usize) -> Rows<'a>,
         end: usize,
     ) -> Vec<Growth> {
         let mut grown: Vec<Growth> = Vec::new();
@@ -245,7 +245,7 @@ impl HeadSketch {
                     let before = grown.last().map(|growth| &growth.index).or(self.segments.last());
                     let centre = match before {
                         Some(before) if !own => before.centre().to_vec(),
-                        _ if own => mean_key(&rows[first * 2 * plan.dim()..end * 2 * plan.dim()], plan.dim()),
+                        _ if own => rows.slice(first..end).mean_key(),
                         _ => break,
                     };
                     SketchIndex::new(first, centre)

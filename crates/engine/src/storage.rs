@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use kv_store::{Access, Column, Counts, Pattern, SEGMENT_ROWS, Spec, StoreError};
+use lsh_attn::rows::{RowType, Rows};
 use lsh_attn::sketch::{BLOCK_KEYS, SKETCH_BITS, SketchPlan};
 
 use crate::config::Shape;
@@ -20,6 +21,7 @@ const CODES: usize = 3;
 pub(crate) struct Storage {
     pub store: kv_store::SessionStore,
     shape: Shape,
+    row_type: RowType,
 }
 
 /// Which centres.
@@ -40,42 +42,49 @@ impl Centres {
 
 impl Storage {
     /// An empty one that vanishes with the process.
-    pub fn ephemeral(directory: &Path, shape: Shape) -> Result<Storage, StoreError> {
-        Ok(Storage { store: kv_store::SessionStore::ephemeral(directory, spec(shape))?, shape })
+    pub fn ephemeral(directory: &Path, shape: Shape, row_type: RowType) -> Result<Storage, StoreError> {
+        let store = kv_store::SessionStore::ephemeral(directory, spec(shape, row_type))?;
+        Ok(Storage { store, shape, row_type })
     }
 
     /// A new one in a folder that is not there yet, or is empty.
     pub fn create(
         directory: &Path,
-        shape: Shape,
+        (shape, row_type): (Shape, RowType),
         fingerprint: &[(String, String)],
     ) -> Result<Storage, StoreError> {
-        let store = kv_store::SessionStore::create(directory, spec(shape), fingerprint)?;
-        Ok(Storage { store, shape })
+        let store = kv_store::SessionStore::create(directory, spec(shape, row_type), fingerprint)?;
+        Ok(Storage { store, shape, row_type })
     }
 
     /// The one in a folder.
     pub fn open(
         directory: &Path,
-        shape: Shape,
+        (shape, row_type): (Shape, RowType),
         fingerprint: &[(String, String)],
         access: Access,
     ) -> Result<Storage, StoreError> {
-        let store = kv_store::SessionStore::open(directory, spec(shape), fingerprint, access)?;
-        Ok(Storage { store, shape })
+        let store = kv_store::SessionStore::open(directory, spec(shape, row_type), fingerprint, access)?;
+        Ok(Storage { store, shape, row_type })
     }
 
-    /// The rows of a KV head in one segment, `[rows, 2 * head_dim]`; none in a segment that is not there.
-    pub fn rows(&self, layer: usize, kv_head: usize, segment: usize) -> &[u16] {
-        bytemuck::cast_slice(self.store.read(ROWS, self.region(layer, kv_head), segment))
+    /// How rows are stored.
+    pub fn row_type(&self) -> RowType {
+        self.row_type
+    }
+
+    /// The rows of a KV head in one segment; none in a segment that is not there.
+    pub fn rows(&self, layer: usize, kv_head: usize, segment: usize) -> Rows<'_> {
+        let stored = self.store.read(ROWS, self.region(layer, kv_head), segment);
+        Rows::new(self.row_type, self.shape.head_dim, bytemuck::cast_slice(stored))
     }
 
     /// The rows of a KV head, segment by segment.
-    pub fn segments(&self, layer: usize, kv_head: usize) -> impl Iterator<Item = &[u16]> {
+    pub fn segments(&self, layer: usize, kv_head: usize) -> impl Iterator<Item = Rows<'_>> {
         (0..self.store.segments()).map(move |segment| self.rows(layer, kv_head, segment))
     }
 
-    /// Writes rows `[n, 2 * head_dim]` from a token's position on.
+    /// Writes rows `[n, row_type.units(head_dim)]` from a token's position on.
     pub fn write_rows(
         &mut self,
         layer: usize,
@@ -130,7 +139,7 @@ impl Storage {
 
     /// Bytes of all rows.
     pub fn row_bytes(&self, tokens: &[usize]) -> u64 {
-        let row = 2 * self.shape.head_dim * size_of::<u16>();
+        let row = self.row_type.row_bytes(self.shape.head_dim);
         tokens.iter().map(|&tokens| (tokens * self.shape.kv_heads * row) as u64).sum()
     }
 
@@ -155,7 +164,7 @@ fn codes(bits: u32) -> usize {
     CODES + SKETCH_BITS.iter().position(|&known| known == bits).expect("a length that codes have")
 }
 
-fn spec(shape: Shape) -> Spec {
+fn spec(shape: Shape, row_type: RowType) -> Spec {
     let column = |name: &str, element_bytes, per_segment, pattern| Column {
         name: name.to_owned(),
         element_bytes,
@@ -164,7 +173,7 @@ fn spec(shape: Shape) -> Spec {
     };
     let centre = shape.head_dim * size_of::<f32>();
     let mut columns = vec![
-        column("rows", 2 * shape.head_dim * size_of::<u16>(), SEGMENT_ROWS, Pattern::Random),
+        column("rows", row_type.row_bytes(shape.head_dim), SEGMENT_ROWS, Pattern::Random),
         column("sketch-centres", centre, 1, Pattern::Random),
         column("lsh-centres", centre, 1, Pattern::Random),
     ];

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use engine::{Access, Budget, EngineError, Folder, Policy, Session, SessionConfig, Shape};
+use engine::{Access, Budget, EngineError, Folder, Policy, RowType, Session, SessionConfig, Shape};
 
 mod support;
 
@@ -15,7 +15,7 @@ const SKETCH: Policy = Policy::Sketch { bits: 4, budget: Budget::Fraction(0.05) 
 const LSH: Policy = Policy::Lsh { k: 6, l: 40 };
 
 fn config(seed: u64) -> SessionConfig {
-    SessionConfig { shape: SHAPE, threads: 2, seed, directory: std::env::temp_dir() }
+    SessionConfig { shape: SHAPE, rows: RowType::Bf16, threads: 2, seed, directory: std::env::temp_dir() }
 }
 
 fn folder(path: &Path, access: Access) -> Folder {
@@ -101,6 +101,7 @@ fn a_session_of_something_else_is_refused_by_the_fields_name() {
     refused(config(3), Folder { model: other, ..here() }, SKETCH, "weights");
     let wide = SessionConfig { shape: Shape { heads: 4, ..SHAPE }, ..config(3) };
     refused(wide, here(), SKETCH, "heads");
+    refused(SessionConfig { rows: RowType::Int8, ..config(3) }, here(), SKETCH, "rows");
     // exact samples from no index and takes whichever is there; but it cannot be exchanged for another.
     let mut session = open(&path, Policy::Exact).expect("any index will do");
     let error = session.set_policy(LSH).expect_err("another index");

@@ -44,7 +44,7 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// Something is already where a session was to be made.
-    #[error("{} is there already, and is no session; choose another place", path.display())]
+    #[error("{} is there already; choose another place", path.display())]
     AlreadyExists {
         /// The folder.
         path: PathBuf,

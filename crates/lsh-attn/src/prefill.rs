@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::kernels::{GemmShape, Kernels, PANEL};
+use crate::rows::{RowType, Rows};
 
 /// Keys of a tile: with 64 its K, V and the scores of a query block stay in the second-level cache.
 const TILE_KEYS: usize = 64;
@@ -33,6 +34,8 @@ pub struct QueryBlock<'a> {
 pub struct PrefillScratch {
     scaled: Vec<f32>,
     queries: Vec<u16>,
+    decoded: Vec<f32>,
+    tile: Vec<u16>,
     keys: Vec<u32>,
     values: Vec<u32>,
     scores: Vec<f32>,
@@ -44,15 +47,16 @@ pub struct PrefillScratch {
 /// Attends a block of queries to all keys up to their own, into `out` `[tokens, group * head_dim]`.
 ///
 /// `segments` are the KV head's rows in order, all but the last a multiple of 64 rows long. Returns false, with
-/// `out` unfinished, once `cancel` is set. Scaled queries and the weights of values are rounded to bf16, as rows are, and
-/// products summed in f32: differs from a float64 softmax of the rounded queries by at most 2^-8 of the weighted mean of |v|.
+/// `out` unfinished, once `cancel` is set. Scaled queries and the weights of values are rounded to bf16, as rows are (those
+/// of 8 bits for the second time, by another 2^-9 at most), and products summed in f32: differs from a float64 softmax of the
+/// rounded queries and rows by at most 2^-8 of the weighted mean of |v|.
 ///
 /// # Panics
 /// If the segments hold fewer rows than the last token attends.
 pub fn attend_causal(
     kernels: Kernels,
     block: QueryBlock<'_>,
-    segments: &[&[u16]],
+    segments: &[Rows<'_>],
     out: &mut [f32],
     scratch: &mut PrefillScratch,
     cancel: &AtomicBool,
@@ -72,7 +76,7 @@ pub fn attend_causal(
     let keys = block.position + block.tokens;
     let mut first = 0;
     for segment in segments {
-        for rows in segment.chunks(TILE_KEYS * 2 * d) {
+        for rows in segment.chunks(TILE_KEYS) {
             if first >= keys {
                 break;
             }
@@ -80,7 +84,7 @@ pub fn attend_causal(
                 return false;
             }
             add_tile(kernels, block, first, rows, out, scratch);
-            first += rows.len() / (2 * d);
+            first += rows.len();
         }
     }
     assert!(first >= keys, "{first} rows for {keys} keys");
@@ -107,13 +111,14 @@ fn add_tile(
     kernels: Kernels,
     block: QueryBlock<'_>,
     first: usize,
-    rows: &[u16],
+    rows: Rows<'_>,
     out: &mut [f32],
     scratch: &mut PrefillScratch,
 ) {
     let d = block.head_dim;
-    let count = rows.len() / (2 * d);
-    arrange_tile(rows, d, &mut scratch.keys, &mut scratch.values);
+    let count = rows.len();
+    let tile = tile_of(kernels, rows, &mut scratch.decoded, &mut scratch.tile);
+    arrange_tile(tile, d, &mut scratch.keys, &mut scratch.values);
 
     scratch.scores.fill(0.0);
     let m = block.tokens * block.group;
@@ -140,6 +145,30 @@ fn add_tile(
     }
     kernels.narrow(&scratch.scores, &mut scratch.weights);
     kernels.gemm(GemmShape { m, n: d, k: TILE_KEYS }, &scratch.weights, &scratch.values, out);
+}
+
+/// `rows` as bf16 `[rows, 2 * head_dim]`: what they are, or what becomes of codes.
+fn tile_of<'a>(
+    kernels: Kernels,
+    rows: Rows<'a>,
+    decoded: &mut Vec<f32>,
+    tile: &'a mut Vec<u16>,
+) -> &'a [u16] {
+    match rows.row_type() {
+        RowType::Bf16 => rows.stored(),
+        RowType::Int8 => {
+            let d = rows.head_dim();
+            decoded.resize(rows.len() * 2 * d, 0.0);
+            for (number, row) in decoded.chunks_exact_mut(2 * d).enumerate() {
+                let (k, v) = row.split_at_mut(d);
+                rows.key(number, k);
+                rows.value(number, v);
+            }
+            tile.resize(decoded.len(), 0);
+            kernels.narrow(decoded, tile);
+            tile
+        }
+    }
 }
 
 /// K^T `[head_dim, TILE_KEYS]` and V `[TILE_KEYS, head_dim]` in panels of pairs; keys that a short tile lacks are zero.

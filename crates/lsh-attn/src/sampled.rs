@@ -7,6 +7,7 @@
 use crate::collisions::Collisions;
 use crate::inclusion::InclusionTable;
 use crate::kernels::Kernels;
+use crate::rows::Rows;
 use crate::segment_index::SegmentIndex;
 use crate::softmax::Partial;
 
@@ -45,12 +46,12 @@ pub fn retrieve(
 
 /// Adds the keys that [`retrieve`] found to `partial`, which is of one query.
 ///
-/// `rows` are the segment's rows from its start, `[n, 2 * head_dim]`.
+/// `rows` are the segment's rows from its start.
 pub fn attend_retrieved(
     kernels: Kernels,
     inclusion: &InclusionTable,
     index: &SegmentIndex,
-    rows: &[u16],
+    rows: Rows<'_>,
     query: SampledQuery<'_>,
     scratch: &mut SampleScratch,
     partial: &mut Partial,
@@ -64,7 +65,7 @@ pub fn attend_retrieved(
         let (from, count) = (&ids[first..], CHUNK.min(ids.len() - first));
         logits.clear();
         logits.resize(count, 0.0);
-        kernels.dot_gathered(query.q, rows, query.q.len(), from, logits);
+        kernels.dot_gathered(query.q, rows, from, logits);
         for (logit, &id) in logits.iter_mut().zip(from) {
             let cosine = (*logit - q_centre) / (q_norm * index.norm(id)).max(f32::MIN_POSITIVE);
             *logit -= inclusion.ln_u(cosine);

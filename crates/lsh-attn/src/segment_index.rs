@@ -5,7 +5,7 @@ use half::f16;
 use crate::collisions::Collisions;
 use crate::hash::{HashPlan, Hasher, LANES};
 use crate::kernels::Kernels;
-use crate::rows::{mean_key, widen};
+use crate::rows::Rows;
 use crate::tables::Run;
 
 /// A run is merged into the one before it once it has a quarter of that one's rows. A segment then has at most
@@ -52,17 +52,16 @@ impl SegmentIndex {
         self.runs.iter().map(Run::bytes).sum::<usize>() + 2 * self.norms.len() + 4 * self.centre.len()
     }
 
-    /// Indexes the rows from [`SegmentIndex::end`] up to `end`. `rows` are the segment's rows from its start,
-    /// each `[2 * plan.dim()]`.
-    pub fn extend(&mut self, kernels: Kernels, plan: &HashPlan, rows: &[u16], end: usize) {
+    /// Indexes the rows from [`SegmentIndex::end`] up to `end`. `rows` are the segment's rows from its start, of
+    /// head dimension `plan.dim()`.
+    pub fn extend(&mut self, kernels: Kernels, plan: &HashPlan, rows: Rows<'_>, end: usize) {
         let start = self.end();
         if end <= start {
             return;
         }
         let dim = plan.dim();
-        let key = |row: usize| &rows[row * 2 * dim..][..dim];
         if self.centre.is_empty() {
-            self.centre = mean_key(&rows[start * 2 * dim..end * 2 * dim], dim);
+            self.centre = rows.slice(start..end).mean_key();
         }
         let mut hasher = Hasher::new(plan);
         let count = end - start;
@@ -71,8 +70,9 @@ impl SegmentIndex {
         for group in (start..end).step_by(LANES) {
             let lanes = LANES.min(end - group);
             for (lane, centred) in centred.chunks_exact_mut(dim).enumerate().take(lanes) {
-                for ((out, &k), c) in centred.iter_mut().zip(key(group + lane)).zip(&self.centre) {
-                    *out = widen(k) - c;
+                rows.key(group + lane, centred);
+                for (x, c) in centred.iter_mut().zip(&self.centre) {
+                    *x -= c;
                 }
                 let norm = centred.iter().map(|x| x * x).sum::<f32>().sqrt();
                 self.norms.push(f16::from_f32(norm));

@@ -5,10 +5,11 @@
 //! probability pi_i.
 
 use crate::kernels::Kernels;
+use crate::rows::Rows;
 
-/// bf16 elements of rows whose logits are held at once when consecutive rows are added: their K and V take half of a
-/// first-level cache and stay there between the two passes.
-const BLOCK_ELEMENTS: usize = 8192;
+/// Bytes of rows whose logits are held at once when consecutive rows are added: their K and V take half of a first-level
+/// cache and stay there between the two passes.
+const BLOCK_BYTES: usize = 16 << 10;
 
 /// Attention of a group of queries over some of the keys, not yet normalised.
 #[derive(Clone, Debug)]
@@ -31,31 +32,29 @@ impl Partial {
         }
     }
 
-    /// Adds consecutive rows `[n, 2 * head_dim]` for every query. `q` is `[queries, head_dim]`, already scaled by
-    /// 1/sqrt(d).
-    pub fn add_rows(&mut self, kernels: Kernels, q: &[f32], rows: &[u16], logits: &mut Vec<f32>) {
+    /// Adds consecutive rows for every query. `q` is `[queries, head_dim]`, already scaled by 1/sqrt(d).
+    pub fn add_rows(&mut self, kernels: Kernels, q: &[f32], rows: Rows<'_>, logits: &mut Vec<f32>) {
         let queries = self.max.len();
-        for block in rows.chunks(BLOCK_ELEMENTS / (2 * self.head_dim) * 2 * self.head_dim) {
-            let count = block.len() / (2 * self.head_dim);
+        for block in rows.chunks(BLOCK_BYTES / rows.row_bytes()) {
             logits.clear();
-            logits.resize(queries * count, 0.0);
-            kernels.dot_block(q, self.head_dim, block, logits);
-            for (query, logits) in logits.chunks_exact_mut(count).enumerate() {
+            logits.resize(queries * block.len(), 0.0);
+            kernels.dot_block(q, block, logits);
+            for (query, logits) in logits.chunks_exact_mut(block.len()).enumerate() {
                 self.weigh(kernels, query, logits);
             }
-            kernels.add_block(&mut self.num, self.head_dim, block, logits);
+            kernels.add_block(&mut self.num, block, logits);
         }
     }
 
     /// Adds the rows named by `ids` for every query, given their logits `[queries, ids]`, which are used up.
-    pub fn add_gathered(&mut self, kernels: Kernels, rows: &[u16], ids: &[u16], logits: &mut [f32]) {
+    pub fn add_gathered(&mut self, kernels: Kernels, rows: Rows<'_>, ids: &[u16], logits: &mut [f32]) {
         if ids.is_empty() {
             return;
         }
         for (query, logits) in logits.chunks_exact_mut(ids.len()).enumerate() {
             self.weigh(kernels, query, logits);
         }
-        kernels.add_gathered(&mut self.num, rows, self.head_dim, ids, logits);
+        kernels.add_gathered(&mut self.num, rows, ids, logits);
     }
 
     /// Turns logits into weights relative to the greatest logit so far, and rescales what is there to it.

@@ -3,7 +3,7 @@
 use std::env;
 use std::path::PathBuf;
 
-use engine::{Access, Budget, Folder, Policy, Rule, SessionConfig, Shape};
+use engine::{Access, Budget, Folder, Policy, RowType, Rule, SessionConfig, Shape};
 use napi_derive::napi;
 
 use crate::arguments::integer;
@@ -30,6 +30,9 @@ pub struct NativeSessionOptions {
     pub kv_heads: f64,
     /// Elements of a head: 64, 80, 96, 128 or 256.
     pub head_dim: f64,
+    /// How keys and values are stored: `bf16`, which is the default, or `int8`, at half the memory.
+    #[napi(ts_type = "'bf16' | 'int8'")]
+    pub rows: Option<String>,
     /// Threads that attention and indexing use, at least 1.
     pub threads: f64,
     /// Seed of the hash functions, an unsigned 32-bit number.
@@ -48,11 +51,19 @@ impl NativeSessionOptions {
                 kv_heads: integer("kvHeads", self.kv_heads, MOST)?,
                 head_dim: integer("headDim", self.head_dim, MOST)?,
             },
+            rows: self.rows.map_or(Ok(RowType::Bf16), row_type)?,
             threads: integer("threads", self.threads, MOST)?,
             seed: integer("seed", self.seed, u32::MAX)? as u64,
             directory: self.directory.map_or_else(env::temp_dir, PathBuf::from),
         })
     }
+}
+
+fn row_type(name: String) -> Result<RowType, Failure> {
+    RowType::ALL
+        .into_iter()
+        .find(|row_type| row_type.name() == name)
+        .ok_or_else(|| Failure::invalid(format!("rows {name} is none of bf16, int8")))
 }
 
 /// Where a session lives that outlasts its process.

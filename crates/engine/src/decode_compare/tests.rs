@@ -2,7 +2,7 @@
 
 use lsh_attn::kernels::Kernels;
 use lsh_attn::mix::{derive_seed, normals};
-use lsh_attn::rows::encode_row;
+use lsh_attn::rows::RowType;
 use proptest::prelude::*;
 
 use super::*;
@@ -13,11 +13,11 @@ const SHAPE: Shape = Shape { layers: 1, heads: 2, kv_heads: 1, head_dim: 64 };
 
 /// A store of one KV head with `tokens` rows, roughly normal.
 fn storage(tokens: usize) -> Storage {
-    let mut storage = Storage::ephemeral(&std::env::temp_dir(), SHAPE).expect("a store");
+    let mut storage = Storage::ephemeral(&std::env::temp_dir(), SHAPE, RowType::Bf16).expect("a store");
     let mut row = vec![0; 128];
     for token in 0..tokens {
         let numbers = normals(derive_seed(7, token as u64), 128);
-        encode_row(&numbers[..64], &numbers[64..], &mut row);
+        RowType::Bf16.encode(&numbers[..64], &numbers[64..], &mut row);
         storage.write_rows(0, 0, token, &row).expect("room");
     }
     storage
@@ -28,10 +28,9 @@ fn step(storage: &Storage, tokens: usize) -> Step<'_> {
 }
 
 fn key(storage: &Storage, token: usize) -> Vec<f32> {
-    storage.rows(0, 0, token / SEGMENT_ROWS)[token % SEGMENT_ROWS * 128..][..64]
-        .iter()
-        .map(|&x| widen(x))
-        .collect()
+    let mut key = vec![0.0; 64];
+    storage.rows(0, 0, token / SEGMENT_ROWS).key(token % SEGMENT_ROWS, &mut key);
+    key
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f32 {

@@ -2,10 +2,11 @@
 
 use core::arch::x86_64::*;
 
+pub(super) mod int8;
 mod sketch;
 
 use self::sketch::{rotate, sketch_encode, sketch_sums, sketch_weights};
-use super::{GATHER_AHEAD, GemmShape, Isa, PANEL, STREAM_AHEAD, Table, scalar};
+use super::{GATHER_AHEAD, GemmShape, Isa, PANEL, RowKernels, STREAM_AHEAD, Table, scalar};
 use crate::hash::{HashPlan, LANES, Lanes};
 
 pub(super) static TABLE: Table = Table {
@@ -17,10 +18,8 @@ pub(super) static TABLE: Table = Table {
     sketch_encode,
     sketch_sums,
     sketch_weights,
-    dot_gathered,
-    add_gathered,
-    dot_block,
-    add_block,
+    bf16: RowKernels { dot_gathered, add_gathered, dot_block, add_block },
+    int8: int8::KERNELS,
     max,
     exp_sum,
     narrow,
@@ -81,11 +80,11 @@ fn prefetch_bytes(bytes: &[u8]) {
     }
 }
 
-/// Asks for the cache lines of `elements` bf16 at `from`, into the second-level cache.
+/// Asks for the cache lines of `units` of 16 bits at `from`, into the second-level cache.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn prefetch(from: *const u16, elements: usize) {
-    for line in (0..elements).step_by(32) {
+fn prefetch(from: *const u16, units: usize) {
+    for line in (0..units).step_by(32) {
         // A prefetch never faults, so the address need not even be valid.
         _mm_prefetch::<_MM_HINT_T1>(from.wrapping_add(line).cast());
     }

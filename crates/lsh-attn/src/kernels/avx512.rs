@@ -7,7 +7,7 @@ pub(super) mod bf16;
 mod sketch;
 
 use self::sketch::{rotate, sketch_encode, sketch_sums, sketch_weights};
-use super::{GATHER_AHEAD, GemmShape, Isa, PANEL, STREAM_AHEAD, Table, scalar};
+use super::{GATHER_AHEAD, GemmShape, Isa, PANEL, RowKernels, STREAM_AHEAD, Table, scalar};
 use crate::hash::{HashPlan, LANES, Lanes};
 
 pub(super) static TABLE: Table = BASE;
@@ -21,10 +21,9 @@ const BASE: Table = Table {
     sketch_encode,
     sketch_sums,
     sketch_weights,
-    dot_gathered,
-    add_gathered,
-    dot_block,
-    add_block,
+    bf16: RowKernels { dot_gathered, add_gathered, dot_block, add_block },
+    // Whoever has AVX-512 has AVX2, and these wait for memory more than for instructions.
+    int8: super::avx2::int8::KERNELS,
     max,
     exp_sum,
     narrow,

@@ -12,6 +12,7 @@ use std::str::FromStr;
 use std::sync::OnceLock;
 
 use crate::hash::{HashPlan, LANES, Lanes};
+use crate::rows::{RowType, Rows};
 use crate::sketch::{BLOCK_KEYS, SKETCH_BITS, SketchQueries, block_bytes};
 
 /// Runs `body::<G>` over groups of four queries and then one by one: four share each widened row.
@@ -122,6 +123,14 @@ type ExpSum = unsafe fn(x: &mut [f32], max: f32) -> f32;
 type Narrow = unsafe fn(x: &[f32], out: &mut [u16]);
 type Gemm = unsafe fn(shape: GemmShape, a: &[u16], b: &[u32], c: &mut [f32]);
 
+/// The functions over rows of one type.
+struct RowKernels {
+    dot_gathered: DotGathered,
+    add_gathered: AddGathered,
+    dot_block: DotBlock,
+    add_block: AddBlock,
+}
+
 /// The functions that every instruction set's file has. They are unsafe since the CPU must have the features, and
 /// since they trust lengths and ids; [`Kernels`] checks all of it.
 struct Table {
@@ -133,10 +142,8 @@ struct Table {
     sketch_encode: SketchEncode,
     sketch_sums: SketchSums,
     sketch_weights: SketchWeights,
-    dot_gathered: DotGathered,
-    add_gathered: AddGathered,
-    dot_block: DotBlock,
-    add_block: AddBlock,
+    bf16: RowKernels,
+    int8: RowKernels,
     max: Max,
     exp_sum: ExpSum,
     narrow: Narrow,
@@ -283,49 +290,60 @@ impl Kernels {
         unsafe { (self.0.sketch_weights)(bits, padded_dim, block, queries, out) }
     }
 
-    /// `out[g * n + i] = q[g] . rows[ids[i]][..d]` for every query g and the first n ids, where `q` is `[g, d]` and a bf16 row
-    /// has 2 d elements: the K half of gathered rows against queries that share them. Ids beyond the n-th name rows that
-    /// come next: their memory is asked for.
+    /// `out[g * n + i] = q[g] . k[ids[i]]` for every query g and the first n ids, where `q` is `[g, d]` and k are the keys of
+    /// `rows`: gathered keys against queries that share them. Ids beyond the n-th name rows that come next: their memory is
+    /// asked for.
     ///
-    /// Accumulates in f32; differs from scalar by at most `d * 2^-24 * sum|q_j k_j|`.
-    pub fn dot_gathered(self, q: &[f32], rows: &[u16], head_dim: usize, ids: &[u16], out: &mut [f32]) {
-        check_gather(q.len(), rows, head_dim, ids);
+    /// bf16: accumulates in f32; differs from scalar by at most `d * 2^-24 * sum|q_j k_j|`. Int8: each query is rounded to 16
+    /// bits, so that a product is off by at most `2^-16 max|q| sum|k_j|` besides the rounding of the result; sums of integers,
+    /// bit-exact on every ISA.
+    pub fn dot_gathered(self, q: &[f32], rows: Rows<'_>, ids: &[u16], out: &mut [f32]) {
+        let head_dim = check_gather(q.len(), rows, ids);
         let queries = q.len() / head_dim;
         assert!(
             out.len().is_multiple_of(queries) && out.len() / queries <= ids.len(),
             "an id for each result"
         );
         // SAFETY: features as above; every id is inside `rows` (`check_gather`), and there are enough of them.
-        unsafe { (self.0.dot_gathered)(q, rows, head_dim, ids, out) }
+        unsafe { (self.of_rows(rows).dot_gathered)(q, rows.stored(), head_dim, ids, out) }
     }
 
-    /// `acc[g] += sum_i weights[g * n + i] * rows[ids[i]][d..]` for every query g and all n ids, where `acc` is `[g, d]`: the V
-    /// half of gathered rows.
+    /// `acc[g] += sum_i weights[g * n + i] * v[ids[i]]` for every query g and all n ids, where `acc` is `[g, d]` and v are the
+    /// values of `rows`.
     ///
-    /// Accumulates in f32; differs from scalar by at most `n * 2^-24 * sum|w_i v_ij|`.
-    pub fn add_gathered(self, acc: &mut [f32], rows: &[u16], head_dim: usize, ids: &[u16], weights: &[f32]) {
-        check_gather(acc.len(), rows, head_dim, ids);
+    /// bf16: accumulates in f32; differs from scalar by at most `n * 2^-24 * sum|w_i v_ij|`. Int8: weights times scales of V are
+    /// rounded to 16 bits together, 128 rows at a time, so that each is off by at most 2^-16 of the greatest of them; sums of
+    /// integers, bit-exact on every ISA.
+    pub fn add_gathered(self, acc: &mut [f32], rows: Rows<'_>, ids: &[u16], weights: &[f32]) {
+        let head_dim = check_gather(acc.len(), rows, ids);
         assert_eq!(weights.len(), acc.len() / head_dim * ids.len(), "a weight for each query and id");
         // SAFETY: features as above; every id is inside `rows` (`check_gather`), and the lengths agree.
-        unsafe { (self.0.add_gathered)(acc, rows, head_dim, ids, weights) }
+        unsafe { (self.of_rows(rows).add_gathered)(acc, rows.stored(), head_dim, ids, weights) }
     }
 
-    /// `out[g * n + i] = q[g] . rows[i][..d]` for every query g and each of the n rows, where `q` is `[g, d]`
-    /// and a row has 2 d elements: the K half of consecutive rows against all queries of a KV head.
+    /// `out[g * n + i] = q[g] . k[i]` for every query g and the keys of all n rows, where `q` is `[g, d]`: consecutive keys
+    /// against all queries of a KV head.
     ///
-    /// Accumulates in f32; tolerance as [`Kernels::dot_gathered`]. Asks for the memory behind `rows` too, where the next block is.
-    pub fn dot_block(self, q: &[f32], head_dim: usize, rows: &[u16], out: &mut [f32]) {
-        check_block(q.len(), head_dim, rows.len(), out.len());
+    /// Tolerance as [`Kernels::dot_gathered`]. Asks for the memory behind `rows` too, where the next block is.
+    pub fn dot_block(self, q: &[f32], rows: Rows<'_>, out: &mut [f32]) {
+        let head_dim = check_block(q.len(), rows, out.len());
         // SAFETY: features as above; `check_block` ties all lengths to each other.
-        unsafe { (self.0.dot_block)(q, rows, head_dim, out) }
+        unsafe { (self.of_rows(rows).dot_block)(q, rows.stored(), head_dim, out) }
     }
 
-    /// `acc[g] += sum_i weights[g * n + i] * rows[i][d..]` for every query g: the V half of consecutive rows.
-    /// Shapes as [`Kernels::dot_block`], with `acc` in the place of `q`; tolerance as [`Kernels::add_gathered`].
-    pub fn add_block(self, acc: &mut [f32], head_dim: usize, rows: &[u16], weights: &[f32]) {
-        check_block(acc.len(), head_dim, rows.len(), weights.len());
+    /// `acc[g] += sum_i weights[g * n + i] * v[i]` for every query g and the values of all n rows. Shapes as
+    /// [`Kernels::dot_block`], with `acc` in the place of `q`; tolerance as [`Kernels::add_gathered`].
+    pub fn add_block(self, acc: &mut [f32], rows: Rows<'_>, weights: &[f32]) {
+        let head_dim = check_block(acc.len(), rows, weights.len());
         // SAFETY: features as above; `check_block` ties all lengths to each other.
-        unsafe { (self.0.add_block)(acc, rows, head_dim, weights) }
+        unsafe { (self.of_rows(rows).add_block)(acc, rows.stored(), head_dim, weights) }
+    }
+
+    fn of_rows(self, rows: Rows<'_>) -> &'static RowKernels {
+        match rows.row_type() {
+            RowType::Bf16 => &self.0.bf16,
+            RowType::Int8 => &self.0.int8,
+        }
     }
 
     /// The greatest of `x`; negative infinity for none. Exact; NaN may or may not be passed over.
@@ -371,17 +389,27 @@ fn check_sketch(bits: u32, padded_dim: usize, blocks: &[u8], queries: SketchQuer
     blocks.len() / bytes
 }
 
-fn check_gather(values: usize, rows: &[u16], head_dim: usize, ids: &[u16]) {
-    assert!(head_dim > 0 && head_dim.is_multiple_of(16), "head dimension {head_dim}");
-    assert!(values > 0 && values.is_multiple_of(head_dim), "{values} elements of whole heads");
+/// The head dimension of `rows`, once everything agrees.
+fn check_gather(values: usize, rows: Rows<'_>, ids: &[u16]) -> usize {
+    let head_dim = check_heads(values, rows);
     let past_last = ids.iter().copied().max().map_or(0, |id| usize::from(id) + 1);
-    assert!(past_last * 2 * head_dim <= rows.len(), "id {past_last} - 1 is not among the rows");
+    assert!(values > 0 && past_last <= rows.len(), "id {past_last} - 1 is not among the rows");
+    head_dim
 }
 
-fn check_block(queries: usize, head_dim: usize, rows: usize, values: usize) {
-    assert!(head_dim > 0 && head_dim.is_multiple_of(16) && queries.is_multiple_of(head_dim));
-    assert!(rows.is_multiple_of(2 * head_dim));
-    assert_eq!((queries / head_dim) * (rows / (2 * head_dim)), values, "one value a query and row");
+/// Likewise, for `values` of queries and rows.
+fn check_block(queries: usize, rows: Rows<'_>, values: usize) -> usize {
+    let head_dim = check_heads(queries, rows);
+    assert_eq!((queries / head_dim) * rows.len(), values, "one value a query and row");
+    head_dim
+}
+
+fn check_heads(values: usize, rows: Rows<'_>) -> usize {
+    let head_dim = rows.head_dim();
+    assert!(head_dim > 0 && head_dim.is_multiple_of(16), "head dimension {head_dim}");
+    assert!(rows.row_type() == RowType::Bf16 || head_dim <= INT8_MOST_DIM, "head dimension {head_dim}");
+    assert!(values.is_multiple_of(head_dim), "{values} elements of whole heads");
+    head_dim
 }
 
 /// The kernels of `isa` where this CPU has its features.
@@ -415,9 +443,14 @@ fn has_avx512() -> bool {
 
 /// Gathered rows whose cache lines, of K and V, are asked for before they are needed.
 const GATHER_AHEAD: usize = 32;
-/// How far ahead of a straight walk over rows memory is asked for, in bf16 elements: 32 KiB, into the second-level cache.
+/// How far ahead of a straight walk over rows memory is asked for, in units of 16 bits: 32 KiB, into the second-level cache.
 /// Into the first it would not come faster, since the few misses that a core can have there at once are what limits.
 const STREAM_AHEAD: usize = 16_384;
+
+/// Rows of 8 bits whose weights are rounded together. A sum of so many products of 16 and 8 bits is below 2^30.
+const INT8_CHUNK: usize = 128;
+/// Head dimension up to which queries in 16 bits have their place, and sums of products with codes stay below 2^30.
+const INT8_MOST_DIM: usize = 256;
 
 /// How far ahead a scan asks for codes, in bytes: into the second-level cache, likewise.
 const SCAN_AHEAD: usize = 16 << 10;

@@ -1,6 +1,8 @@
 //! The meaning of every kernel, in portable Rust. Sums run in index order with one f32 accumulator.
 
-use super::{GemmShape, Isa, PANEL, Table};
+mod int8;
+
+use super::{GemmShape, Isa, PANEL, RowKernels, Table};
 use crate::hash::{HashPlan, LANES, Lanes};
 use crate::rounding;
 use crate::rows::widen;
@@ -17,10 +19,8 @@ pub(super) static TABLE: Table = Table {
     sketch_encode,
     sketch_sums,
     sketch_weights,
-    dot_gathered,
-    add_gathered,
-    dot_block,
-    add_block,
+    bf16: RowKernels { dot_gathered, add_gathered, dot_block, add_block },
+    int8: int8::KERNELS,
     max,
     exp_sum,
     narrow,

@@ -3,7 +3,7 @@
 use crate::hash::{LANES, Lanes};
 use crate::kernels::Kernels;
 use crate::mix::{derive_seed, mix64};
-use crate::rows::widen;
+use crate::rows::Rows;
 use crate::sketch::{BLOCK_KEYS, SKETCH_BITS, block_bytes};
 
 /// Rounds of (random signs, Hadamard transform) that make a rotation.
@@ -108,20 +108,23 @@ impl SketchIndex {
     }
 
     /// Indexes rows from [`SketchIndex::end`] on, as many whole blocks as end before `end`, and appends the blocks to
-    /// `blocks`. `rows` are the segment's rows from its start, each `[2 * dim]`.
+    /// `blocks`. `rows` are the segment's rows from its start.
     pub fn extend(
         &mut self,
         kernels: Kernels,
         plan: &SketchPlan,
-        rows: &[u16],
+        rows: Rows<'_>,
         end: usize,
         blocks: &mut Vec<u8>,
     ) {
         let dim = plan.dim;
+        let mut keys = vec![0.0; BLOCK_KEYS * dim];
         let mut work = Vec::new();
         while self.end() + BLOCK_KEYS <= end {
-            let block = &rows[self.end() * 2 * dim..];
-            plan.rotate(kernels, &mut work, |lane, j| widen(block[lane * 2 * dim + j]) - self.centre[j]);
+            for (lane, key) in keys.chunks_exact_mut(dim).enumerate() {
+                rows.key(self.end() + lane, key);
+            }
+            plan.rotate(kernels, &mut work, |lane, j| keys[lane * dim + j] - self.centre[j]);
             let at = blocks.len();
             blocks.resize(at + plan.block_bytes(), 0);
             kernels.sketch_encode(plan.bits, &work, &mut blocks[at..]);

@@ -1,6 +1,7 @@
 //! Drawing keys by their estimated weights, and attending those that were drawn.
 
 use crate::kernels::Kernels;
+use crate::rows::Rows;
 use crate::sketch::{BLOCK_KEYS, SketchPlan, SketchQueries};
 use crate::softmax::Partial;
 
@@ -118,8 +119,7 @@ fn units(x: f32) -> u32 {
 pub fn attend_drawn(
     kernels: Kernels,
     q: &[f32],
-    head_dim: usize,
-    rows: &[u16],
+    rows: Rows<'_>,
     (ids, ln_pi): (&[u16], &[f32]),
     scores: &mut Vec<f32>,
     partial: &mut Partial,
@@ -128,8 +128,8 @@ pub fn attend_drawn(
         let (from, ln_pi) = (&ids[first..], &ln_pi[first..]);
         let count = CHUNK.min(from.len());
         scores.clear();
-        scores.resize(q.len() / head_dim * count, 0.0);
-        kernels.dot_gathered(q, rows, head_dim, from, scores);
+        scores.resize(q.len() / rows.head_dim() * count, 0.0);
+        kernels.dot_gathered(q, rows, from, scores);
         for scores in scores.chunks_exact_mut(count) {
             for (score, ln_pi) in scores.iter_mut().zip(ln_pi) {
                 *score -= ln_pi;

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicBool;
 
-use crate::support::{Random, rows};
+use crate::support::{Random, bf16, rows};
 use lsh_attn::HEAD_DIMS;
 use lsh_attn::kernels::{Isa, Kernels};
 use lsh_attn::prefill::{PrefillScratch, QueryBlock, attend_causal};
@@ -66,13 +66,13 @@ fn consecutive_rows_for_a_group_of_queries() {
                 let scaled: Vec<f32> = q.iter().map(|q| q / (d as f32).sqrt()).collect();
                 let mut out = vec![0.0; queries * d];
                 let mut whole = Partial::new(queries, d);
-                whole.add_rows(kernels, &scaled, &rows, &mut Vec::new());
+                whole.add_rows(kernels, &scaled, bf16(&rows, d), &mut Vec::new());
                 whole.finish(&mut out);
                 // The same in two parts, merged.
                 let cut = (count / 3) * 2 * d;
                 let (mut first, mut second) = (Partial::new(queries, d), Partial::new(queries, d));
-                first.add_rows(kernels, &scaled, &rows[..cut], &mut Vec::new());
-                second.add_rows(kernels, &scaled, &rows[cut..], &mut Vec::new());
+                first.add_rows(kernels, &scaled, bf16(&rows[..cut], d), &mut Vec::new());
+                second.add_rows(kernels, &scaled, bf16(&rows[cut..], d), &mut Vec::new());
                 first.merge(0, &second);
                 let mut merged = vec![0.0; queries * d];
                 first.finish(&mut merged);
@@ -101,7 +101,7 @@ fn a_chunk_of_tokens_is_causal() {
                 QueryBlock { q: &q[group * d..], stride: width, group, head_dim: d, tokens, position };
             let mut out = vec![f32::NAN; tokens * group * d];
             let cut = 64.min(count) * 2 * d;
-            let segments = [&rows[..cut], &rows[cut..]];
+            let segments = [bf16(&rows[..cut], d), bf16(&rows[cut..], d)];
             let mut scratch = PrefillScratch::default();
             assert!(attend_causal(
                 kernels,
@@ -127,7 +127,7 @@ fn a_set_flag_stops_a_prefill() {
     let block = QueryBlock { q: &[0.0; 64], stride: 64, group: 1, head_dim: 64, tokens: 1, position: 0 };
     let cancelled = AtomicBool::new(true);
     let mut scratch = PrefillScratch::default();
-    assert!(!attend_causal(kernels, block, &[&rows], &mut [0.0; 64], &mut scratch, &cancelled));
+    assert!(!attend_causal(kernels, block, &[bf16(&rows, 64)], &mut [0.0; 64], &mut scratch, &cancelled));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use lsh_attn::kernels::Kernels;
 use lsh_attn::rows::widen;
 use lsh_attn::segment_index::SegmentIndex;
 
-use crate::support::{Random, rows};
+use crate::support::{Random, bf16, rows};
 
 #[test]
 fn a_grown_index_samples_what_counting_says() {
@@ -21,10 +21,10 @@ fn a_grown_index_samples_what_counting_says() {
     let mut ends = vec![260, 261, 700, 1000, 1017, 1300, 2999];
     ends.push(count);
     for end in ends {
-        index.extend(kernels, &plan, &rows, end);
+        index.extend(kernels, &plan, bf16(&rows, dim), end);
         assert_eq!(index.end(), end);
         // Going back is not growing.
-        index.extend(kernels, &plan, &rows, end - 1);
+        index.extend(kernels, &plan, bf16(&rows, dim), end - 1);
         assert_eq!(index.end(), end);
 
         let q = random.normals(dim);

@@ -1,13 +1,13 @@
 //! Every kernel on every instruction set of this machine against scalar, at lengths around the lane counts and
 //! from unaligned addresses. Tolerances are those that `Kernels` states.
 
-use crate::support::Random;
+use crate::support::{Random, bf16};
 use lsh_attn::hash::{HashPlan, Hasher, LANES};
 use lsh_attn::kernels::{GemmShape, Isa, Kernels, PANEL};
 use lsh_attn::rows::widen;
 
-const DIMS: [usize; 7] = [16, 48, 64, 80, 96, 128, 256];
-const COUNTS: [usize; 12] = [0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 70];
+pub const DIMS: [usize; 7] = [16, 48, 64, 80, 96, 128, 256];
+pub const COUNTS: [usize; 12] = [0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 70];
 const ULP: f32 = 1.0 / (1u32 << 24) as f32;
 
 /// Runs `check` for every instruction set but scalar that this machine has, and says which those were.
@@ -48,8 +48,8 @@ fn isa_dot_gathered_and_add_gathered() {
                 // Four more ids than results: rows that come next.
                 let ids: Vec<u16> = (0..count + 4).map(|_| (random.uniform() * 100.0) as u16).collect();
                 let (mut got, mut want) = (vec![0.0; queries * count], vec![0.0; queries * count]);
-                kernels.dot_gathered(&q[1..], rows, dim, &ids, &mut got);
-                scalar().dot_gathered(&q[1..], rows, dim, &ids, &mut want);
+                kernels.dot_gathered(&q[1..], bf16(rows, dim), &ids, &mut got);
+                scalar().dot_gathered(&q[1..], bf16(rows, dim), &ids, &mut want);
                 for (at, (got, want)) in got.iter().zip(&want).enumerate() {
                     let (q, id) = (&q[1 + at / count * dim..][..dim], usize::from(ids[at % count]));
                     let row = &rows[id * 2 * dim..];
@@ -62,8 +62,8 @@ fn isa_dot_gathered_and_add_gathered() {
                 let weights = random.normals(queries * count);
                 let mut got = random.normals(queries * dim + 1);
                 let mut want = got.clone();
-                kernels.add_gathered(&mut got[1..], rows, dim, &ids[..count], &weights);
-                scalar().add_gathered(&mut want[1..], rows, dim, &ids[..count], &weights);
+                kernels.add_gathered(&mut got[1..], bf16(rows, dim), &ids[..count], &weights);
+                scalar().add_gathered(&mut want[1..], bf16(rows, dim), &ids[..count], &weights);
                 assert_close(&got, &want, (count + 1) as f32 * 8.0 * ULP * (count + 1) as f32, kernels);
             }
         }
@@ -79,15 +79,15 @@ fn isa_dot_block_and_add_block() {
                 let rows = unaligned_rows(&mut random, count * 2 * dim);
                 let q = random.normals(queries * dim);
                 let (mut got, mut want) = (vec![0.0; queries * count], vec![0.0; queries * count]);
-                kernels.dot_block(&q, dim, &rows[1..], &mut got);
-                scalar().dot_block(&q, dim, &rows[1..], &mut want);
+                kernels.dot_block(&q, bf16(&rows[1..], dim), &mut got);
+                scalar().dot_block(&q, bf16(&rows[1..], dim), &mut want);
                 assert_close(&got, &want, dim as f32 * ULP * 4.0 * dim as f32, kernels);
 
                 let weights = random.normals(queries * count);
                 let mut got = random.normals(queries * dim);
                 let mut want = got.clone();
-                kernels.add_block(&mut got, dim, &rows[1..], &weights);
-                scalar().add_block(&mut want, dim, &rows[1..], &weights);
+                kernels.add_block(&mut got, bf16(&rows[1..], dim), &weights);
+                scalar().add_block(&mut want, bf16(&rows[1..], dim), &weights);
                 assert_close(&got, &want, (count + 1) as f32 * 8.0 * ULP * (count + 1) as f32, kernels);
             }
         }
@@ -199,7 +199,7 @@ fn isa_hash_is_bit_exact() {
 fn an_id_beyond_the_rows_is_refused() {
     on_each_isa("bounds", |kernels| {
         let beyond = std::panic::catch_unwind(|| {
-            kernels.dot_gathered(&[0.0; 64], &[0; 10 * 128], 64, &[3, 10], &mut [0.0; 2]);
+            kernels.dot_gathered(&[0.0; 64], bf16(&[0; 10 * 128], 64), &[3, 10], &mut [0.0; 2]);
         });
         assert!(beyond.is_err());
     });

@@ -2,6 +2,7 @@
 
 mod attention;
 mod index;
+mod int8;
 mod kernels;
 mod sketch;
 mod statistics;

@@ -10,7 +10,7 @@ use lsh_attn::sketch::{
 use lsh_attn::softmax::Partial;
 
 use crate::kernels::on_each_isa;
-use crate::support::{Random, rows};
+use crate::support::{Random, bf16, rows};
 
 const LOG2_E: f32 = std::f32::consts::LOG2_E;
 
@@ -74,7 +74,7 @@ fn scan(kernels: Kernels, scene: &Scene, bits: u32) -> Step {
     let plan = SketchPlan::new(scene.dim, bits, 3);
     let mut index = SketchIndex::new(0, scene.centre.clone());
     let mut blocks = Vec::new();
-    index.extend(kernels, &plan, &scene.rows, scene.count, &mut blocks);
+    index.extend(kernels, &plan, bf16(&scene.rows, scene.dim), scene.count, &mut blocks);
     let mut codes = QueryCodes::default();
     codes.encode(kernels, &plan, &scene.q);
     let offsets: Vec<f32> = scene.q.chunks_exact(scene.dim).map(|q| dot(q, &scene.centre) * LOG2_E).collect();
@@ -160,18 +160,18 @@ fn grown_in_pieces_is_made_at_once_and_truncating_takes_back() {
     let scene = Scene::new(64, 1, 500);
     let plan = SketchPlan::new(64, 4, 1);
     let (mut whole, mut blocks) = (SketchIndex::new(4, scene.centre.clone()), Vec::new());
-    whole.extend(kernels, &plan, &scene.rows, 500, &mut blocks);
+    whole.extend(kernels, &plan, bf16(&scene.rows, scene.dim), 500, &mut blocks);
     assert_eq!(whole.end(), 4 + 31 * BLOCK_KEYS, "whole blocks only");
     let (mut pieces, mut grown) = (SketchIndex::new(4, scene.centre.clone()), Vec::new());
     for end in [3, 20, 21, 300, 299, 500] {
-        pieces.extend(kernels, &plan, &scene.rows, end, &mut grown);
+        pieces.extend(kernels, &plan, bf16(&scene.rows, scene.dim), end, &mut grown);
         assert!(pieces.end() <= end.max(4));
     }
     assert_eq!(grown, blocks);
     pieces.truncate(300);
     assert_eq!(pieces.end(), 4 + 18 * BLOCK_KEYS);
     grown.truncate(pieces.count() * plan.block_bytes());
-    pieces.extend(kernels, &plan, &scene.rows, 500, &mut grown);
+    pieces.extend(kernels, &plan, bf16(&scene.rows, scene.dim), 500, &mut grown);
     assert_eq!(grown, blocks);
     pieces.truncate(0);
     assert_eq!((pieces.end(), pieces.count()), (4, 0));
@@ -254,7 +254,7 @@ fn worst_deviation(bits: u32, known_as: impl Fn(f32) -> f32) -> f64 {
         let known: Vec<f32> = ln_pi.iter().map(|ln_pi| known_as(ln_pi.exp()).ln()).collect();
         let mut partial = Partial::new(scene.queries, scene.dim);
         let drawn = (ids.as_slice(), known.as_slice());
-        attend_drawn(kernels, &scene.q, scene.dim, &scene.rows, drawn, &mut Vec::new(), &mut partial);
+        attend_drawn(kernels, &scene.q, bf16(&scene.rows, scene.dim), drawn, &mut Vec::new(), &mut partial);
         for query in 0..scene.queries {
             let scale = f64::from(partial.max(query)).exp();
             estimates[2 * query].push(f64::from(partial.den(query)) * scale);

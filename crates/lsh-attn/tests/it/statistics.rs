@@ -1,7 +1,7 @@
 //! That `lsh` is statistically right: inclusion equals u at every angle, and the estimator is unbiased. Seeds are
 //! fixed. The estimator's test also runs on the original's `ln(u + 1e-4)`, which must fail it.
 
-use crate::support::{Random, rows};
+use crate::support::{Random, bf16, rows};
 use lsh_attn::collisions::Collisions;
 use lsh_attn::hash::{HashPlan, Hasher, LANES};
 use lsh_attn::inclusion::{InclusionTable, ln_inclusion};
@@ -183,7 +183,7 @@ struct Drawn {
 fn draw(scene: &Scene, seed: u64) -> Drawn {
     let plan = HashPlan::new(scene.dim, K, L, seed);
     let mut index = SegmentIndex::new(0);
-    index.extend(kernels(), &plan, &scene.rows, scene.count);
+    index.extend(kernels(), &plan, bf16(&scene.rows, scene.dim), scene.count);
     let codes =
         Hasher::new(&plan).hash(kernels(), &plan, 1, |_, j| scene.q[j]).iter().map(|c| c[0]).collect();
     Drawn { index, codes }
@@ -199,7 +199,15 @@ fn numerator_and_denominator_are_unbiased() {
         let mut partial = Partial::new(1, scene.dim);
         let mut scratch = SampleScratch::default();
         retrieve(kernels(), &index, query, &mut scratch);
-        attend_retrieved(kernels(), &inclusion, &index, &scene.rows, query, &mut scratch, &mut partial);
+        attend_retrieved(
+            kernels(),
+            &inclusion,
+            &index,
+            bf16(&scene.rows, scene.dim),
+            query,
+            &mut scratch,
+            &mut partial,
+        );
         if partial.den(0) == 0.0 {
             return vec![0.0; 1 + directions.len()];
         }

@@ -1,7 +1,7 @@
 //! Seeded data for the tests.
 
 use lsh_attn::mix::{derive_seed, mix64};
-use lsh_attn::rows::encode_row;
+use lsh_attn::rows::{RowType, Rows};
 
 /// A stream of numbers that depends on its seed alone.
 pub struct Random {
@@ -31,13 +31,24 @@ impl Random {
     }
 }
 
-/// Rows `[n, 2 * dim]` from keys and values `[n, dim]`.
-pub fn rows(keys: &[f32], values: &[f32], dim: usize) -> Vec<u16> {
-    let mut rows = vec![0; 2 * keys.len()];
+/// Rows `[n, units]` of a type from keys and values `[n, dim]`.
+pub fn rows_of(row_type: RowType, keys: &[f32], values: &[f32], dim: usize) -> Vec<u16> {
+    let units = row_type.units(dim);
+    let mut rows = vec![0; keys.len() / dim * units];
     for ((row, k), v) in
-        rows.chunks_exact_mut(2 * dim).zip(keys.chunks_exact(dim)).zip(values.chunks_exact(dim))
+        rows.chunks_exact_mut(units).zip(keys.chunks_exact(dim)).zip(values.chunks_exact(dim))
     {
-        encode_row(k, v, row);
+        row_type.encode(k, v, row);
     }
     rows
+}
+
+/// Rows `[n, 2 * dim]` in bf16 from keys and values `[n, dim]`.
+pub fn rows(keys: &[f32], values: &[f32], dim: usize) -> Vec<u16> {
+    rows_of(RowType::Bf16, keys, values, dim)
+}
+
+/// Rows `[n, 2 * dim]` in bf16 as the crate takes them.
+pub fn bf16(rows: &[u16], dim: usize) -> Rows<'_> {
+    Rows::new(RowType::Bf16, dim, rows)
 }
