@@ -215,6 +215,8 @@ export interface NativeModelOptions {
   embedding: NativeTensor
   finalNorm: NativeTensor
   lmHead: NativeTensor
+  /** Keeps an lm_head of 16 or 32 bits in 8 in memory. */
+  lmHead8Bits?: boolean
   layers: Array<NativeLayer>
 }
 

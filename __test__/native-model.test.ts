@@ -49,6 +49,21 @@ test('tokens at once are tokens one by one', async (t) => {
   t.false(shorter.every((value, i) => Math.abs(value - (logits[i] as number)) < 1e-3));
 });
 
+test('an output head of 8 bits says nearly the same', async (t) => {
+  const wide = await options(t);
+  const logitsOf = (change: Partial<NativeModelOptions>) => {
+    const logits = new Float32Array(vocabulary);
+    newSession(t).decodeToken(new NativeModel({ ...wide, ...change }), 1, logits);
+    return logits;
+  };
+  const [exact, rounded] = [logitsOf({}), logitsOf({ lmHead8Bits: true })];
+  const rootMeanSquare = (values: Iterable<number>) => Math.sqrt(Array.from(values, (x) => x * x).reduce((a, b) => a + b) / vocabulary);
+  const error = rootMeanSquare(exact.map((value, i) => value - (rounded[i] as number)));
+  t.true(error < 0.01 * rootMeanSquare(exact), `${error}`);
+  // Negative control: it is another head.
+  t.true(error > 0);
+});
+
 test('a failed step can be taken back', async (t) => {
   const model = new NativeModel(await options(t));
   const session = newSession(t);

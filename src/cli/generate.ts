@@ -31,6 +31,7 @@ const options = {
   seed: { type: 'number', default: 0, describe: 'The same seed gives the same text' },
   threads: { type: 'number', describe: 'Threads to use [default: one for each core]' },
   device: { type: 'string', default: 'cpu', describe: 'Where the dense layers of long prompts run: cpu or webgpu' },
+  'lm-head': { type: 'string', default: 'file', describe: 'Bits of the output head in memory: as the file has it, or 8' },
   context: { type: 'number', describe: 'Tokens that the text may have [default: as the model was trained for]' },
 } as const;
 
@@ -61,7 +62,7 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
     seed: args.seed,
   };
   const { loadModel } = await import('../decode/model.js');
-  const { deviceFrom, samplingFrom, policyFrom, integer } = await import('../decode/options.js');
+  const { deviceFrom, lmHeadFrom, samplingFrom, policyFrom, integer } = await import('../decode/options.js');
   using progress = terminal.progress();
   // Wrong options are told before a model is downloaded or a text is read.
   const policy = { policy: args.policy, budget: args.budget, sketchBits: args['sketch-bits'], lshK: args['lsh-k'], lshL: args['lsh-l'] };
@@ -72,6 +73,7 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
   await using model = await loadModel(args.model, {
     threads: args.threads,
     device: deviceFrom(args.device),
+    lmHead: lmHeadFrom(args['lm-head']),
     context: args.context,
     signal,
     onProgress: ({ phase, done, total }) => {

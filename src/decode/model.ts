@@ -9,7 +9,7 @@ import type { LayerTensor, ModelConfig, ModelFile, Tensor } from '../model/types
 import { NativeModel, NativeSession, headDims } from '../native.js';
 import type { DenseGraph } from '../onnx/dense-graph.js';
 import type { RuntimeOptions } from '../onnx/runtime.js';
-import { type Device, type PolicyOptions, deviceFrom, integer, policyFrom, seedFrom, threadsFrom } from './options.js';
+import { type Device, type PolicyOptions, deviceFrom, integer, lmHeadFrom, policyFrom, seedFrom, threadsFrom } from './options.js';
 import { Sequence } from './sequence.js';
 import { Session } from './session.js';
 import { checkParent, folderFrom, withKept } from './sessions.js';
@@ -19,6 +19,11 @@ export interface LoadOptions {
   readonly threads?: number | undefined;
   /** Where the dense layers of long prompts run; those of steps run on the CPU. Default `cpu`. */
   readonly device?: Device | undefined;
+  /**
+   * Bits of the output head, the largest matrix that a step reads: `file` takes it as the model has it, `8` keeps one of 16 or
+   * 32 bits in 8 in memory, which moves logits by less than 1% of their spread. Default `file`.
+   */
+  readonly lmHead?: 'file' | '8' | undefined;
   /** Tokens that a text may have. Default: as many as the model was trained for; more is allowed, at the text's cost. */
   readonly context?: number | undefined;
   readonly signal?: AbortSignal | undefined;
@@ -58,6 +63,7 @@ export async function loadModel(reference: string, options: LoadOptions = {}): P
   const { signal, onProgress } = options;
   const threads = threadsFrom(options.threads);
   const device = deviceFrom(options.device);
+  const lmHead = lmHeadFrom(options.lmHead);
   if (options.context !== undefined) integer('context', options.context, 1, 2 ** 31);
   const path = await resolveModel(reference, {
     signal,
@@ -69,7 +75,7 @@ export async function loadModel(reference: string, options: LoadOptions = {}): P
     checkAttention(file.config);
     const tokenizer = new Tokenizer(file.tokenizer);
     // Before the parts, which would stay loaded if this failed.
-    const weights = nativeModel(file);
+    const weights = nativeModel(file, lmHead === '8');
     const dense = device === 'cpu' ? undefined : await denseGraph(file, { device, threads }, options);
     return new Model(file, tokenizer, dense, weights, threads, options.context ?? file.config.contextLength);
   } catch (cause) {
@@ -96,7 +102,7 @@ function checkAttention({ headDim }: ModelConfig): void {
 }
 
 /** Maps the weights for the addon. */
-export function nativeModel(file: ModelFile): NativeModel {
+export function nativeModel(file: ModelFile, lmHead8Bits = false): NativeModel {
   const { path, config } = file;
   const { hiddenSize, intermediateSize, heads, kvHeads, headDim, rope } = config;
   const span = ({ type, shape, offset }: Tensor) => ({ type, outputs: shape.length > 1 ? (shape[0] ?? 0) : 1, inputs: shape.at(-1) ?? 0, offset });
@@ -115,6 +121,7 @@ export function nativeModel(file: ModelFile): NativeModel {
     embedding: span(file.embedding),
     finalNorm: span(file.finalNorm),
     lmHead: span(file.lmHead),
+    lmHead8Bits,
     layers: Array.from({ length: config.layers }, (_, layer) => {
       const spans = roles.map((role) => [role, span(file.layerTensor(layer, role))]);
       return Object.fromEntries(spans) as Record<LayerTensor, ReturnType<typeof span>>;

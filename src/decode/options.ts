@@ -107,6 +107,12 @@ export function deviceFrom(device: string | undefined): Device {
   throw new MagicpigError('INVALID_OPTION', `device ${JSON.stringify(device)} is not supported; there are ${devices.join(' and ')}`);
 }
 
+export function lmHeadFrom(bits: string | undefined): 'file' | '8' {
+  if (bits === undefined || bits === 'file') return 'file';
+  if (bits === '8') return bits;
+  throw outOfRange('lmHead', bits, 'file or 8');
+}
+
 export function integer(name: string, value: number, low: number, high: number): number {
   if (!Number.isInteger(value) || value < low || value > high) {
     throw outOfRange(name, value, `a whole number from ${low} to ${high}`);

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::activations::Activations;
 use crate::chunk::ChunkScratch;
-use crate::matrix::{Cores, Matrix, WeightType, multiply};
+use crate::matrix::{Cores, Matrix, WeightType, multiply, quantise_q8_0};
 use crate::rope::{Rope, RopeConfig};
 use crate::weights_file::{TensorSpan, WeightsError, WeightsFile};
 
@@ -35,6 +35,8 @@ pub struct LlamaConfig {
     pub final_norm: TensorSpan,
     /// `[vocabulary, hidden]`
     pub lm_head: TensorSpan,
+    /// Whether an lm_head of 16 or 32 bits is kept in 8 in memory. A step reads all of it, for one token.
+    pub lm_head_8_bits: bool,
     /// Weights of each layer.
     pub layers: Vec<LayerSpans>,
 }
@@ -70,6 +72,8 @@ pub struct Llama {
     rope: Rope,
     /// Norms of attention and MLP, a layer after the other, and the final one.
     norms: Vec<Vec<f32>>,
+    /// lm_head as Q8_0, if it is not taken from the file.
+    lm_head: Option<Vec<u8>>,
 }
 
 /// What a step works with, kept between steps.
@@ -126,7 +130,10 @@ impl Llama {
         for span in [config.embedding, config.lm_head] {
             file.matrix(span)?;
         }
-        Ok(Llama { rope: Rope::new(&config.rope), config, file, norms })
+        let lm_head = file.matrix(config.lm_head)?;
+        let wide = matches!(lm_head.kind(), WeightType::F32 | WeightType::F16 | WeightType::Bf16);
+        let lm_head = if config.lm_head_8_bits && wide { quantise_q8_0(lm_head) } else { None };
+        Ok(Llama { rope: Rope::new(&config.rope), config, file, norms, lm_head })
     }
 
     /// Tokens that the model knows.
@@ -226,7 +233,13 @@ impl Llama {
         assert_eq!(residual.len(), self.config.hidden, "the residual stream of this model");
         self.norm(cores, residual, 2 * self.config.layers.len(), normed);
         activations.set(cores.kernels, normed, self.config.hidden);
-        multiply(cores, activations, &mut [(self.matrix(self.config.lm_head), logits)]);
+        multiply(cores, activations, &mut [(self.lm_head(), logits)]);
+    }
+
+    fn lm_head(&self) -> Matrix<'_> {
+        let in_memory = self.lm_head.as_deref();
+        let quantised = |bytes| Matrix::new(WeightType::Q8_0, self.config.hidden, bytes);
+        in_memory.and_then(quantised).unwrap_or_else(|| self.matrix(self.config.lm_head))
     }
 
     pub(crate) fn config(&self) -> &LlamaConfig {

@@ -63,6 +63,8 @@ pub struct NativeModelOptions {
     pub embedding: NativeTensor,
     pub final_norm: NativeTensor,
     pub lm_head: NativeTensor,
+    /// Keeps an lm_head of 16 or 32 bits in 8 in memory.
+    pub lm_head_8_bits: Option<bool>,
     pub layers: Vec<NativeLayer>,
 }
 
@@ -101,6 +103,7 @@ impl NativeModelOptions {
             embedding: self.embedding.span()?,
             final_norm: self.final_norm.span()?,
             lm_head: self.lm_head.span()?,
+            lm_head_8_bits: self.lm_head_8_bits.unwrap_or(false),
             layers: self.layers.into_iter().map(NativeLayer::spans).collect::<Result<_, _>>()?,
         };
         Ok((PathBuf::from(self.path), config))

@@ -1,4 +1,5 @@
 //! Texts for sessions: numbers in the place of a model's queries, keys and values.
+#![allow(dead_code, reason = "each test uses a part")]
 
 use std::sync::atomic::AtomicBool;
 
