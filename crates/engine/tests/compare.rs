@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicBool;
 
-use engine::{Budget, Policy, Rule, Session, SessionConfig, Shape, Synthetic};
+use engine::{Budget, Policy, RowType, Rule, Session, SessionConfig, Shape, Synthetic};
 
 const SHAPE: Shape = Shape { layers: 1, heads: 6, kv_heads: 2, head_dim: 64 };
 const TOKENS: usize = 3000;
@@ -20,7 +20,8 @@ fn sketch(fraction: f64) -> Policy {
 fn session(text: &Synthetic, tokens: usize, threads: usize) -> Session {
     let directory = std::env::temp_dir();
     let mut session =
-        Session::new(SessionConfig { shape: SHAPE, threads, seed: 0, directory }).expect("a session");
+        Session::new(SessionConfig { shape: SHAPE, rows: RowType::Bf16, threads, seed: 0, directory })
+            .expect("a session");
     let width = SHAPE.kv_len();
     session.append(0, &text.keys[..tokens * width], &text.values[..tokens * width]).expect("room");
     session
@@ -206,8 +207,14 @@ fn a_session_with_another_seed_is_one_that_was_made_with_it() {
     let text = Synthetic::new(SHAPE, TOKENS + 1, 9);
     let run = |made: u64, reseeded: Option<u64>| {
         let directory = std::env::temp_dir();
-        let mut session =
-            Session::new(SessionConfig { shape: SHAPE, threads: 1, seed: made, directory }).expect("made");
+        let mut session = Session::new(SessionConfig {
+            shape: SHAPE,
+            rows: RowType::Bf16,
+            threads: 1,
+            seed: made,
+            directory,
+        })
+        .expect("made");
         let width = SHAPE.kv_len();
         session.append(0, &text.keys[..TOKENS * width], &text.values[..TOKENS * width]).expect("room");
         session.set_policy(Policy::Lsh { k: 6, l: 40 }).expect("in range");
