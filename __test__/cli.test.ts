@@ -25,7 +25,7 @@ test('generate --json prints exactly one object with every figure', async (t) =>
   t.is(stderr, '');
   const result = JSON.parse(stdout) as Record<string, unknown>;
   t.deepEqual(Object.keys(result), [
-    'model', 'policy', 'text', 'tokens', 'promptTokens', 'reusedTokens', 'generatedTokens', 'prefillSeconds', 'decodeMsPerToken',
+    'model', 'policy', 'rows', 'text', 'tokens', 'promptTokens', 'reusedTokens', 'generatedTokens', 'prefillSeconds', 'decodeMsPerToken',
     'attendMsPerToken', 'keysRead', 'indexBytesPerKey', 'finishReason', 'peakRssBytes',
   ]);
   t.is(result.policy, 'exact');
@@ -41,12 +41,21 @@ test('bench attention measures a layer', async (t) => {
   t.is(code, 0, stderr);
   const result = JSON.parse(stdout) as Record<string, number>;
   t.deepEqual(Object.keys(result), [
-    'shape', 'context', 'threads', 'isa', 'policy', 'budget', 'hashMs', 'retrieveMs', 'attendMs', 'stepMs', 'exactMs', 'streamGBs',
+    'shape', 'context', 'threads', 'isa', 'policy', 'rows', 'budget', 'hashMs', 'retrieveMs', 'attendMs', 'stepMs', 'exactMs', 'streamGBs',
     'exactLimitMs', 'indexSeconds', 'indexBytesPerKey', 'relativeL2',
   ]);
   t.like(result, { shape: 'smollm2-135m', context: 4096, threads: 1, policy: 'sketch' });
   t.true(Math.abs((result.budget ?? 0) / 0.05 - 1) < 0.2, String(result.budget));
   t.true((result.indexBytesPerKey ?? 0) < 36);
+});
+
+test('bench attention holds rows of 8 bits to their own limit', async (t) => {
+  const { code, stdout, stderr } = await magicpig(['bench', 'attention', '--shape', 'smollm2-135m', '--context', '4096', '--rows', 'int8', '--threads', '1', '--json']);
+  t.is(code, 0, stderr);
+  const { rows, streamGBs, exactLimitMs } = JSON.parse(stdout) as { rows: string; streamGBs: number; exactLimitMs: number };
+  t.is(rows, 'int8');
+  // 4,096 tokens, 3 KV heads, 2 x 64 bytes and two scales of 2.
+  t.true(Math.abs(exactLimitMs * streamGBs * 1e6 / (4096 * 3 * 132) - 1) < 1e-6);
 });
 
 test('bench decode compares policies and lengths', async (t) => {
@@ -126,6 +135,8 @@ for (const [name, args, message] of [
   ['an unknown command', ['generat'], /generat/],
   ['an unknown option', ['generate', '-p', 'x', '--polcy', 'lsh'], /polcy/],
   ['an unknown policy', ['generate', '-p', 'x', '--policy', 'magic'], /policy/i],
+  ['an unknown row type', ['generate', '-p', 'x', '--rows', 'int4'], /rows.*bf16/],
+  ['an unknown row type of a bench', ['bench', 'attention', '--rows', 'int4'], /rows.*bf16/],
   ['no prompt', ['generate'], /--prompt/],
   ['two prompts', ['generate', '-p', 'x', '-f', 'y'], /not both/],
   ['K of 0', ['generate', '-p', 'x', '--lsh-k', '0'], /--lsh-k is 0.*1 .*16/],

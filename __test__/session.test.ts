@@ -75,6 +75,27 @@ test('the sketch policy reads its budget, from a small index, the same on any nu
   t.true(coarse.stats.indexBytesPerKey < 11);
 });
 
+test('rows of 8 bits take half the memory and tell nearly the same', async (t) => {
+  const model = await tinyModel(t);
+  const logits = async (options: SessionOptions) => {
+    using session = model.createSession({ policy: 'exact', ...options });
+    await session.prefill(longText.slice(0, 600));
+    return { logits: (await session.step(longText[600]!)).slice(), rowBytes: session.stats().rowBytes };
+  };
+  const [bf16, int8, control] = [await logits({}), await logits({ rows: 'int8' }), await logits({ policy: 'lsh', lshK: 16, lshL: 2 })];
+  t.is(bf16.rowBytes, 601 * 2 * 2 * 64 * 2);
+  t.is(int8.rowBytes, 601 * 2 * (2 * 64 + 4));
+  const distance = (a: Float32Array, b: Float32Array) => Math.sqrt(a.reduce((sum, x, i) => sum + (x - b[i]!) ** 2, 0) / a.reduce((sum, x) => sum + x * x, 0));
+  const error = distance(bf16.logits, int8.logits);
+  t.true(error > 0 && error < 0.01, `the logits are ${error} away`);
+  t.true(distance(bf16.logits, control.logits) > error, 'less than those of the static set alone');
+  for (const policy of ['exact', 'lsh', 'sketch'] as const) {
+    const { tokens, stats } = await afterPrefill(model, longText, { policy, rows: 'int8' }, { maxTokens: 20, temperature: 1, seed: 4 });
+    t.is(tokens.length, stats.generatedTokens, policy);
+    t.is(stats.keysRead === 1, policy === 'exact');
+  }
+});
+
 test('a text read in pieces is the text read at once', async (t) => {
   const model = await tinyModel(t);
   using whole = model.createSession({ policy: 'exact' });
@@ -207,7 +228,7 @@ test('bad arguments are told before anything happens', async (t) => {
   const model = await tinyModel(t);
   using session = model.createSession();
   const code = 'INVALID_OPTION';
-  for (const options of [{ lshK: 0 }, { lshK: 17 }, { lshL: 1 }, { lshL: 1001 }, { lshK: 2.5 }, { seed: -1 }, { budget: 0 }, { budget: 1.1 }, { sketchBits: 3 }, { policy: 'magic' as 'lsh' }]) {
+  for (const options of [{ lshK: 0 }, { lshK: 17 }, { lshL: 1 }, { lshL: 1001 }, { lshK: 2.5 }, { seed: -1 }, { budget: 0 }, { budget: 1.1 }, { sketchBits: 3 }, { policy: 'magic' as 'lsh' }, { rows: 'int4' as 'int8' }]) {
     t.like(t.throws(() => model.createSession(options)), { code }, JSON.stringify(options));
   }
   t.like(t.throws(() => { session.setPolicy({ lshK: 0 }); }), { code });

@@ -1,5 +1,8 @@
 //! Rows of 8 bits. Codes widen to 16 bits and meet queries and weights of 16 bits, two products and their sum in one
 //! instruction: with f32 products, half as many at once, the work would take longer than the memory.
+//!
+//! Loops instead of closures around intrinsics: a closure has the features of the function that it is in, and what it is passed
+//! to has not, so that neither is inlined.
 
 use core::arch::x86_64::*;
 
@@ -114,8 +117,10 @@ unsafe fn dot_of<const G: usize>(
     for i in (0..count).step_by(ROWS) {
         ask(i);
         // Where fewer rows are left the last one is taken again.
-        let from: [*const u16; ROWS] =
-            std::array::from_fn(|r| rows.as_ptr().wrapping_add(row((i + r).min(count - 1)) * units));
+        let mut from = [rows.as_ptr(); ROWS];
+        for (r, from) in from.iter_mut().enumerate() {
+            *from = from.wrapping_add(row((i + r).min(count - 1)) * units);
+        }
         let mut sums = [[_mm256_setzero_si256(); ROWS]; G];
         for j in (0..head_dim).step_by(WIDTH) {
             // SAFETY: j + WIDTH <= head_dim, in each row and each query (caller).
@@ -129,12 +134,17 @@ unsafe fn dot_of<const G: usize>(
                 }
             }
         }
-        // SAFETY: the scale of K is behind the codes of a row (caller).
-        let k_scales = from.map(|from| widen(unsafe { from.add(head_dim).read() }));
+        let mut k_scales = [0.0; ROWS];
+        for (scale, from) in k_scales.iter_mut().zip(from) {
+            // SAFETY: the scale of K is behind the codes of a row (caller).
+            *scale = widen(unsafe { from.add(head_dim).read() });
+        }
         for (g, (sums, scale)) in sums.into_iter().zip(scales).enumerate() {
             let out = &mut out[g * count + i..(g + 1) * count];
-            for ((out, sum), k_scale) in out.iter_mut().zip(lane_sums(sums)).zip(k_scales) {
-                *out = sum as f32 * (scale * k_scale);
+            let products = scaled_sums(sums, scale, k_scales);
+            match out.first_chunk_mut() {
+                Some(out) => *out = products,
+                None => out.copy_from_slice(&products[..out.len()]),
             }
         }
     }
@@ -151,15 +161,18 @@ unsafe fn load(row: *const u16, at: usize) -> __m256i {
     _mm256_cvtepi8_epi16(unsafe { _mm_loadu_si128(row.cast::<i8>().add(at).cast()) })
 }
 
-/// The sum of each register's lanes, added pairwise.
+/// The sum of each register's lanes, added pairwise, times the scales of query and K.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn lane_sums([a, b, c, d]: [__m256i; ROWS]) -> [i32; ROWS] {
+fn scaled_sums([a, b, c, d]: [__m256i; ROWS], scale: f32, k_scales: [f32; ROWS]) -> [f32; ROWS] {
     let pairs = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
     let sums = _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256::<1>(pairs));
-    let mut out = [0; ROWS];
-    // SAFETY: four lanes.
-    unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), sums) };
+    let mut out = [0.0; ROWS];
+    // SAFETY: four lanes, of the scales and of the result.
+    unsafe {
+        let scales = _mm_mul_ps(_mm_set1_ps(scale), _mm_loadu_ps(k_scales.as_ptr()));
+        _mm_storeu_ps(out.as_mut_ptr(), _mm_mul_ps(_mm_cvtepi32_ps(sums), scales));
+    }
     out
 }
 
@@ -218,7 +231,7 @@ unsafe fn add_chunk<const G: usize>(
     for (g, (quants, factor)) in quants.iter_mut().zip(&mut factors).enumerate() {
         let weights = &weights[(query + g) * count + chunk.first..][..chunk.length];
         let mut scaled = [0.0; INT8_CHUNK];
-        for ((scaled, weight), scale) in scaled.iter_mut().zip(weights).zip(chunk.scales) {
+        for ((scaled, weight), scale) in scaled.iter_mut().zip(weights).zip(&chunk.scales) {
             *scaled = weight * scale;
         }
         *factor = quantise(&scaled[..chunk.length], &mut quants[..chunk.length]);
@@ -231,8 +244,10 @@ unsafe fn add_chunk<const G: usize>(
                 let a = _mm_loadu_si128(chunk.values[i].add(at).cast());
                 let b = _mm_loadu_si128(chunk.values[i + 1].add(at).cast());
                 // Elements of the two rows by turns: the first half, and the second.
-                let halves =
-                    [_mm_unpacklo_epi8(a, b), _mm_unpackhi_epi8(a, b)].map(|x| _mm256_cvtepi8_epi16(x));
+                let halves = [
+                    _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(a, b)),
+                    _mm256_cvtepi8_epi16(_mm_unpackhi_epi8(a, b)),
+                ];
                 for (quants, sums) in quants.iter().zip(&mut sums) {
                     let pair = _mm256_set1_epi32(quants.as_ptr().add(i).cast::<i32>().read_unaligned());
                     for (sum, half) in sums.iter_mut().zip(halves) {
