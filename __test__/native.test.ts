@@ -82,7 +82,7 @@ const greatestDifference = (a: Float32Array, b: Float32Array): number =>
   a.reduce((greatest, value, i) => Math.max(greatest, Math.abs(value - b[i]!)), 0);
 
 test.serial('prefill and decode attend exactly, up to the rounding to bf16', async (t) => {
-  const session = NativeSession.create(options);
+  const session = new NativeSession(options);
   const text = chunk(150, 1);
   const whole = await prefill(session, 0, text);
   t.is(whole.length, 150 * qLength);
@@ -100,7 +100,7 @@ test.serial('prefill and decode attend exactly, up to the rounding to bf16', asy
 });
 
 test.serial('lsh samples from its index and reports what it read', async (t) => {
-  const session = NativeSession.create(options);
+  const session = new NativeSession(options);
   session.setPolicy({ kind: 'lsh', k: 4, l: 40 });
   const text = chunk(2000, 2);
   for (let layer = 0; layer < shape.layers; layer++) await prefill(session, layer, text);
@@ -129,11 +129,11 @@ test.serial('lsh samples from its index and reports what it read', async (t) => 
 });
 
 test.serial('a prefill reads its inputs as they were when it was called', async (t) => {
-  const session = NativeSession.create(options);
+  const session = new NativeSession(options);
   const text = chunk(300, 4);
   const running = prefill(session, 0, { ...text, q: text.q.slice(), k: text.k.slice(), v: text.v.slice() });
   const overwritten = chunk(300, 4);
-  const second = prefill(NativeSession.create(options), 0, overwritten);
+  const second = prefill(new NativeSession(options), 0, overwritten);
   for (const array of [overwritten.q, overwritten.k, overwritten.v]) array.fill(Number.NaN);
   t.deepEqual(await second, await running);
   session.dispose();
@@ -153,10 +153,10 @@ test.serial('numbers out of range are INVALID_OPTION and say which', (t) => {
     ['seed', -1],
     ['seed', 2 ** 32],
   ] as const) {
-    throwsCode(t, 'INVALID_OPTION', () => NativeSession.create({ ...options, [name]: value }));
+    throwsCode(t, 'INVALID_OPTION', () => new NativeSession({ ...options, [name]: value }));
   }
-  t.regex(throwsCode(t, 'INVALID_OPTION', () => NativeSession.create({ ...options, rows: 'int4' as 'int8' })), /rows int4/);
-  const session = NativeSession.create(options);
+  t.regex(throwsCode(t, 'INVALID_OPTION', () => new NativeSession({ ...options, rows: 'int4' as 'int8' })), /rows int4/);
+  const session = new NativeSession(options);
   for (const policy of [{ kind: 'lsh', k: 0 }, { kind: 'lsh', k: 17 }, { kind: 'lsh', l: 1 }, { kind: 'lsh', l: Number.NaN }, { kind: 'topk', budget: 2 }, { kind: 'magic' }]) {
     throwsCode(t, 'INVALID_OPTION', () => { session.setPolicy(policy as { kind: 'lsh' }); });
   }
@@ -170,7 +170,7 @@ test.serial('numbers out of range are INVALID_OPTION and say which', (t) => {
 });
 
 test.serial('arrays of wrong lengths, and an output that is an input, are INVALID_OPTION and change nothing', async (t) => {
-  const session = NativeSession.create({ ...options, layers: 1 });
+  const session = new NativeSession({ ...options, layers: 1 });
   const { q, k, v } = chunk(1, 6);
   const out = new Float32Array(qLength);
   const empty = new Float32Array(0);
@@ -194,12 +194,12 @@ test.serial('arrays of wrong lengths, and an output that is an input, are INVALI
 });
 
 test.serial('a directory that cannot hold files is STORE_IO', (t) => {
-  const message = throwsCode(t, 'STORE_IO', () => NativeSession.create({ ...options, directory: '/nowhere/at all' }));
+  const message = throwsCode(t, 'STORE_IO', () => new NativeSession({ ...options, directory: '/nowhere/at all' }));
   t.regex(message, /\/nowhere\/at all/);
 });
 
 test.serial('while a prefill runs, calls fail at once with SESSION_BUSY and the event loop turns', async (t) => {
-  const session = NativeSession.create(options);
+  const session = new NativeSession(options);
   const running = prefill(session, 0, chunk(LONG, 7));
   const { q, k, v } = chunk(1, 8);
   let turns = 0;
@@ -229,7 +229,7 @@ test.serial('while a prefill runs, calls fail at once with SESSION_BUSY and the 
 });
 
 test.serial('cancel stops what runs, before it starts or in the middle, and not what comes after', async (t) => {
-  const session = NativeSession.create({ ...options, layers: 1 });
+  const session = new NativeSession({ ...options, layers: 1 });
   for (const wait of [0, 1, 50]) {
     const running = prefill(session, 0, chunk(LONG, 9));
     if (wait > 0) await sleep(wait);
@@ -254,7 +254,7 @@ test.serial('cancel stops what runs, before it starts or in the middle, and not 
 });
 
 test.serial('every call on a disposed session is DISPOSED, but cancel and dispose', async (t) => {
-  const session = NativeSession.create(options);
+  const session = new NativeSession(options);
   session.dispose();
   session.dispose();
   session.cancel();
@@ -272,7 +272,7 @@ const openFiles = (): number => readdirSync('/proc/self/fd').length;
 
 test.serial('dispose while a prefill runs cancels it and frees when it has stopped', async (t) => {
   const before = openFiles();
-  const session = NativeSession.create(options);
+  const session = new NativeSession(options);
   const running = prefill(session, 0, chunk(LONG, 21));
   await sleep(20);
   t.true(openFiles() > before);
@@ -292,7 +292,7 @@ function residentMemory(): number {
 test.serial('200 sessions leave neither files nor memory behind', async (t) => {
   const text = chunk(1000, 22);
   const use = async (): Promise<void> => {
-    const session = NativeSession.create({ ...options, layers: 1 });
+    const session = new NativeSession({ ...options, layers: 1 });
     session.setPolicy({ kind: 'lsh', k: 8, l: 100 });
     await prefill(session, 0, text);
     await session.buildIndex();
