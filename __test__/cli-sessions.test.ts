@@ -55,7 +55,9 @@ test('generate keeps a session, reads only what is new, and goes on without a pr
 
   const longer = await generate(['-p', `${text} and more`]);
   t.is(longer.reusedTokens, promptTokens);
-  t.is((await generate(['-p', 'x'])).reusedTokens, 0, 'the control: another text');
+  const other = await magicpig(['generate', '-m', file, '--session', folder, '-n', '6', '-p', 'x']);
+  t.is(other.code, 2);
+  t.regex(other.stderr, /^magicpig: the session in .* holds another text, of [\d,]+ tokens; choose another folder/);
 
   await generate(['-p', text]);
   const on = await generate([]);

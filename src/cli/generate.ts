@@ -88,6 +88,7 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
     : await opened(model, args.session, { ...policy, rows: args.rows, readOnly: args['read-only'], create: prompt !== undefined && !args['read-only'] });
   if (prompt === undefined && session.tokens.length === 0) throw nothingToRead();
   if (prompt !== undefined) {
+    checkSameText(args.session, session.tokens, model.tokenizer.encode(prompt));
     await session.prefill(prompt, {
       whole: true,
       signal,
@@ -135,6 +136,16 @@ async function opened(model: Model, directory: string, options: OpenSessionOptio
     if (!MagicpigError.isInstance(error) || error.code !== 'SESSION_NOT_FOUND' || options.readOnly === true) throw error;
     throw new MagicpigError(error.code, `${error.message}; begin one with --prompt TEXT or --prompt-file FILE`, { cause: error });
   });
+}
+
+/** A slip of the folder's name must not cost a text that took an hour to read: its second token has to be the prompt's too. */
+function checkSameText(directory: string | undefined, kept: readonly number[], prompt: readonly number[]): void {
+  // The first one may be the token that every text begins with.
+  if (directory === undefined || kept.length < 2 || prompt[1] === kept[1]) return;
+  throw new MagicpigError(
+    'INVALID_OPTION',
+    `the session in ${directory} holds another text, of ${count(kept.length)} tokens; choose another folder, or remove it with "sessions rm"`,
+  );
 }
 
 /** Undefined where a session is to go on from where it is. */
