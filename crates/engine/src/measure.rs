@@ -38,7 +38,7 @@ pub struct AttentionMeasurement {
     pub index_bytes_per_key: f64,
     /// Mean fraction of the indexed keys that were read.
     pub budget: f64,
-    /// |o - exact o| / |exact o|, all heads together, root mean square over steps.
+    /// |o - exact o| / |exact o| over the same rows, all heads together, root mean square over steps.
     pub relative_l2: f64,
 }
 

@@ -1,5 +1,5 @@
 //! Rows of 8 bits. Codes widen to 16 bits and meet queries and weights of 16 bits, two products and their sum in one
-//! instruction: with f32 products, half as many at once, the work would take longer than the memory.
+//! instruction, where f32 products would be half as many.
 //!
 //! Loops instead of closures around intrinsics: a closure has the features of the function that it is in, and what it is passed
 //! to has not, so that neither is inlined.
