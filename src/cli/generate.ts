@@ -113,7 +113,6 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
   terminal.result({
     model: args.model,
     policy: stats.policy,
-    rows: args.rows,
     text: pieces.join(''),
     tokens,
     promptTokens: stats.promptTokens,
