@@ -12,7 +12,15 @@ use crate::format::LOCK;
 /// Held while the session is open for writing. The system releases it when the process ends, however it ends.
 #[derive(Debug)]
 pub(crate) struct Lock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for Lock {
+    /// Closing the file is not enough: a process that is being started by another thread has the file too, until it runs its
+    /// own program, and the lock with it.
+    fn drop(&mut self) {
+        let _ = self.file.unlock();
+    }
 }
 
 impl Lock {
@@ -45,7 +53,7 @@ impl Lock {
             }
             // Who holds it is for the other's message only, so that failing to write it is no error.
             let _ = file.set_len(0).and_then(|()| file.write_all(introduction().as_bytes()));
-            return Ok(Lock { _file: file });
+            return Ok(Lock { file });
         }
     }
 }
@@ -92,4 +100,20 @@ fn is_at(file: &File, path: &Path) -> bool {
 #[cfg(not(unix))]
 fn is_at(_: &File, _: &Path) -> bool {
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_ends_where_it_is_dropped_though_a_starting_process_has_its_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let lock = Lock::take(directory.path()).unwrap();
+        let inherited = lock.file.try_clone().unwrap();
+        assert!(Lock::take(directory.path()).is_err(), "the control: it is held");
+        drop(lock);
+        Lock::take(directory.path()).unwrap();
+        drop(inherited);
+    }
 }
