@@ -6,6 +6,7 @@ use crate::config::{Budget, Policy};
 use crate::index::LshIndex;
 use crate::session::{Index, Session};
 use crate::sketch::SessionSketch;
+use crate::storage::floats;
 
 /// Kinds of index. A state is the number of the residual's elements in 4 bytes, these in f32, the kind in a byte, and
 /// numbers in 8 bytes each, all little-endian.
@@ -57,8 +58,7 @@ fn split(state: &[u8]) -> Option<(Vec<f32>, &[u8])> {
     let (count, rest) = state.split_at_checked(4)?;
     let count = u32::from_le_bytes(count.try_into().ok()?) as usize;
     let (residual, index) = rest.split_at_checked(count.checked_mul(4)?)?;
-    let element = |bytes: &[u8]| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-    Some((residual.chunks_exact(4).map(element).collect(), index))
+    Some((floats(residual), index))
 }
 
 fn decode(session: &Session, state: &[u8]) -> Result<Index, EngineError> {

@@ -115,8 +115,7 @@ impl Storage {
     /// The centre `[head_dim]` of a segment, if it has one.
     pub fn centre(&self, of: Centres, layer: usize, kv_head: usize, segment: usize) -> Option<Vec<f32>> {
         let bytes = self.store.read(of.column(), self.region(layer, kv_head), segment);
-        let element = |bytes: &[u8]| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-        (!bytes.is_empty()).then(|| bytes.chunks_exact(size_of::<f32>()).map(element).collect())
+        (!bytes.is_empty()).then(|| floats(bytes))
     }
 
     /// Writes the centre of a segment that has none.
@@ -146,6 +145,12 @@ impl Storage {
     fn region(&self, layer: usize, kv_head: usize) -> usize {
         layer * self.shape.kv_heads + kv_head
     }
+}
+
+/// Numbers as they are stored: f32, little-endian.
+pub(crate) fn floats(bytes: &[u8]) -> Vec<f32> {
+    let number = |bytes: &[u8]| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+    bytes.chunks_exact(size_of::<f32>()).map(number).collect()
 }
 
 /// Notes in `counts` a segment's centre, and its blocks of codes.
