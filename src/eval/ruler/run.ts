@@ -80,11 +80,12 @@ export async function evaluateRuler(model: Model, variants: readonly Variant[], 
   const answers: RulerAnswer[] = [];
   const rows: RulerRow[] = [];
   for (const length of lengths) {
-    for (const [number, task] of tasks.entries()) {
+    for (const task of tasks) {
       const exactScores: number[] = [];
       const own = variants.map(() => ({ scores: [] as number[], keysRead: [] as number[] }));
       for (let sample = 0; sample < samples; sample += 1) {
-        const sampleSeed = seedOf(seed, length, number, sample);
+        // By name, so that a task's samples do not depend on which others are run with it.
+        const sampleSeed = seedOf(seed, length, ...Buffer.from(task.name), sample);
         const made = fitted(model, task, length, sampleSeed, prose);
         session.rewind(0);
         session.setPolicy({ policy: 'exact' });
