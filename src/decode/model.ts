@@ -246,11 +246,16 @@ export class Model implements AsyncDisposable {
     this.#sessions.delete(session);
   }
 
-  /** Frees the weights, and every session that is left. */
+  /** What `await using` calls at the end of its block. */
   async [Symbol.asyncDispose](): Promise<void> {
+    await this.dispose();
+  }
+
+  /** Frees the weights, and every session that is left. */
+  async dispose(): Promise<void> {
     if (this.#disposed) return;
     this.#disposed = true;
-    for (const session of this.#sessions) session[Symbol.dispose]();
+    for (const session of this.#sessions) session.dispose();
     await this.#dense?.dispose();
     await this.#file[Symbol.asyncDispose]();
   }

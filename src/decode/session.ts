@@ -292,8 +292,13 @@ export class Session implements Disposable {
     this.#prefillSeconds = 0;
   }
 
-  /** Frees rows and index, at once or when what is running has stopped. */
+  /** What `using` calls at the end of its block. */
   [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  /** Frees rows and index, at once or when what is running has stopped. A folder stays, with what was last checkpointed. */
+  dispose(): void {
     if (this.#state === 'disposed') return;
     this.#state = 'disposed';
     this.#native.dispose();

@@ -86,6 +86,7 @@ fn lsh_bytes(step: Step<'_>, index: &LshIndex, q: &[f32]) -> f64 {
     let mut bytes = 0.0;
     for kv_head in 0..kv_heads {
         for (number, segment) in layer.head(kv_head).segments.iter().enumerate() {
+            let segment = segment.view(step.storage, (step.layer, kv_head, number));
             let mut drawn = vec![false; segment.end()];
             let own = &q[kv_head * group * d..][..group * d];
             let first = number * kv_store::SEGMENT_ROWS;

@@ -175,7 +175,8 @@ fn run(
         }
         Task::Sample { kv_head, query, segment } => {
             let index = index.expect("only a step with an index samples");
-            let segment_index = &index.layer(step.layer).head(*kv_head).segments[*segment];
+            let segment_index = index.layer(step.layer).head(*kv_head).segments[*segment]
+                .view(step.storage, (step.layer, *kv_head, *segment));
             let head = kv_head * group + query;
             let tables = index.layer(step.layer).plan.tables();
             let query = SampledQuery { q: &q[head * d..][..d], codes: &codes[head * tables..][..tables] };

@@ -42,6 +42,13 @@ pub(crate) fn index_of(fingerprint: &[Field]) -> Vec<Field> {
     fingerprint.iter().filter(|(name, _)| INDEX_FIELDS.contains(&name.as_str())).cloned().collect()
 }
 
+/// K and L, if these fields are of tables that there can be.
+pub(crate) fn tables_of(fields: &[Field]) -> Option<(usize, usize)> {
+    let number = |name| fields.iter().find(|(field, _)| field == name)?.1.parse().ok();
+    let (k, l) = (number("lshK")?, number("lshL")?);
+    Policy::Lsh { k, l }.check().is_ok().then_some((k, l))
+}
+
 fn field(name: &str, value: impl ToString) -> Field {
     (name.to_owned(), value.to_string())
 }

@@ -6,10 +6,10 @@ use kv_store::{Access, Counts, StoreError};
 
 use crate::EngineError;
 use crate::config::{Policy, SessionConfig};
-use crate::fingerprint::{Field, index_fields, index_of, row_fields};
+use crate::fingerprint::{Field, index_fields, index_of, row_fields, tables_of};
 use crate::session::{Index, Session};
 use crate::state;
-use crate::storage::Storage;
+use crate::storage::{Layout, Storage};
 
 /// Where a session lives that outlasts its process.
 #[derive(Clone, Debug)]
@@ -47,9 +47,11 @@ impl Session {
             Err(StoreError::NotFound { .. }) if *create => None,
             Err(error) => return Err(error.into()),
         };
+        let index = found.clone().unwrap_or_else(|| index_fields(policy));
+        let layout = Layout { shape: config.shape, row_type: config.rows, tables: tables_of(&index) };
         let storage = match found {
-            Some(index) => Storage::open(path, (config.shape, config.rows), &fingerprint(index), *access)?,
-            None => Storage::create(path, (config.shape, config.rows), &fingerprint(index_fields(policy)))?,
+            Some(_) => Storage::open(path, layout, &fingerprint(index), *access)?,
+            None => Storage::create(path, layout, &fingerprint(index))?,
         };
         let mut session = Session::over(config, storage)?;
         state::restore(&mut session)?;
@@ -86,8 +88,8 @@ impl Session {
                 "a step stopped half-way; truncate the session first".to_owned(),
             ));
         }
-        if let Index::Lsh(index) = &self.index {
-            index.store_centres(&mut self.storage)?;
+        if let Index::Lsh(index) = &mut self.index {
+            index.store(&mut self.storage)?;
         }
         let counts = self.counts(tokens);
         Ok(self.storage.store.commit(&state::encode(self), &counts)?)
@@ -122,7 +124,7 @@ impl Session {
         let mut counts = self.storage.counts(tokens);
         match &self.index {
             Index::None => {}
-            Index::Lsh(index) => index.count(&mut counts),
+            Index::Lsh(index) => index.count(&mut counts, false),
             Index::Sketch(index) => index.count(&mut counts, false),
         }
         counts

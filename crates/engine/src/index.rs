@@ -7,7 +7,7 @@ use lsh_attn::hash::HashPlan;
 use lsh_attn::inclusion::InclusionTable;
 use lsh_attn::kernels::Kernels;
 use lsh_attn::mix::derive_seed;
-use lsh_attn::segment_index::SegmentIndex;
+use lsh_attn::segment_index::{SegmentIndex, SegmentView};
 use rayon::ThreadPool;
 use rayon::prelude::*;
 use team::Team;
@@ -15,7 +15,7 @@ use team::Team;
 use crate::EngineError;
 use crate::config::{SINKS, Shape, WINDOW};
 use crate::decode::Step;
-use crate::storage::{Centres, Storage, count_lsh};
+use crate::storage::{Centres, Storage, count_lsh, count_tables};
 
 /// Rows that gather behind the window, attended exactly, before they are indexed together: hashing works on
 /// 16 keys at once, and a run of tables should not be tiny.
@@ -43,7 +43,16 @@ pub(crate) struct LayerIndex {
 /// The segments of one KV head, in order; all but the last are full.
 #[derive(Debug, Default)]
 pub(crate) struct HeadIndex {
-    pub segments: Vec<SegmentIndex>,
+    pub segments: Vec<Segment>,
+}
+
+/// Where the tables of a segment are.
+#[derive(Debug)]
+pub(crate) enum Segment {
+    /// In memory, where they grow.
+    Growing(SegmentIndex),
+    /// In the store, once the segment is full; its centre and first row are here.
+    Stored { first: usize, centre: Vec<f32> },
 }
 
 impl LshIndex {
@@ -113,13 +122,23 @@ impl LshIndex {
         self.layers.iter_mut().flat_map(|layer| &mut layer.heads).for_each(|head| head.truncate(tokens));
     }
 
-    /// Stores the centres of segments that are new: what the tables cannot be made again without.
-    pub fn store_centres(&self, storage: &mut Storage) -> Result<(), StoreError> {
-        for (layer, LayerIndex { heads, .. }) in self.layers.iter().enumerate() {
-            for (head, index) in heads.iter().enumerate() {
-                for (segment, tables) in index.segments.iter().enumerate() {
-                    if storage.centre(Centres::Lsh, layer, head, segment).is_none() {
-                        storage.write_centre(Centres::Lsh, (layer, head, segment), tables.centre())?;
+    /// Stores the centres of segments that are new, without which tables could not be made again, and the tables of those
+    /// that are full, which are read from there from then on.
+    pub fn store(&mut self, storage: &mut Storage) -> Result<(), StoreError> {
+        for (layer, LayerIndex { heads, .. }) in self.layers.iter_mut().enumerate() {
+            for (head, index) in heads.iter_mut().enumerate() {
+                for (number, segment) in index.segments.iter_mut().enumerate() {
+                    let Segment::Growing(tables) = segment else { continue };
+                    let place = (layer, head, number);
+                    if storage.centre(Centres::Lsh, layer, head, number).is_none() {
+                        storage.write_centre(Centres::Lsh, place, tables.centre())?;
+                    }
+                    if tables.end() == SEGMENT_ROWS {
+                        storage.write_tables(place, tables)?;
+                        let (first, centre) = (tables.first(), tables.centre().to_vec());
+                        if storage.tables(place, first, &centre).is_some() {
+                            *segment = Segment::Stored { first, centre };
+                        }
                     }
                 }
             }
@@ -127,11 +146,19 @@ impl LshIndex {
         Ok(())
     }
 
-    /// Notes which centres the store may have.
-    pub fn count(&self, counts: &mut Counts) {
-        let heads = self.layers.iter().flat_map(|layer| &layer.heads);
-        for segment in 0..heads.map(|head| head.segments.len()).min().unwrap_or(0) {
+    /// Notes what the store has of the index: of each segment what every KV head has or, with `most`, what any has.
+    pub fn count(&self, counts: &mut Counts, most: bool) {
+        let heads = || self.layers.iter().flat_map(|layer| &layer.heads);
+        for segment in 0..heads().map(|head| head.segments.len()).min().unwrap_or(0) {
             count_lsh(counts, segment);
+        }
+        let stored = |head: &HeadIndex| {
+            head.segments.iter().take_while(|segment| matches!(segment, Segment::Stored { .. })).count()
+        };
+        let stored = heads().map(stored);
+        let stored = if most { stored.max() } else { stored.min() };
+        for segment in 0..stored.unwrap_or(0) {
+            count_tables(counts, segment, self.l, SEGMENT_ROWS - first_row(segment));
         }
     }
 
@@ -140,7 +167,8 @@ impl LshIndex {
         self.layers.iter().map(|layer| layer.heads[0].end()).collect()
     }
 
-    /// Makes tables again, up to `ends`, around the centres that the store has.
+    /// Takes up the tables that the store has, and makes those of segments that are not full again, up to `ends`, around the
+    /// centres that the store has.
     pub fn restore(&mut self, kernels: Kernels, pool: &ThreadPool, storage: &Storage, ends: &[usize]) {
         let jobs: Vec<_> = self
             .layers
@@ -155,11 +183,15 @@ impl LshIndex {
         pool.install(|| {
             jobs.into_par_iter().with_max_len(1).for_each(|(layer, head, plan, end, index)| {
                 let segment = |segment| {
-                    let centre = storage.centre(Centres::Lsh, layer, head, segment)?;
-                    let mut tables = SegmentIndex::around(first_row(segment), centre);
+                    let (first, centre) =
+                        (first_row(segment), storage.centre(Centres::Lsh, layer, head, segment)?);
+                    if storage.tables((layer, head, segment), first, &centre).is_some() {
+                        return Some(Segment::Stored { first, centre });
+                    }
+                    let mut tables = SegmentIndex::around(first, centre);
                     let end = (end - segment * SEGMENT_ROWS).min(SEGMENT_ROWS);
                     tables.extend(kernels, plan, storage.rows(layer, head, segment), end);
-                    Some(tables)
+                    Some(Segment::Growing(tables))
                 };
                 index.segments = (0..end.div_ceil(SEGMENT_ROWS)).map_while(segment).collect();
             });
@@ -167,8 +199,11 @@ impl LshIndex {
     }
 
     pub fn bytes(&self) -> u64 {
-        let segments = self.layers.iter().flat_map(|layer| &layer.heads).flat_map(|head| &head.segments);
-        segments.map(|segment| segment.bytes() as u64).sum()
+        let segments = self.layers.iter().flat_map(|layer| {
+            let segments = layer.heads.iter().flat_map(|head| &head.segments);
+            segments.map(|segment| segment.bytes(&layer.plan) as u64)
+        });
+        segments.sum()
     }
 
     /// Tokens that every layer has indexed.
@@ -180,6 +215,37 @@ impl LshIndex {
 impl LayerIndex {
     pub fn head(&self, head: usize) -> &HeadIndex {
         &self.heads[head]
+    }
+}
+
+impl Segment {
+    /// What sampling needs. `place` is the segment's own.
+    pub fn view<'a>(&'a self, storage: &'a Storage, place: (usize, usize, usize)) -> SegmentView<'a> {
+        match self {
+            Segment::Growing(index) => index.view(),
+            Segment::Stored { first, centre } => storage
+                .tables(place, *first, centre)
+                .expect("it was stored, and is dropped before what is stored is"),
+        }
+    }
+
+    /// Position within the segment after the last indexed row.
+    fn end(&self) -> usize {
+        match self {
+            Segment::Growing(index) => index.end(),
+            Segment::Stored { .. } => SEGMENT_ROWS,
+        }
+    }
+
+    /// Bytes of tables, norms and centre.
+    fn bytes(&self, plan: &HashPlan) -> usize {
+        match self {
+            Segment::Growing(index) => index.bytes(),
+            Segment::Stored { first, centre } => {
+                let (rows, offsets) = (SEGMENT_ROWS - first, plan.buckets() + 1);
+                2 * plan.tables() * (rows + offsets) + 2 * rows + 4 * centre.len()
+            }
+        }
     }
 }
 
@@ -205,9 +271,11 @@ impl HeadIndex {
                 return;
             }
             if segment == self.segments.len() {
-                self.segments.push(SegmentIndex::new(first));
+                self.segments.push(Segment::Growing(SegmentIndex::new(first)));
             }
-            self.segments[segment].extend(kernels, plan, storage.rows(layer, head, segment), end);
+            if let Segment::Growing(index) = &mut self.segments[segment] {
+                index.extend(kernels, plan, storage.rows(layer, head, segment), end);
+            }
         }
     }
 

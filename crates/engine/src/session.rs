@@ -17,7 +17,7 @@ use crate::fingerprint::index_fields;
 use crate::index::LshIndex;
 use crate::prefill;
 use crate::sketch::SessionSketch;
-use crate::storage::Storage;
+use crate::storage::{Layout, Storage};
 use crate::{EngineError, Stats};
 
 /// What the policy samples from.
@@ -74,7 +74,8 @@ impl Session {
     /// cannot hold files.
     pub fn new(config: SessionConfig) -> Result<Session, EngineError> {
         config.check()?;
-        let storage = Storage::ephemeral(&config.directory, config.shape, config.rows)?;
+        let layout = Layout { shape: config.shape, row_type: config.rows, tables: None };
+        let storage = Storage::ephemeral(&config.directory, layout)?;
         Session::over(&config, storage)
     }
 
@@ -159,6 +160,11 @@ impl Session {
         let tokens = self.storage.store.token_count();
         let counts = self.storage.counts(self.tokens());
         self.storage.store.truncate(tokens, &counts)?;
+        let tables = match &index {
+            Index::Lsh(index) => Some(index.parameters()),
+            _ => None,
+        };
+        self.storage.set_tables(tables)?;
         self.index = index;
         Ok(())
     }
@@ -319,7 +325,7 @@ impl Session {
             Index::None => {}
             Index::Lsh(index) => {
                 index.truncate(tokens);
-                index.count(&mut counts);
+                index.count(&mut counts, true);
             }
             Index::Sketch(index) => {
                 index.truncate(tokens);

@@ -2,9 +2,12 @@
 
 use std::path::Path;
 
+use half::f16;
 use kv_store::{Access, Column, Counts, Pattern, SEGMENT_ROWS, Spec, StoreError};
 use lsh_attn::rows::{RowType, Rows};
+use lsh_attn::segment_index::{SegmentIndex, SegmentView};
 use lsh_attn::sketch::{BLOCK_KEYS, SKETCH_BITS, SketchPlan};
+use lsh_attn::tables::{Tables, stored_words};
 
 use crate::config::Shape;
 
@@ -15,13 +18,24 @@ const SKETCH_CENTRES: usize = 1;
 const LSH_CENTRES: usize = 2;
 /// Blocks of codes, one column for each code length. One that is not used has no files.
 const CODES: usize = 3;
+/// Tables of full segments, and the norms of their rows; only where the index is of tables.
+const TABLES: usize = CODES + SKETCH_BITS.len();
+const NORMS: usize = TABLES + 1;
 
 /// Rows and index of every layer and KV head, in mapped files.
 #[derive(Debug)]
 pub(crate) struct Storage {
     pub store: kv_store::SessionStore,
-    shape: Shape,
-    row_type: RowType,
+    layout: Layout,
+}
+
+/// What decides how long the elements of columns are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Layout {
+    pub shape: Shape,
+    pub row_type: RowType,
+    /// K and L of tables that outlast the process.
+    pub tables: Option<(usize, usize)>,
 }
 
 /// Which centres.
@@ -42,41 +56,49 @@ impl Centres {
 
 impl Storage {
     /// An empty one that vanishes with the process.
-    pub fn ephemeral(directory: &Path, shape: Shape, row_type: RowType) -> Result<Storage, StoreError> {
-        let store = kv_store::SessionStore::ephemeral(directory, spec(shape, row_type))?;
-        Ok(Storage { store, shape, row_type })
+    pub fn ephemeral(directory: &Path, layout: Layout) -> Result<Storage, StoreError> {
+        Ok(Storage { store: kv_store::SessionStore::ephemeral(directory, layout.spec())?, layout })
     }
 
     /// A new one in a folder that is not there yet, or is empty.
     pub fn create(
         directory: &Path,
-        (shape, row_type): (Shape, RowType),
+        layout: Layout,
         fingerprint: &[(String, String)],
     ) -> Result<Storage, StoreError> {
-        let store = kv_store::SessionStore::create(directory, spec(shape, row_type), fingerprint)?;
-        Ok(Storage { store, shape, row_type })
+        Ok(Storage { store: kv_store::SessionStore::create(directory, layout.spec(), fingerprint)?, layout })
     }
 
     /// The one in a folder.
     pub fn open(
         directory: &Path,
-        (shape, row_type): (Shape, RowType),
+        layout: Layout,
         fingerprint: &[(String, String)],
         access: Access,
     ) -> Result<Storage, StoreError> {
-        let store = kv_store::SessionStore::open(directory, spec(shape, row_type), fingerprint, access)?;
-        Ok(Storage { store, shape, row_type })
+        let store = kv_store::SessionStore::open(directory, layout.spec(), fingerprint, access)?;
+        Ok(Storage { store, layout })
+    }
+
+    /// Makes room for tables of K bits and L tables, or for none. A session in a folder has the room that it was made with.
+    pub fn set_tables(&mut self, tables: Option<(usize, usize)>) -> Result<(), StoreError> {
+        if self.layout.tables != tables && self.store.fingerprint().is_empty() {
+            let layout = Layout { tables, ..self.layout };
+            self.store.replace_columns(TABLES, &layout.spec().columns[TABLES..])?;
+            self.layout = layout;
+        }
+        Ok(())
     }
 
     /// How rows are stored.
     pub fn row_type(&self) -> RowType {
-        self.row_type
+        self.layout.row_type
     }
 
     /// The rows of a KV head in one segment; none in a segment that is not there.
     pub fn rows(&self, layer: usize, kv_head: usize, segment: usize) -> Rows<'_> {
         let stored = self.store.read(ROWS, self.region(layer, kv_head), segment);
-        Rows::new(self.row_type, self.shape.head_dim, bytemuck::cast_slice(stored))
+        Rows::new(self.layout.row_type, self.layout.shape.head_dim, bytemuck::cast_slice(stored))
     }
 
     /// The rows of a KV head, segment by segment.
@@ -129,21 +151,53 @@ impl Storage {
         self.store.write(of.column(), self.region(layer, kv_head), segment, &bytes)
     }
 
+    /// Stores the tables and norms of a full segment, if the columns are there.
+    pub fn write_tables(
+        &mut self,
+        (layer, kv_head, segment): (usize, usize, usize),
+        index: &SegmentIndex,
+    ) -> Result<(), StoreError> {
+        let (Some((k, l)), Some(run)) = (self.layout.tables, index.whole()) else { return Ok(()) };
+        let region = self.region(layer, kv_head);
+        let mut stored = vec![0; l * stored_words(k)];
+        run.tables().copy_to(&mut stored);
+        self.store.write(TABLES, region, segment * l, bytemuck::cast_slice(&stored))?;
+        self.store.write(NORMS, region, segment * SEGMENT_ROWS, bytemuck::cast_slice(index.norms()))
+    }
+
+    /// The index of a full segment whose first indexed row is `first`, if it is stored.
+    pub fn tables<'a>(
+        &'a self,
+        (layer, kv_head, segment): (usize, usize, usize),
+        first: usize,
+        centre: &'a [f32],
+    ) -> Option<SegmentView<'a>> {
+        let (k, l) = self.layout.tables?;
+        let read = |column| self.store.read(column, self.region(layer, kv_head), segment);
+        let (tables, norms) = (read(TABLES), read(NORMS));
+        let rows = SEGMENT_ROWS - first;
+        if tables.len() != l * stored_words(k) * size_of::<u16>() || norms.len() != rows * size_of::<f16>() {
+            return None;
+        }
+        let tables = Tables::stored(k, bytemuck::cast_slice(tables));
+        Some(SegmentView::stored(first, centre, bytemuck::cast_slice(norms), tables))
+    }
+
     /// Counts of `tokens` rows, and of no index yet.
     pub fn counts(&self, tokens: usize) -> Counts {
-        let mut counts = Counts::new(CODES + SKETCH_BITS.len());
+        let mut counts = Counts::new(self.store.spec().columns.len());
         counts.fill(ROWS, SEGMENT_ROWS, tokens);
         counts
     }
 
     /// Bytes of all rows.
     pub fn row_bytes(&self, tokens: &[usize]) -> u64 {
-        let row = self.row_type.row_bytes(self.shape.head_dim);
-        tokens.iter().map(|&tokens| (tokens * self.shape.kv_heads * row) as u64).sum()
+        let row = self.layout.row_type.row_bytes(self.layout.shape.head_dim);
+        tokens.iter().map(|&tokens| (tokens * self.layout.shape.kv_heads * row) as u64).sum()
     }
 
     fn region(&self, layer: usize, kv_head: usize) -> usize {
-        layer * self.shape.kv_heads + kv_head
+        layer * self.layout.shape.kv_heads + kv_head
     }
 }
 
@@ -164,27 +218,40 @@ pub(crate) fn count_lsh(counts: &mut Counts, segment: usize) {
     counts.set(segment, LSH_CENTRES, 1);
 }
 
+/// Notes in `counts` a full segment's `l` tables and the norms of its rows.
+pub(crate) fn count_tables(counts: &mut Counts, segment: usize, l: usize, rows: usize) {
+    counts.set(segment, TABLES, l);
+    counts.set(segment, NORMS, rows);
+}
+
 /// The column of codes of `bits` bits.
 fn codes(bits: u32) -> usize {
     CODES + SKETCH_BITS.iter().position(|&known| known == bits).expect("a length that codes have")
 }
 
-fn spec(shape: Shape, row_type: RowType) -> Spec {
-    let column = |name: &str, element_bytes, per_segment, pattern| Column {
-        name: name.to_owned(),
-        element_bytes,
-        per_segment,
-        pattern,
-    };
-    let centre = shape.head_dim * size_of::<f32>();
-    let mut columns = vec![
-        column("rows", row_type.row_bytes(shape.head_dim), SEGMENT_ROWS, Pattern::Random),
-        column("sketch-centres", centre, 1, Pattern::Random),
-        column("lsh-centres", centre, 1, Pattern::Random),
-    ];
-    columns.extend(SKETCH_BITS.map(|bits| {
-        let block = SketchPlan::new(shape.head_dim, bits, 0).block_bytes();
-        column(&format!("codes-{bits}"), block, SEGMENT_ROWS / BLOCK_KEYS, Pattern::Sequential)
-    }));
-    Spec::new(shape.layers * shape.kv_heads, columns)
+impl Layout {
+    fn spec(self) -> Spec {
+        let Layout { shape, row_type, tables } = self;
+        let column = |name: &str, element_bytes, per_segment, pattern| Column {
+            name: name.to_owned(),
+            element_bytes,
+            per_segment,
+            pattern,
+        };
+        let centre = shape.head_dim * size_of::<f32>();
+        let mut columns = vec![
+            column("rows", row_type.row_bytes(shape.head_dim), SEGMENT_ROWS, Pattern::Random),
+            column("sketch-centres", centre, 1, Pattern::Random),
+            column("lsh-centres", centre, 1, Pattern::Random),
+        ];
+        columns.extend(SKETCH_BITS.map(|bits| {
+            let block = SketchPlan::new(shape.head_dim, bits, 0).block_bytes();
+            column(&format!("codes-{bits}"), block, SEGMENT_ROWS / BLOCK_KEYS, Pattern::Sequential)
+        }));
+        if let Some((k, l)) = tables {
+            columns.push(column("lsh-tables", size_of::<u16>() * stored_words(k), l, Pattern::Random));
+            columns.push(column("lsh-norms", size_of::<f16>(), SEGMENT_ROWS, Pattern::Random));
+        }
+        Spec::new(shape.layers * shape.kv_heads, columns)
+    }
 }

@@ -120,8 +120,9 @@ impl Manifest {
         spec: &Spec,
         fingerprint: &[(String, String)],
     ) -> Result<(), StoreError> {
-        let stored = [self.spec.fields(), self.fingerprint.clone()].concat();
-        let expected = [spec.fields(), fingerprint.to_vec()].concat();
+        // The fingerprint first: where columns differ, it is because of what it says, in words that a user knows.
+        let stored = [self.fingerprint.clone(), self.spec.fields()].concat();
+        let expected = [fingerprint.to_vec(), spec.fields()].concat();
         let nothing = (String::new(), String::new());
         for index in 0..stored.len().max(expected.len()) {
             let stored = stored.get(index).unwrap_or(&nothing);

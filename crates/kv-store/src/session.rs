@@ -17,7 +17,7 @@ use crate::lock::Lock;
 use crate::manifest::Manifest;
 use crate::spec::Lane;
 use crate::sums::LaneSums;
-use crate::{Spec, StoreError};
+use crate::{Column, Spec, StoreError};
 
 pub(crate) use create::{Nursery, entries, is_session_file, sibling};
 
@@ -167,6 +167,29 @@ impl SessionStore {
             truncated: false,
             home: Home::Ephemeral,
         })
+    }
+
+    /// Exchanges the columns from number `kept` on, and forgets what they have. Only a session without a folder can: one in a
+    /// folder has the columns that it was made with.
+    ///
+    /// # Errors
+    /// If there is a folder, or the columns do not fit.
+    pub fn replace_columns(&mut self, kept: usize, columns: &[Column]) -> Result<(), StoreError> {
+        if !matches!(self.home, Home::Ephemeral) {
+            return Err(StoreError::Argument("a session in a folder keeps its columns".to_owned()));
+        }
+        let before = self.spec.columns.len();
+        let mut spec = self.spec.clone();
+        spec.columns.splice(kept.min(before).., columns.iter().cloned());
+        let lanes = spec.lanes()?;
+        for Segment { cells, .. } in &mut self.segments {
+            cells.splice(
+                kept.min(before)..before,
+                lanes[kept.min(before)..lanes.len() - 1].iter().map(Cell::new),
+            );
+        }
+        (self.spec, self.lanes) = (spec, lanes);
+        Ok(())
     }
 
     /// Whether the session was opened for reading: what is appended then stays in this process's memory.

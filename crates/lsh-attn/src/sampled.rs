@@ -8,7 +8,7 @@ use crate::collisions::Collisions;
 use crate::inclusion::InclusionTable;
 use crate::kernels::Kernels;
 use crate::rows::Rows;
-use crate::segment_index::SegmentIndex;
+use crate::segment_index::SegmentView;
 use crate::softmax::Partial;
 
 /// Sampled rows whose logits are held at once.
@@ -34,7 +34,7 @@ pub struct SampleScratch {
 /// Finds the keys of a segment that `query` samples, for [`attend_retrieved`]; returns how many there are.
 pub fn retrieve(
     kernels: Kernels,
-    index: &SegmentIndex,
+    index: SegmentView<'_>,
     query: SampledQuery<'_>,
     scratch: &mut SampleScratch,
 ) -> usize {
@@ -50,7 +50,7 @@ pub fn retrieve(
 pub fn attend_retrieved(
     kernels: Kernels,
     inclusion: &InclusionTable,
-    index: &SegmentIndex,
+    index: SegmentView<'_>,
     rows: Rows<'_>,
     query: SampledQuery<'_>,
     scratch: &mut SampleScratch,

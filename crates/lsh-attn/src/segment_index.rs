@@ -6,7 +6,7 @@ use crate::collisions::Collisions;
 use crate::hash::{HashPlan, Hasher, LANES};
 use crate::kernels::Kernels;
 use crate::rows::Rows;
-use crate::tables::Run;
+use crate::tables::{Run, Tables};
 
 /// A run is merged into the one before it once it has a quarter of that one's rows. A segment then has at most
 /// a handful of runs, and a row is moved a few times in its life.
@@ -49,7 +49,9 @@ impl SegmentIndex {
 
     /// Bytes of tables, norms and centre.
     pub fn bytes(&self) -> usize {
-        self.runs.iter().map(Run::bytes).sum::<usize>() + 2 * self.norms.len() + 4 * self.centre.len()
+        self.runs.iter().map(|run| run.tables().bytes()).sum::<usize>()
+            + 2 * self.norms.len()
+            + 4 * self.centre.len()
     }
 
     /// Indexes the rows from [`SegmentIndex::end`] up to `end`. `rows` are the segment's rows from its start, of
@@ -96,23 +98,85 @@ impl SegmentIndex {
         }
     }
 
-    /// Ids of the rows that collide with `codes` (one a table) in at least two tables, ascending, appended to
-    /// `ids`.
-    pub fn sample(&self, kernels: Kernels, codes: &[u16], collisions: &mut Collisions, ids: &mut Vec<u16>) {
-        for run in &self.runs {
-            run.each_bucket(kernels, codes, |bucket| collisions.record(bucket));
-        }
-        collisions.drain_into(kernels, ids);
-    }
-
     /// The centre c `[dim]`; empty while nothing is indexed.
     pub fn centre(&self) -> &[f32] {
         &self.centre
     }
 
+    /// |k - c| of each indexed row.
+    pub fn norms(&self) -> &[f16] {
+        &self.norms
+    }
+
+    /// All rows in one run; None while nothing is indexed.
+    pub fn whole(&self) -> Option<Run> {
+        let (first, later) = self.runs.split_first()?;
+        Some(later.iter().fold(first.clone(), |whole, run| whole.merge(run)))
+    }
+
+    /// What sampling needs.
+    pub fn view(&self) -> SegmentView<'_> {
+        SegmentView {
+            first: self.first,
+            centre: &self.centre,
+            norms: &self.norms,
+            runs: Runs::Grown(&self.runs),
+        }
+    }
+}
+
+/// The index of one segment, wherever it is.
+#[derive(Clone, Copy, Debug)]
+pub struct SegmentView<'a> {
+    first: usize,
+    centre: &'a [f32],
+    norms: &'a [f16],
+    runs: Runs<'a>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Runs<'a> {
+    Grown(&'a [Run]),
+    Stored(Tables<'a>),
+}
+
+impl<'a> SegmentView<'a> {
+    /// An index that was stored: its centre `[dim]`, the norms of the rows from `first` on, and their tables.
+    pub fn stored(first: usize, centre: &'a [f32], norms: &'a [f16], tables: Tables<'a>) -> SegmentView<'a> {
+        SegmentView { first, centre, norms, runs: Runs::Stored(tables) }
+    }
+
+    /// Position within the segment of the first indexed row.
+    pub fn first(&self) -> usize {
+        self.first
+    }
+
+    /// And after the last one.
+    pub fn end(&self) -> usize {
+        self.first + self.norms.len()
+    }
+
+    /// Ids of the rows that collide with `codes` (one a table) in at least two tables, ascending, appended to
+    /// `ids`.
+    pub fn sample(&self, kernels: Kernels, codes: &[u16], collisions: &mut Collisions, ids: &mut Vec<u16>) {
+        let mut record = |tables: Tables<'_>| {
+            tables.each_bucket(kernels, codes, |bucket| collisions.record(bucket));
+        };
+        match self.runs {
+            Runs::Grown(runs) => runs.iter().for_each(|run| record(run.tables())),
+            Runs::Stored(tables) => record(tables),
+        }
+        collisions.drain_into(kernels, ids);
+    }
+
+    /// The centre c `[dim]`; empty while nothing is indexed.
+    pub fn centre(&self) -> &'a [f32] {
+        self.centre
+    }
+
     /// |k - c| of an indexed row.
     #[inline]
     pub fn norm(&self, id: u16) -> f32 {
-        self.norms[usize::from(id) - self.first].to_f32()
+        self.norms[usize::from(id).saturating_sub(self.first)].to_f32()
     }
 }

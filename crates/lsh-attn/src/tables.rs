@@ -8,16 +8,94 @@ use crate::pages::Pages;
 const PLACES_AHEAD: usize = 16;
 const IDS_AHEAD: usize = 16;
 
-/// L tables over one run of consecutive rows, in compressed form: ids by bucket, and where each bucket begins.
-/// 2 L bytes a row, and 2 L (2^K + 1) bytes of offsets.
+/// L tables over one run of consecutive rows: a table is where each bucket begins, `[buckets + 1]`, and then the rows' ids
+/// by bucket, ascending within one. 2 L (2^K + 1) bytes, and 2 L a row.
+#[derive(Clone, Copy, Debug)]
+pub struct Tables<'a> {
+    buckets: usize,
+    /// Words from one table's beginning to the next one's.
+    stride: usize,
+    words: &'a [u16],
+}
+
+impl<'a> Tables<'a> {
+    /// Tables of 2^`bits` buckets that were stored with room for a full segment's ids in each, `[tables,
+    /// stored_words(bits)]`.
+    pub fn stored(bits: usize, words: &'a [u16]) -> Tables<'a> {
+        Tables { buckets: 1 << bits, stride: stored_words(bits), words }
+    }
+
+    /// L.
+    pub fn len(&self) -> usize {
+        self.words.len() / self.stride
+    }
+
+    /// Whether there is no table.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// One table.
+    fn table(&self, table: usize) -> &'a [u16] {
+        &self.words[table * self.stride..][..self.stride]
+    }
+
+    /// Ids of the rows whose code in `table` is `code`, ascending. A damaged table has none where it makes no sense.
+    #[inline]
+    pub fn bucket(&self, table: usize, code: u16) -> &'a [u16] {
+        let (offsets, ids) = self.table(table).split_at(self.buckets + 1);
+        let (start, end) = (offsets[usize::from(code)], offsets[usize::from(code) + 1]);
+        ids.get(usize::from(start)..usize::from(end)).unwrap_or_default()
+    }
+
+    /// Hands `use_bucket` the bucket of `codes[table]` of every table. Each is a jump through memory, and what it needs is
+    /// asked for a few tables ahead: the bucket's place, then its ids.
+    pub fn each_bucket(&self, kernels: Kernels, codes: &[u16], mut use_bucket: impl FnMut(&[u16])) {
+        let tables = codes.len();
+        for table in 0..tables + IDS_AHEAD + PLACES_AHEAD {
+            if table < tables {
+                kernels.prefetch(&self.table(table)[usize::from(codes[table])..][..2]);
+            }
+            if let Some(table) = table.checked_sub(PLACES_AHEAD)
+                && table < tables
+            {
+                kernels.prefetch(self.bucket(table, codes[table]));
+            }
+            if let Some(table) = table.checked_sub(PLACES_AHEAD + IDS_AHEAD) {
+                use_bucket(self.bucket(table, codes[table]));
+            }
+        }
+    }
+
+    /// Copies the tables, one after the other, to where each has room for a full segment's ids.
+    ///
+    /// # Panics
+    /// If there is not room for each.
+    pub fn copy_to(&self, stored: &mut [u16]) {
+        let room = stored.len() / self.len();
+        for (table, stored) in stored.chunks_exact_mut(room).enumerate() {
+            stored[..self.stride].copy_from_slice(self.table(table));
+        }
+    }
+
+    /// Bytes of ids and offsets.
+    pub fn bytes(&self) -> usize {
+        size_of_val(self.words)
+    }
+}
+
+/// Words of a table of 2^`bits` buckets with room for a full segment's ids.
+pub fn stored_words(bits: usize) -> usize {
+    (1 << bits) + 1 + SEGMENT_ROWS
+}
+
+/// Tables in memory, of no more words than their rows need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Run {
     rows: usize,
     buckets: usize,
-    /// `[tables, buckets + 1]`; a run has at most 32,768 rows, so an offset fits into 16 bits.
-    offsets: Pages<u16>,
-    /// `[tables, rows]`, ascending within a bucket.
-    ids: Pages<u16>,
+    /// `[tables, buckets + 1 + rows]`; a run has at most 32,768 rows, so an offset fits into 16 bits.
+    words: Pages<u16>,
 }
 
 impl Run {
@@ -28,14 +106,10 @@ impl Run {
     /// If a code is not below `buckets`, or the rows do not fit into a segment.
     pub fn build(first: usize, rows: usize, buckets: usize, codes: &[u16]) -> Run {
         assert!(first + rows <= SEGMENT_ROWS && rows > 0 && codes.len().is_multiple_of(rows));
-        let tables = codes.len() / rows;
-        let mut offsets = Pages::zeroed(tables * (buckets + 1));
-        let mut ids = Pages::zeroed(tables * rows);
-        for ((codes, offsets), ids) in codes
-            .chunks_exact(rows)
-            .zip(offsets.chunks_exact_mut(buckets + 1))
-            .zip(ids.chunks_exact_mut(rows))
-        {
+        let stride = buckets + 1 + rows;
+        let mut words = Pages::zeroed(codes.len() / rows * stride);
+        for (codes, table) in codes.chunks_exact(rows).zip(words.chunks_exact_mut(stride)) {
+            let (offsets, ids) = table.split_at_mut(buckets + 1);
             for &code in codes {
                 offsets[usize::from(code) + 1] += 1;
             }
@@ -51,7 +125,7 @@ impl Run {
             offsets.copy_within(..buckets, 1);
             offsets[0] = 0;
         }
-        Run { rows, buckets, offsets, ids }
+        Run { rows, buckets, words }
     }
 
     /// One run of this one's rows and those of `later`, whose ids are all greater: bucket after bucket.
@@ -59,23 +133,24 @@ impl Run {
     /// # Panics
     /// If the two have different numbers of tables or buckets.
     pub fn merge(&self, later: &Run) -> Run {
-        assert!(self.buckets == later.buckets && self.offsets.len() == later.offsets.len());
-        let mut ids = Pages::zeroed(self.ids.len() + later.ids.len());
-        let mut rest = &mut ids[..];
-        for table in 0..self.tables() {
+        let parts = [self.tables(), later.tables()];
+        assert!(self.buckets == later.buckets && parts[0].len() == parts[1].len());
+        let rows = self.rows + later.rows;
+        let stride = self.buckets + 1 + rows;
+        let mut words = Pages::zeroed(parts[0].len() * stride);
+        for (table, merged) in words.chunks_exact_mut(stride).enumerate() {
+            let (offsets, mut rest) = merged.split_at_mut(self.buckets + 1);
             for bucket in 0..self.buckets {
-                for part in [self.bucket(table, bucket as u16), later.bucket(table, bucket as u16)] {
+                offsets[bucket + 1] = offsets[bucket];
+                for part in parts.map(|part| part.bucket(table, bucket as u16)) {
                     let (to, after) = rest.split_at_mut(part.len());
                     to.copy_from_slice(part);
                     rest = after;
+                    offsets[bucket + 1] += part.len() as u16;
                 }
             }
         }
-        let mut offsets = self.offsets.clone();
-        for (offset, later) in offsets.iter_mut().zip(later.offsets.iter()) {
-            *offset += later;
-        }
-        Run { rows: self.rows + later.rows, buckets: self.buckets, offsets, ids }
+        Run { rows, buckets: self.buckets, words }
     }
 
     /// Rows in the run.
@@ -83,42 +158,9 @@ impl Run {
         self.rows
     }
 
-    /// L.
-    pub fn tables(&self) -> usize {
-        self.offsets.len() / (self.buckets + 1)
-    }
-
-    /// Ids of the rows whose code in `table` is `code`, ascending.
-    #[inline]
-    pub fn bucket(&self, table: usize, code: u16) -> &[u16] {
-        let at = table * (self.buckets + 1) + usize::from(code);
-        let (start, end) = (usize::from(self.offsets[at]), usize::from(self.offsets[at + 1]));
-        &self.ids[table * self.rows..][start..end]
-    }
-
-    /// Hands `use_bucket` the bucket of `codes[table]` of every table. Each is a jump through memory, and what it needs is
-    /// asked for a few tables ahead: the bucket's place, then its ids.
-    pub fn each_bucket(&self, kernels: Kernels, codes: &[u16], mut use_bucket: impl FnMut(&[u16])) {
-        let place = |table: usize| table * (self.buckets + 1) + usize::from(codes[table]);
-        let tables = codes.len();
-        for table in 0..tables + IDS_AHEAD + PLACES_AHEAD {
-            if table < tables {
-                kernels.prefetch(&self.offsets[place(table)..][..2]);
-            }
-            if let Some(table) = table.checked_sub(PLACES_AHEAD)
-                && table < tables
-            {
-                kernels.prefetch(self.bucket(table, codes[table]));
-            }
-            if let Some(table) = table.checked_sub(PLACES_AHEAD + IDS_AHEAD) {
-                use_bucket(self.bucket(table, codes[table]));
-            }
-        }
-    }
-
-    /// Bytes of ids and offsets.
-    pub fn bytes(&self) -> usize {
-        2 * (self.ids.len() + self.offsets.len())
+    /// The tables.
+    pub fn tables(&self) -> Tables<'_> {
+        Tables { buckets: self.buckets, stride: self.buckets + 1 + self.rows, words: &self.words }
     }
 }
 
@@ -141,7 +183,7 @@ mod tests {
                         .filter(|row| codes[table * rows + row] == code)
                         .map(|row| (first + row) as u16)
                         .collect();
-                    prop_assert_eq!(run.bucket(table, code), expected);
+                    prop_assert_eq!(run.tables().bucket(table, code), expected);
                 }
             }
 
@@ -158,7 +200,7 @@ mod tests {
     #[test]
     fn a_full_segment_in_one_bucket_fits_the_offsets() {
         let run = Run::build(0, SEGMENT_ROWS, 2, &vec![1; SEGMENT_ROWS]);
-        assert_eq!(run.bucket(0, 1).len(), SEGMENT_ROWS);
-        assert!(run.bucket(0, 0).is_empty());
+        assert_eq!(run.tables().bucket(0, 1).len(), SEGMENT_ROWS);
+        assert!(run.tables().bucket(0, 0).is_empty());
     }
 }

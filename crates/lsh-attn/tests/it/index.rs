@@ -40,7 +40,7 @@ fn a_grown_index_samples_what_counting_says() {
             |id: &usize| codes(&centred(*id)).iter().zip(&query).filter(|(a, b)| a == b).count() >= 2;
         let expected: Vec<u16> = (first..end).filter(collides).map(|id| id as u16).collect();
         let mut sample = Vec::new();
-        index.sample(kernels, &query, &mut Collisions::default(), &mut sample);
+        index.view().sample(kernels, &query, &mut Collisions::default(), &mut sample);
         assert!(
             !sample.is_empty() && sample.len() < end / 2,
             "a test of {} of {end} shows little",
@@ -49,7 +49,7 @@ fn a_grown_index_samples_what_counting_says() {
         assert_eq!(sample, expected);
 
         let norm: f32 = centred(end - 1).iter().map(|x| x * x).sum::<f32>().sqrt();
-        assert!((index.norm((end - 1) as u16) / norm - 1.0).abs() < 5e-4);
+        assert!((index.view().norm((end - 1) as u16) / norm - 1.0).abs() < 5e-4);
     }
     let ids_and_norms = (count - first) * (2 * plan.tables() + 2);
     let offsets = 2 * plan.tables() * (plan.buckets() + 1);
