@@ -121,31 +121,39 @@ impl Manifest {
         fingerprint: &[(String, String)],
     ) -> Result<(), StoreError> {
         // The fingerprint first: where columns differ, it is because of what it says, in words that a user knows.
-        let stored = [self.fingerprint.clone(), self.spec.fields()].concat();
-        let expected = [fingerprint.to_vec(), spec.fields()].concat();
-        let nothing = (String::new(), String::new());
-        for index in 0..stored.len().max(expected.len()) {
-            let stored = stored.get(index).unwrap_or(&nothing);
-            let expected = expected.get(index).unwrap_or(&nothing);
-            if stored != expected {
-                // A field that only one side has is named by that side.
-                let (field, stored, expected) = if stored.0 == expected.0 {
-                    (&stored.0, stored.1.clone(), expected.1.clone())
-                } else if expected.0.is_empty() {
-                    (&stored.0, stored.1.clone(), String::new())
-                } else {
-                    (&expected.0, format!("{} {}", stored.0, stored.1), expected.1.clone())
-                };
-                return Err(StoreError::Fingerprint {
-                    path: directory.to_owned(),
-                    field: field.clone(),
-                    stored,
-                    expected,
-                });
-            }
-        }
-        Ok(())
+        check_fields(directory, &self.fingerprint, fingerprint)?;
+        check_fields(directory, &self.spec.fields(), &spec.fields())
     }
+}
+
+/// Whether two lists of fields are equal.
+fn check_fields(
+    directory: &Path,
+    stored: &[(String, String)],
+    expected: &[(String, String)],
+) -> Result<(), StoreError> {
+    let nothing = (String::new(), String::new());
+    for index in 0..stored.len().max(expected.len()) {
+        let stored = stored.get(index).unwrap_or(&nothing);
+        let expected = expected.get(index).unwrap_or(&nothing);
+        if stored != expected {
+            // A field that only one side has is named by that side.
+            let (field, stored, expected) = if stored.0 == expected.0 {
+                (&stored.0, stored.1.clone(), expected.1.clone())
+            } else if expected.0.is_empty() {
+                (&stored.0, stored.1.clone(), String::new())
+            } else {
+                (&expected.0, format!("{} {}", stored.0, stored.1), expected.1.clone())
+            };
+            return Err(StoreError::Fingerprint {
+                path: directory.to_owned(),
+                field: field.clone(),
+                stored,
+                expected,
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Reads a file that the manifest names.
