@@ -116,8 +116,8 @@ export declare function importSession(archive: string, path: string): Promise<nu
 /** What is in the session in a folder. */
 export declare function inspectSession(path: string): NativeSessionInfo
 
-/** Measures a policy on one layer of `context` tokens (`options.layers` is not used). */
-export declare function measure(options: NativeSessionOptions, context: number, policy: NativePolicy): Promise<NativeMeasurement>
+/** Measures a policy on one layer of `batch` sequences of `context` tokens (`options.layers` is not used). */
+export declare function measure(options: NativeSessionOptions, context: number, policy: NativePolicy, batch: number): Promise<NativeMeasurement>
 
 /** Sums over steps. */
 export interface NativeAudit {

@@ -41,7 +41,7 @@ test('bench attention measures a layer', async (t) => {
   t.is(code, 0, stderr);
   const result = JSON.parse(stdout) as Record<string, number>;
   t.deepEqual(Object.keys(result), [
-    'shape', 'context', 'threads', 'isa', 'policy', 'rows', 'budget', 'hashMs', 'retrieveMs', 'attendMs', 'stepMs', 'exactMs', 'streamGBs',
+    'shape', 'context', 'batch', 'threads', 'isa', 'policy', 'rows', 'budget', 'hashMs', 'retrieveMs', 'attendMs', 'stepMs', 'exactMs', 'streamGBs',
     'exactLimitMs', 'indexSeconds', 'indexBytesPerKey', 'relativeL2',
   ]);
   t.like(result, { shape: 'smollm2-135m', context: 4096, threads: 1, policy: 'sketch' });
@@ -49,13 +49,13 @@ test('bench attention measures a layer', async (t) => {
   t.true((result.indexBytesPerKey ?? 0) < 36);
 });
 
-test('bench attention holds rows of 8 bits to their own limit', async (t) => {
-  const { code, stdout, stderr } = await magicpig(['bench', 'attention', '--shape', 'smollm2-135m', '--context', '4096', '--rows', 'int8', '--threads', '1', '--json']);
+test('bench attention holds a batch, and rows of 8 bits, to their own limit', async (t) => {
+  const { code, stdout, stderr } = await magicpig(['bench', 'attention', '--shape', 'smollm2-135m', '--context', '4096', '--rows', 'int8', '--batch', '2', '--threads', '1', '--json']);
   t.is(code, 0, stderr);
-  const { rows, streamGBs, exactLimitMs } = JSON.parse(stdout) as { rows: string; streamGBs: number; exactLimitMs: number };
-  t.is(rows, 'int8');
-  // 4,096 tokens, 3 KV heads, 2 x 64 bytes and two scales of 2.
-  t.true(Math.abs(exactLimitMs * streamGBs * 1e6 / (4096 * 3 * 132) - 1) < 1e-6);
+  const { rows, batch, streamGBs, exactLimitMs } = JSON.parse(stdout) as { rows: string; batch: number; streamGBs: number; exactLimitMs: number };
+  t.deepEqual([rows, batch], ['int8', 2]);
+  // 2 sequences of 4,096 tokens, 3 KV heads, 2 x 64 bytes and two scales of 2.
+  t.true(Math.abs(exactLimitMs * streamGBs * 1e6 / (2 * 4096 * 3 * 132) - 1) < 1e-6);
 });
 
 test('bench decode compares policies and lengths', async (t) => {

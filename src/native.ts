@@ -67,8 +67,8 @@ export function headDims(): readonly number[] {
 }
 
 /** What one layer's attention costs under a policy, on synthetic rows; runs on other threads, for seconds. */
-export async function measureAttention(options: NativeSessionOptions, context: number, policy: NativePolicy): Promise<NativeMeasurement> {
-  return await loaded().measure(options, context, policy).catch((cause: unknown) => { throw translated(cause); });
+export async function measureAttention(options: NativeSessionOptions, context: number, policy: NativePolicy, batch: number): Promise<NativeMeasurement> {
+  return await loaded().measure(options, context, policy, batch).catch((cause: unknown) => { throw translated(cause); });
 }
 
 /** What is in the session in a folder. */

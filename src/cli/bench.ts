@@ -19,6 +19,7 @@ const attentionOptions = {
   shape: { type: 'string', default: 'llama-3.1-8b', describe: 'Heads and dimensions of the layer' },
   context: { type: 'number', default: 98_304, describe: 'Tokens before the step' },
   policy: { type: 'string', choices: policyNames, default: 'sketch', describe: 'How attention is computed' },
+  batch: { type: 'number', default: 1, describe: 'Sequences whose steps are taken together' },
   ...policyOptions,
 } as const;
 
@@ -44,11 +45,11 @@ const attention = (terminal: Terminal): CommandModule<object, InferredOptionType
   builder: (yargs) => yargs.options(attentionOptions),
   handler: async (args) => {
     const { benchAttention } = await import('../decode/bench.js');
-    const { shape, context, rows, threads } = args;
-    const measured = await benchAttention({ shape, context, rows, threads, ...policyOf(args.policy, args) });
+    const { shape, context, batch, rows, threads } = args;
+    const measured = await benchAttention({ shape, context, batch, rows, threads, ...policyOf(args.policy, args) });
     const ms = (value: number) => `${value.toFixed(2)} ms`;
     terminal.result(measured, table([
-      ['layer', `${measured.shape}, ${count(measured.context)} tokens, ${measured.rows} rows, ${measured.threads} threads, ${measured.isa}`],
+      ['layer', `${measured.shape}, ${count(measured.context)} tokens${batch > 1 ? ` of each of ${batch} sequences` : ''}, ${measured.rows} rows, ${measured.threads} threads, ${measured.isa}`],
       ['step', `${ms(measured.stepMs)}: hash ${ms(measured.hashMs)}, retrieve ${ms(measured.retrieveMs)}, attend ${ms(measured.attendMs)}`],
       ['exact', `${ms(measured.exactMs)}; at ${measured.streamGBs.toFixed(1)} GB/s no less than ${ms(measured.exactLimitMs)}`],
       ['keys', `${percent(measured.budget)} of the indexed ones read; relative error ${measured.relativeL2.toPrecision(2)}`],

@@ -16,12 +16,14 @@ export const shapes: Readonly<Record<string, { heads: number; kvHeads: number; h
 export interface AttentionBench extends PolicyOptions {
   readonly shape: string;
   readonly context: number;
+  /** Sequences whose steps are taken together, each with rows of its own. Default 1. */
+  readonly batch?: number | undefined;
   /** How keys and values are stored. Default `bf16`. */
   readonly rows?: RowType | undefined;
   readonly threads?: number | undefined;
 }
 
-/** Measures one layer's attention in one decoding step, on synthetic rows spread as those of trained models: medians. */
+/** Measures one layer's attention in one decoding step of a batch, on synthetic rows spread as those of trained models: medians. */
 export async function benchAttention(options: AttentionBench) {
   const shape = Object.hasOwn(shapes, options.shape) ? shapes[options.shape] : undefined;
   if (shape === undefined) {
@@ -31,12 +33,14 @@ export async function benchAttention(options: AttentionBench) {
   const rows = rowsFrom(options.rows);
   const threads = threadsFrom(options.threads);
   const context = integer('context', options.context, 1024, 1 << 22);
-  const measured = await measureAttention({ ...shape, layers: 1, rows, threads, seed: 0, directory: tmpdir() }, context, policy);
+  const batch = integer('batch', options.batch ?? 1, 1, 1024);
+  const measured = await measureAttention({ ...shape, layers: 1, rows, threads, seed: 0, directory: tmpdir() }, context, policy, batch);
   const ms = (seconds: number) => seconds * 1000;
   const bandwidth = measured.streamBytesPerSecond;
   return {
     shape: options.shape,
     context,
+    batch,
     threads,
     isa: cpuInfo().isa,
     policy: policy.kind,

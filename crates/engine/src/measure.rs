@@ -15,7 +15,7 @@ const WARM_UP: usize = 16;
 /// Bytes that are streamed to measure the memory: far more than any cache.
 const STREAM_BYTES: usize = 512 << 20;
 
-/// Medians over steps of one layer.
+/// Medians over steps of one layer, each of all sequences.
 #[derive(Clone, Copy, Debug)]
 pub struct AttentionMeasurement {
     /// Hashing or rotating the queries.
@@ -32,7 +32,7 @@ pub struct AttentionMeasurement {
     pub stream: f64,
     /// Bytes of rows that `exact` reads.
     pub row_bytes: u64,
-    /// Building the index of all rows.
+    /// Building the index of all rows of all sequences.
     pub index: Duration,
     /// Bytes of index for a key of a KV head.
     pub index_bytes_per_key: f64,
@@ -42,64 +42,81 @@ pub struct AttentionMeasurement {
     pub relative_l2: f64,
 }
 
-/// Measures `policy` on one layer with `context` tokens.
+/// Measures `policy` on one layer of `batch` sequences with `context` tokens each, whose steps are taken together: one after
+/// the other by all threads, since no two read the same rows.
 ///
 /// # Errors
-/// As [`Session::new`] and [`Session::set_policy`]; if the context is too short to have anything to sample.
+/// As [`Session::new`] and [`Session::set_policy`]; if the context is too short to have anything to sample, or there is no
+/// sequence.
 pub fn measure_attention(
-    config: SessionConfig,
+    config: &SessionConfig,
     context: usize,
     policy: Policy,
+    batch: usize,
 ) -> Result<AttentionMeasurement, EngineError> {
     let shape = Shape { layers: 1, ..config.shape };
     if context < 1024 {
         return Err(EngineError::Invalid(format!("context = {context}; it must be 1024 or more")));
     }
-    let threads = config.threads;
-    let mut session = Session::new(SessionConfig { shape, ..config })?;
-    session.set_policy(policy)?;
+    if batch == 0 {
+        return Err(EngineError::Invalid("batch = 0; it must be 1 or more".to_owned()));
+    }
     let synthetic = Synthetic::new(shape, context + 2 * (STEPS + WARM_UP), 1);
     let width = shape.kv_len();
-    session.append(0, &synthetic.keys[..context * width], &synthetic.values[..context * width])?;
-    let started = Instant::now();
-    session.build_index(&AtomicBool::new(false))?;
-    let index = started.elapsed();
-    let stream = stream_bandwidth(&session, threads);
+    let mut sessions = Vec::with_capacity(batch);
+    let mut index = Duration::ZERO;
+    for seed in 0..batch as u64 {
+        let mut session = Session::new(SessionConfig { shape, seed: config.seed + seed, ..config.clone() })?;
+        session.set_policy(policy)?;
+        session.append(0, &synthetic.keys[..context * width], &synthetic.values[..context * width])?;
+        let started = Instant::now();
+        session.build_index(&AtomicBool::new(false))?;
+        index += started.elapsed();
+        sessions.push(session);
+    }
+    let stream = stream_bandwidth(&sessions[0], config.threads);
 
     let mut out = vec![0.0; shape.q_len()];
     let mut exact_out = vec![0.0; shape.q_len()];
     let (mut steps, mut exacts, mut phases) = (Vec::new(), Vec::new(), Vec::new());
     let (mut squares, mut sampled, mut indexed) = (0.0, 0, 0);
     for number in 0..STEPS + WARM_UP {
-        let q = synthetic.queries(number as u64);
-        let timed = |session: &mut Session, row: usize, out: &mut [f32]| {
-            session.reset_stats();
-            let row = (context + row) * width..(context + row + 1) * width;
-            let started = Instant::now();
-            session.decode(0, &q, &synthetic.keys[row.clone()], &synthetic.values[row], out)?;
-            Ok::<_, EngineError>((started.elapsed(), session.stats()))
-        };
-        let (step, stats) = timed(&mut session, number, &mut out)?;
-        session.truncate(context + number)?;
-        session.set_policy(Policy::Exact)?;
-        let (exact, _) = timed(&mut session, number, &mut exact_out)?;
-        session.set_policy(policy)?;
-        if number < WARM_UP {
-            continue;
+        let mut total = (Duration::ZERO, Duration::ZERO);
+        let mut phase = (Duration::ZERO, Duration::ZERO);
+        for (sequence, session) in sessions.iter_mut().enumerate() {
+            let q = synthetic.queries((number * batch + sequence) as u64);
+            let timed = |session: &mut Session, row: usize, out: &mut [f32]| {
+                session.reset_stats();
+                let row = (context + row) * width..(context + row + 1) * width;
+                let started = Instant::now();
+                session.decode(0, &q, &synthetic.keys[row.clone()], &synthetic.values[row], out)?;
+                Ok::<_, EngineError>((started.elapsed(), session.stats()))
+            };
+            let (step, stats) = timed(session, number, &mut out)?;
+            session.truncate(context + number)?;
+            session.set_policy(Policy::Exact)?;
+            let (exact, _) = timed(session, number, &mut exact_out)?;
+            session.set_policy(policy)?;
+            total = (total.0 + step, total.1 + exact);
+            phase = (phase.0 + stats.hash_time, phase.1 + stats.retrieve_time);
+            if number >= WARM_UP {
+                sampled += stats.sampled_rows;
+                indexed += stats.indexed_rows;
+                let square = |x: &[f32]| x.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>();
+                let difference: Vec<f32> = out.iter().zip(&exact_out).map(|(a, b)| a - b).collect();
+                squares += square(&difference) / square(&exact_out);
+            }
         }
-        steps.push(step);
-        exacts.push(exact);
-        phases.push((stats.hash_time, stats.retrieve_time));
-        sampled += stats.sampled_rows;
-        indexed += stats.indexed_rows;
-        let square = |x: &[f32]| x.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>();
-        let difference: Vec<f32> = out.iter().zip(&exact_out).map(|(a, b)| a - b).collect();
-        squares += square(&difference) / square(&exact_out);
+        if number >= WARM_UP {
+            steps.push(total.0);
+            exacts.push(total.1);
+            phases.push(phase);
+        }
     }
     let hash = median(phases.iter().map(|phase| phase.0).collect());
     let retrieve = median(phases.iter().map(|phase| phase.1).collect());
     let step = median(steps);
-    let stats = session.stats();
+    let stats = sessions[0].stats();
     Ok(AttentionMeasurement {
         hash,
         retrieve,
@@ -107,11 +124,11 @@ pub fn measure_attention(
         step,
         exact: median(exacts),
         stream,
-        row_bytes: (context * shape.kv_heads * config.rows.row_bytes(shape.head_dim)) as u64,
+        row_bytes: (batch * context * shape.kv_heads * config.rows.row_bytes(shape.head_dim)) as u64,
         index,
         index_bytes_per_key: stats.index_bytes as f64 / (stats.indexed_tokens * shape.kv_heads).max(1) as f64,
         budget: if indexed == 0 { 1.0 } else { sampled as f64 / indexed as f64 },
-        relative_l2: (squares / STEPS as f64).sqrt(),
+        relative_l2: (squares / (STEPS * batch) as f64).sqrt(),
     })
 }
 

@@ -118,7 +118,7 @@ fn a_session_in_a_folder_keeps_its_rows() {
 fn the_measurement_counts_their_bytes() {
     let shape = Shape { layers: 1, heads: 4, kv_heads: 2, head_dim: 64 };
     let config = SessionConfig { shape, ..config(RowType::Int8, 1) };
-    let measured = engine::measure_attention(config, 2048, SKETCH).expect("measured");
+    let measured = engine::measure_attention(&config, 2048, SKETCH, 1).expect("measured");
     assert_eq!(measured.row_bytes, 2048 * 2 * (2 * 64 + 4));
     assert!(measured.relative_l2 > 0.0 && measured.relative_l2 < 1.0, "{measured:?}");
 }

@@ -37,7 +37,7 @@ pub struct NativeMeasurement {
 }
 
 /// What is to be measured, or what stood in its way.
-pub struct MeasureTask(Result<(SessionConfig, usize, Policy), Failure>);
+pub struct MeasureTask(Result<(SessionConfig, usize, Policy, usize), Failure>);
 
 #[napi]
 impl Task for MeasureTask {
@@ -46,8 +46,8 @@ impl Task for MeasureTask {
 
     fn compute(&mut self) -> napi::Result<Self::Output> {
         let arguments = self.0.as_ref().map_err(|failure| failure.clone());
-        Ok(arguments.and_then(|(config, context, policy)| {
-            contained(|| measure_attention(config.clone(), *context, *policy)).flatten()
+        Ok(arguments.and_then(|(config, context, policy, batch)| {
+            contained(|| measure_attention(config, *context, *policy, *batch)).flatten()
         }))
     }
 
@@ -69,9 +69,17 @@ impl Task for MeasureTask {
     }
 }
 
-/// Measures a policy on one layer of `context` tokens (`options.layers` is not used).
+/// Measures a policy on one layer of `batch` sequences of `context` tokens (`options.layers` is not used).
 #[napi]
-pub fn measure(options: NativeSessionOptions, context: f64, policy: NativePolicy) -> AsyncTask<MeasureTask> {
-    let arguments = || Ok((options.config()?, integer("context", context, u32::MAX)?, policy.policy()?));
+pub fn measure(
+    options: NativeSessionOptions,
+    context: f64,
+    policy: NativePolicy,
+    batch: f64,
+) -> AsyncTask<MeasureTask> {
+    let arguments = || {
+        let context = integer("context", context, u32::MAX)?;
+        Ok((options.config()?, context, policy.policy()?, integer("batch", batch, u16::MAX.into())?))
+    };
     AsyncTask::new(MeasureTask(arguments()))
 }
