@@ -53,6 +53,11 @@ export interface SessionStats {
   readonly keysRead: number;
   /** Fraction of the indexed keys that were sampled, 0 where none were indexed. */
   readonly budget: number;
+  /**
+   * With `targetError` the relative errors of heads' outputs as their samples predicted them, with `epsilon` the ends of their intervals:
+   * over all steps, layers and query heads.
+   */
+  readonly relativeError: { readonly mean: number; readonly max: number; readonly heads: number; readonly readWhole: number } | undefined;
   /** Bytes of index for one token, layer and KV head. */
   readonly indexBytesPerKey: number;
   readonly indexBytes: number;
@@ -247,6 +252,12 @@ export class Session implements Disposable {
       attendMsPerToken: ratio(1000 * native.attendSeconds, steps),
       keysRead: ratio(native.rowsRead, allRows),
       budget: ratio(native.sampledRows, native.indexedRows),
+      relativeError: native.assessed === 0 ? undefined : {
+        mean: native.errorSum / native.assessed,
+        max: native.errorMax,
+        heads: native.assessed,
+        readWhole: native.readWhole / native.assessed,
+      },
       indexBytesPerKey: ratio(native.indexBytes, native.indexedTokens * layers * kvHeads),
       indexBytes: native.indexBytes,
       rowBytes: native.rowBytes,
