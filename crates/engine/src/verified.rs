@@ -138,3 +138,6 @@ fn square_distance(a: &[f32], b: &[f32]) -> f32 {
     }
     sums.iter().sum()
 }
+
+#[cfg(test)]
+mod tests;
