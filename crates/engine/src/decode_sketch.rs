@@ -133,7 +133,7 @@ pub(crate) fn sketched(
         }
     }
     let shares: Vec<f64> = indexed.iter().zip(&weight).map(|(indexed, weight)| indexed / weight).collect();
-    let lambdas = sketch.lambdas(step.layer, keys, &shares);
+    let lambdas = sketch.lambdas(keys, &shares);
     let coefficients: Vec<f32> =
         lambdas.iter().zip(&weight).map(|(lambda, weight)| (lambda / weight) as f32).collect();
     let seed = derive_seed(derive_seed(sketch.seed, step.tokens as u64), step.layer as u64);
@@ -194,7 +194,7 @@ pub(crate) fn sketched(
             sample.finish(out);
             read.sampled += settled.sampled;
             read.retrieve += settled.retrieve;
-            sketch.steer_by_repeats(step.layer, settled.repeated, &settled.first);
+            sketch.steer_by_repeats(step.layer, settled.repeated);
             sketch.set_errors(settled.errors);
         }
     }

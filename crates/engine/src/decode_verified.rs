@@ -43,8 +43,6 @@ pub(crate) struct Settled {
     pub retrieve: Duration,
     /// KV heads that drew more than once.
     pub repeated: usize,
-    /// Where each interval ended after the first draw, in parts of epsilon.
-    pub first: Vec<f64>,
 }
 
 impl Assessed<'_> {
@@ -83,7 +81,6 @@ impl Assessed<'_> {
             sampled: 0,
             retrieve: Duration::ZERO,
             repeated: 0,
-            first: Vec::new(),
         };
         let mut open: Vec<usize> = (0..self.fixed.len()).collect();
         for round in 1.. {
@@ -108,7 +105,6 @@ impl Assessed<'_> {
                 }
             }
             if round == 1 {
-                settled.first = settled.errors.iter().map(|error| error / epsilon).collect();
                 settled.repeated = again.len() + all.len();
             }
             for &kv_head in &all {

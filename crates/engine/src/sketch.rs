@@ -39,8 +39,6 @@ pub(crate) struct SessionSketch {
     /// heads; or KV heads that drew again, and all.
     noted: f64,
     possible: f64,
-    /// `[layers, heads]`: what verified steps found each query head to need, relative to all of them; empty until there was one.
-    needs: Vec<f64>,
     /// The error of each query head in the layer attended last, as its sample has it; none where no error is asked for.
     errors: Vec<f64>,
 }
@@ -73,7 +71,6 @@ impl SessionSketch {
             gain: 3.0 / shape.group() as f64,
             noted: 0.0,
             possible: 0.0,
-            needs: Vec::new(),
             errors: Vec::new(),
         }
     }
@@ -195,20 +192,13 @@ impl SessionSketch {
     }
 
     /// What steers the draws, for [`SessionSketch::set_steering`].
-    pub fn steering(&self) -> Vec<f64> {
-        [&[self.gain, self.noted, self.possible], self.needs.as_slice()].concat()
+    pub fn steering(&self) -> [f64; 3] {
+        [self.gain, self.noted, self.possible]
     }
 
-    /// Goes on steering as another did. False, and nothing is changed, if these are no steering of such a session.
-    pub fn set_steering(&mut self, steering: &[f64], heads: usize) -> bool {
-        match steering {
-            &[gain, noted, possible, ref needs @ ..] if needs.is_empty() || needs.len() == heads => {
-                (self.gain, self.noted, self.possible) = (gain, noted, possible);
-                self.needs = needs.to_vec();
-                true
-            }
-            _ => false,
-        }
+    /// Goes on steering as another did.
+    pub fn set_steering(&mut self, [gain, noted, possible]: [f64; 3]) {
+        (self.gain, self.noted, self.possible) = (gain, noted, possible);
     }
 
     /// Bytes of codes, factors and centres.

@@ -22,8 +22,8 @@ pub(crate) fn encode(session: &Session) -> Vec<u8> {
     let (kind, words): (u8, Vec<u64>) = match &session.index {
         Index::None => (NONE, Vec::new()),
         Index::Sketch(index) => {
-            let steering = index.steering().into_iter().map(f64::to_bits);
-            (SKETCH, [u64::from(index.bits())].into_iter().chain(steering).collect())
+            let steering = index.steering().map(f64::to_bits);
+            (SKETCH, [vec![u64::from(index.bits())], steering.to_vec()].concat())
         }
         Index::Lsh(index) => {
             let (k, l) = index.parameters();
@@ -70,15 +70,12 @@ fn decode(session: &Session, state: &[u8]) -> Result<Index, EngineError> {
     let (shape, seed) = (session.shape(), session.seed);
     match (*kind, numbers.as_slice()) {
         (NONE, []) => Ok(Index::None),
-        (SKETCH, &[bits, ..]) => {
+        (SKETCH, &[bits, ..]) if words.len() == 4 => {
             let (bits, budget) = (bits as u32, Budget::ByLength);
             Policy::Sketch { bits, budget }.check().map_err(|_| unreadable())?;
             let mut index = SessionSketch::new(shape, bits, budget, seed);
             index.restore(&session.storage);
-            let steering: Vec<f64> = words[1..].iter().map(|&word| f64::from_bits(word)).collect();
-            if !index.set_steering(&steering, shape.layers * shape.heads) {
-                return Err(unreadable());
-            }
+            index.set_steering([1, 2, 3].map(|word| f64::from_bits(words[word])));
             Ok(Index::Sketch(index))
         }
         (LSH, &[k, l, ref ends @ ..]) if ends.len() == shape.layers => {

@@ -53,12 +53,13 @@ fn verified_steps_are_as_near_as_they_say() {
     assert_eq!(coverage.head_steps, STEPS * SHAPE.heads as u64);
     assert!(coverage.violations <= AT_MOST, "{coverage:?}");
     assert!(stats.error_max <= 0.1, "{}", stats.error_max);
-    assert_eq!((stats.assessed, stats.error_sum), (coverage.head_steps, coverage.estimated));
+    assert_eq!(stats.assessed, coverage.head_steps);
+    assert!((stats.error_sum / coverage.estimated - 1.0).abs() < 1e-9);
     // Not by reading everything.
     assert!(stats.read_whole < stats.assessed / 4, "{} of {} read whole", stats.read_whole, stats.assessed);
     assert!(stats.sampled_rows < stats.indexed_rows / 2, "{} of {}", stats.sampled_rows, stats.indexed_rows);
-    // The control: a fixed budget that reads fewer keys has errors that verified steps have not.
-    assert!(coverage.real / coverage.head_steps as f64 > 0.005, "{coverage:?}");
+    // Errors are far above rounding, so that there is something to be wrong about.
+    assert!(coverage.real > 0.01 * coverage.head_steps as f64, "{coverage:?}");
 }
 
 #[test]
@@ -72,9 +73,10 @@ fn less_error_takes_more_keys_and_none_takes_all() {
     let (coarse, _) = read(0.3);
     let (fine, _) = read(0.1);
     assert!(2 * coarse < fine, "{coarse} {fine}");
-    let (_, all) = read(1e-5);
-    assert_eq!((all.violations, all.estimated), (0, 0.0));
-    assert!(all.real / (all.head_steps as f64) < 1e-5, "{all:?}");
+    // Draws end where all keys are read, but for heads whose error is next to nothing without.
+    let (most, all) = read(1e-5);
+    assert!(most > 30 * 6 * 2400, "{most}");
+    assert!(all.violations == 0 && all.real < 1e-5 * all.head_steps as f64, "{all:?}");
 }
 
 #[test]

@@ -8,27 +8,19 @@ use crate::verified::normal_quantile;
 /// Share of a step's KV heads that a verified step is to draw again: a first draw that always suffices is larger than most
 /// heads need, and each repeated one is read for nothing.
 const REPEATED: f64 = 0.25;
-/// What a head's first interval is steered towards, in parts of epsilon, before the gain says how much room all of them need.
-const AIM: f64 = 0.7;
-/// How far below and above the mean a head's need is taken to be.
-const NEEDS: (f64, f64) = (0.02, 50.0);
 /// Keys that each head draws at least for its own sake in a verified step, where epsilon of its weight or more is on indexed keys: from
 /// fewer its variance could not be told.
 const LEAST: f64 = 8.0;
 
 impl SessionSketch {
-    /// lambda of each query head of a layer, `shares` being the parts of their estimated weights that are on `keys` indexed keys.
-    pub fn lambdas(&self, layer: usize, keys: usize, shares: &[f64]) -> Vec<f64> {
+    /// lambda of each query head, `shares` being the parts of their estimated weights that are on `keys` indexed keys.
+    pub fn lambdas(&self, keys: usize, shares: &[f64]) -> Vec<f64> {
         match self.budget {
-            // The mean square of the error is about share / lambda times |v - o|^2 / |o|^2, which gain and need stand for.
+            // The mean square of the error is about share / lambda times |v - o|^2 / |o|^2, which the gain stands for.
             Budget::Verified { epsilon, delta } => {
                 let most = (epsilon / normal_quantile(delta)).powi(2);
-                let needs = self.needs.get(layer * shares.len()..).unwrap_or_default();
-                let needs = needs.iter().copied().chain(std::iter::repeat(1.0));
-                let of = |(share, need): (&f64, f64)| {
-                    (self.gain * need * share / most).max(LEAST / share.max(epsilon))
-                };
-                shares.iter().zip(needs).map(of).collect()
+                let of = |share: &f64| (self.gain * share / most).max(LEAST / share.max(epsilon));
+                shares.iter().map(of).collect()
             }
             _ => vec![self.gain * self.budget.of(keys) * keys as f64; shares.len()],
         }
@@ -56,15 +48,10 @@ impl SessionSketch {
         self.note(errors.iter().map(|error| error.min(1.0)).sum(), errors.len());
     }
 
-    /// Notes how many of a layer's KV heads had to draw again, likewise, and where the intervals of its query heads ended after the
-    /// first draw, in parts of epsilon: the next step begins with what each of them needs.
-    pub fn steer_by_repeats(&mut self, layer: usize, repeated: usize, first: &[f64]) {
+    /// Notes how many of a layer's KV heads had to draw again, likewise.
+    pub fn steer_by_repeats(&mut self, layer: usize, repeated: usize) {
         if layer == 0 && self.possible > 0.0 {
             self.turn((0.5 * (self.noted / self.possible - REPEATED)).exp());
-        }
-        self.needs.resize(self.layers.len() * first.len(), 1.0);
-        for (need, error) in self.needs[layer * first.len()..].iter_mut().zip(first) {
-            *need = (*need * (error / AIM).clamp(0.5, 2.0).powf(0.6)).clamp(NEEDS.0, NEEDS.1);
         }
         self.note(repeated as f64, self.layers[layer].heads.len());
     }
