@@ -7,7 +7,7 @@
 //! `V = sum over the sample of (1 - pi_i)/pi_i^2 w_i^2 |v_i - o|^2 / Z^2`
 //!
 //! has that as its mean whichever way keys are drawn, as long as pi is right. A systematic draw's own mean square is less where keys
-//! that are near each other have like terms, and could be more where terms have a period: docs/fidelity-verified.md has
+//! that are near each other have like terms, and could be more where terms have a period: docs/verified.md has
 //! what was measured.
 
 use lsh_attn::kernels::Kernels;
