@@ -1,4 +1,4 @@
-import type { NativeAudit } from '../native.js';
+import type { Session } from '../decode/session.js';
 
 /** What a policy said of its own errors, and what they were: over heads and steps. */
 export interface Coverage {
@@ -19,7 +19,7 @@ export interface Violations {
   readonly upper: number;
 }
 
-type Counts = Pick<NativeAudit, 'headSteps' | 'violations' | 'outside' | 'estimatedErrors' | 'realErrors'>;
+type Counts = Pick<NonNullable<ReturnType<Session['audit']>>, 'headSteps' | 'violations' | 'outside' | 'estimatedErrors' | 'realErrors'>;
 
 /** Sums the audits of a policy's runs; undefined where it estimated nothing. */
 export function coverageOf(audits: readonly Counts[]): (Coverage & Violations) | undefined {
