@@ -129,6 +129,16 @@ export interface NativeAudit {
   bytesRead: number
   /** Bytes of rows that exact attention reads. */
   exactBytes: number
+  /** Heads and steps that estimated their own error. */
+  headSteps: number
+  /** Of these, those whose error was above epsilon. */
+  violations: number
+  /** And those whose error was above the estimate. */
+  outside: number
+  /** Sum of the estimates, each relative to the output. */
+  estimatedErrors: number
+  /** Sum of the real errors likewise. */
+  realErrors: number
 }
 
 /** A name and its value. */
@@ -239,6 +249,12 @@ export interface NativePolicy {
    * that goes with the root of the text's length.
    */
   budget?: number
+  /** `sketch`, in place of a budget: the mean relative error of a head's output, as samples predict it, above 0 and below 1. */
+  targetError?: number
+  /** `sketch`, in place of a budget: the most that the interval of every head's relative error may reach, above 0 and below 1. */
+  epsilon?: number
+  /** With epsilon: how often an interval may be wrong, above 0 and up to 0.2; 0.05 by default. */
+  delta?: number
 }
 
 /** Something that is not as it was written. */
@@ -308,6 +324,14 @@ export interface NativeStats {
   sampledRows: number
   /** Rows that the index could have drawn, summed likewise: `sampledRows / indexedRows` is the budget. */
   indexedRows: number
+  /** Heads and steps that estimated their own error; 0 where the budget is a number of keys. */
+  assessed: number
+  /** Of these, those that read every key. */
+  readWhole: number
+  /** Sum of the estimates, each relative to the output: predictions, or ends of intervals. */
+  errorSum: number
+  /** The greatest of them. */
+  errorMax: number
   /** Wall time spent in attendDecode, in seconds. */
   attendSeconds: number
   /** Bytes of the index. */

@@ -6,6 +6,7 @@ export type {
   GeneratedToken,
   PrefillOptions,
   Prompt,
+  RelativeError,
   Session,
   SessionStats,
 } from './decode/session.js';

@@ -1,8 +1,8 @@
 import { readFile } from 'node:fs/promises';
 import type { CommandModule, InferredOptionTypes } from 'yargs';
-import type { Fidelity } from '../eval/fidelity.js';
+import type { Fidelity, FidelityRow } from '../eval/fidelity.js';
 import { fileError } from '../model/file-error.js';
-import { evalOptions, variantsFrom } from './eval-options.js';
+import { errorOptions, evalOptions, variantsFrom } from './eval-options.js';
 import { columns, count, percent } from './format.js';
 import { checkReportFile, writeReport } from './report-file.js';
 import type { Terminal } from './terminal.js';
@@ -14,6 +14,7 @@ const options = {
   steps: { type: 'number', default: 128, describe: 'Tokens after them, each taken under the policy' },
   policies: { type: 'string', default: 'sketch,lsh,topk,oracle,quest,static', describe: 'Policies to compare with exact' },
   budget: { type: 'string', default: '0.005,0.01,0.02,0.05', describe: 'Mean fractions of the indexed keys that are used' },
+  ...errorOptions,
   seeds: { type: 'number', default: 1, describe: 'Seeds to run each policy with that draws' },
 } as const;
 
@@ -65,6 +66,16 @@ function tableOf({ prefix, steps, exactPerplexity, policies }: Fidelity): string
   return [
     `${count(steps)} tokens after ${count(prefix)}; perplexity of exact ${exactPerplexity.toFixed(2)}`,
     columns([names, ...rows]),
+    ...policies.flatMap(errorsOf),
     'drawn: of the indexed keys; keys, bytes: of those that exact reads; KL to exact in nats; first: same first choice; L2: relative error of attention',
   ].join('\n');
+}
+
+/** What a policy said of its own errors, where it did. */
+function errorsOf({ targetError, epsilon, delta, headSteps, estimatedError, realError, violations, upper }: FidelityRow): string[] {
+  if (headSteps === undefined || estimatedError === undefined || realError === undefined) return [];
+  const means = `${estimatedError.toPrecision(2)} by its samples and ${realError.toPrecision(2)} in fact`;
+  if (violations === undefined || upper === undefined) return [`sketch, asked for an error of ${targetError ?? ''}: ${means}, over ${count(headSteps)} outputs of heads`];
+  const share = `${count(violations)} of ${count(headSteps)} outputs of heads were further off (at most ${percent(upper)}, 95%)`;
+  return [`sketch, verified to ${epsilon ?? ''} at ${delta ?? ''}: ${share}; mean error at most ${means}`];
 }

@@ -13,17 +13,37 @@ export const evalOptions = {
   report: { type: 'string', describe: 'Write a page with plots to this file' },
 } as const;
 
-type Arguments = Pick<InferredOptionTypes<typeof evalOptions>, 'sketch-bits' | 'lsh-k' | 'lsh-l'>;
+/** What an evaluation takes that can ask `sketch` for errors instead of budgets. */
+export const errorOptions = {
+  'target-error': { type: 'string', describe: 'sketch, instead of budgets: mean relative errors to aim at; several are compared' },
+  epsilon: { type: 'string', describe: 'sketch, instead of budgets: verify every output to these relative errors' },
+  delta: { type: 'number', describe: 'With --epsilon: how often an interval may be wrong [default: 0.05]' },
+} as const;
+
+type Arguments = Pick<InferredOptionTypes<typeof evalOptions>, 'sketch-bits' | 'lsh-k' | 'lsh-l'> & Partial<InferredOptionTypes<typeof errorOptions>>;
 
 /** The policies at their budgets, as they were typed. */
 export function variantsFrom(args: Arguments & { policies: string; budget: string | undefined }): Variant[] {
+  checkErrors(args);
   return variantsOf({
     policies: list(args.policies),
     budgets: args.budget === undefined ? [undefined] : numbers('budget', args.budget),
+    errors: [
+      ...(args['target-error'] === undefined ? [] : numbers('target-error', args['target-error']).map((targetError) => ({ targetError }))),
+      ...(args.epsilon === undefined ? [] : numbers('epsilon', args.epsilon).map((epsilon) => ({ epsilon, delta: args.delta }))),
+    ],
     sketchBits: args['sketch-bits'],
     lshK: numbers('lsh-k', args['lsh-k']),
     lshL: args['lsh-l'],
   });
+}
+
+/** Options that nothing would come of. */
+function checkErrors({ policies, 'target-error': targetError, epsilon, delta }: Arguments & { policies: string }): void {
+  if (delta !== undefined && epsilon === undefined) throw new MagicpigError('INVALID_OPTION', '--delta says how often an interval of --epsilon may be wrong; give --epsilon too');
+  if ((targetError ?? epsilon) !== undefined && !list(policies).includes('sketch')) {
+    throw new MagicpigError('INVALID_OPTION', '--target-error and --epsilon are for the policy sketch, which alone estimates its error; name it with --policies');
+  }
 }
 
 /** "a, b" as ["a", "b"]. */

@@ -18,6 +18,9 @@ const options = {
   'max-tokens': { alias: 'n', type: 'number', default: 256, describe: 'Tokens to generate at most' },
   policy: { type: 'string', choices: policyNames, describe: 'How attention is computed while generating [default: sketch, or as the session was made]' },
   budget: { type: 'number', describe: 'sketch, topk, oracle, quest: mean fraction of the indexed keys that a step reads [default: 0.02 of 8,192 keys, less in longer texts]' },
+  'target-error': { type: 'number', describe: 'sketch, instead of a budget: read as many keys as make this the mean relative error of attention, by its own prediction' },
+  epsilon: { type: 'number', describe: 'sketch, instead of a budget: read more keys until the interval of every relative error of attention ends below this' },
+  delta: { type: 'number', describe: 'With --epsilon: how often an interval may be wrong [default: 0.05]' },
   'sketch-bits': { type: 'number', describe: 'sketch: bits of the copy of each key element: 1, 2 or 4 [default: 4]' },
   'lsh-k': { type: 'number', describe: 'lsh: bits a table, 1 to 16; more bits, fewer keys read [default: 10]' },
   'lsh-l': { type: 'number', describe: 'lsh: tables, 2 to 1000; more tables, more keys read [default: 150]' },
@@ -67,7 +70,7 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
   const { deviceFrom, lmHeadFrom, samplingFrom, policyFrom, integer } = await import('../decode/options.js');
   using progress = terminal.progress();
   // Wrong options are told before a model is downloaded or a text is read.
-  const policy = { policy: args.policy, budget: args.budget, sketchBits: args['sketch-bits'], lshK: args['lsh-k'], lshL: args['lsh-l'] };
+  const policy = { policy: args.policy, budget: args.budget, targetError: args['target-error'], epsilon: args.epsilon, delta: args.delta, sketchBits: args['sketch-bits'], lshK: args['lsh-k'], lshL: args['lsh-l'] };
   policyFrom(policy);
   samplingFrom(sampling);
   integer('maxTokens', args['max-tokens'], 0, 2 ** 31);
@@ -122,6 +125,7 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
     decodeMsPerToken: stats.decodeMsPerToken,
     attendMsPerToken: stats.attendMsPerToken,
     keysRead: stats.keysRead,
+    ...(stats.relativeError && { relativeError: stats.relativeError }),
     indexBytesPerKey: stats.indexBytesPerKey,
     finishReason: stats.finishReason,
     // Node reports kibibytes.
@@ -169,6 +173,8 @@ function closingLine(stats: SessionStats): string {
   const reused = reusedTokens > 0 ? ` and ${count(reusedTokens)} reused` : '';
   const read = promptTokens === 0 ? 'nothing read' : `${count(promptTokens - reusedTokens)} tokens read in ${prefillSeconds.toFixed(1)} s${reused}`;
   const written = `${count(generatedTokens)} written at ${decodeMsPerToken.toFixed(1)} ms each (attention ${attendMsPerToken.toFixed(1)} ms)`;
+  const { relativeError } = stats;
+  const errors = relativeError === undefined ? '' : ` for an error of ${relativeError.mean.toPrecision(2)} (at most ${relativeError.max.toPrecision(2)})`;
   const index = stats.indexBytes > 0 ? `, index ${bytes(stats.indexBytes)}` : '';
-  return `${read}; ${written}; ${percent(stats.keysRead)} of keys read${index}`;
+  return `${read}; ${written}; ${percent(stats.keysRead)} of keys read${errors}${index}`;
 }

@@ -26,6 +26,18 @@ export interface PolicyOptions {
    * number of keys that goes with the root of the text's length, which keeps the fidelity about the same.
    */
   readonly budget?: number | undefined;
+  /**
+   * `sketch`, in place of a budget: as many keys are read as make this the mean relative error of attention's outputs, as the samples
+   * themselves predict it; above 0 and below 1. It is reached within some tens of steps.
+   */
+  readonly targetError?: number | undefined;
+  /**
+   * `sketch`, in place of a budget: in every step each head estimates an interval of its output's relative error from its sample, and
+   * reads more keys until the interval ends below this, or all; above 0 and below 1. See docs/verified.md for what it promises.
+   */
+  readonly epsilon?: number | undefined;
+  /** With `epsilon`: how often such an interval may be wrong, above 0 and up to 0.2. Default 0.05. */
+  readonly delta?: number | undefined;
   /** `sketch`: bits of the copy for each element of a key: 1, 2 or 4. More bits, less noise and a larger index. Default 4. */
   readonly sketchBits?: number | undefined;
   /** `lsh`: bits a table, 1 to 16. More bits, fewer keys read. Default 10. */
@@ -37,8 +49,16 @@ export interface PolicyOptions {
 export type Policy =
   | { readonly kind: 'exact' }
   | { readonly kind: 'lsh'; readonly k: number; readonly l: number }
-  | { readonly kind: 'sketch'; readonly bits: number; readonly budget?: number }
+  | ({ readonly kind: 'sketch'; readonly bits: number } & SketchBudget)
   | { readonly kind: 'topk' | 'oracle' | 'quest' | 'static'; readonly budget?: number };
+
+/** How many keys `sketch` reads: one of these, or its default. */
+interface SketchBudget {
+  readonly budget?: number;
+  readonly targetError?: number;
+  readonly epsilon?: number;
+  readonly delta?: number;
+}
 
 /** How the next token is chosen from the logits, in this order: penalty, top-k, top-p, min-p, temperature. */
 export interface SamplingOptions {
@@ -58,11 +78,12 @@ export interface SamplingOptions {
 
 export type Sampling = { readonly [Name in keyof SamplingOptions]-?: number };
 
-export function policyFrom({ policy = 'sketch', budget, sketchBits = 4, lshK = 10, lshL = 150 }: PolicyOptions): Policy {
+export function policyFrom({ policy = 'sketch', budget, sketchBits = 4, lshK = 10, lshL = 150, ...errors }: PolicyOptions): Policy {
   // All are checked, whichever policy takes them: what is wrong now would surprise at the next change of policy.
   const [k, l] = [integer('lshK', lshK, 1, 16), integer('lshL', lshL, 2, 1000)];
   if (![1, 2, 4].includes(sketchBits)) throw outOfRange('sketchBits', sketchBits, '1, 2 or 4');
   if (budget !== undefined && !(budget > 0 && budget <= 1)) throw outOfRange('budget', budget, 'above 0, up to 1');
+  const asked = errorFrom(errors, policy, budget);
   // Types are no promise where options come from JavaScript or a command line.
   const kind = policyNames.find((name) => name === policy);
   switch (kind) {
@@ -71,7 +92,7 @@ export function policyFrom({ policy = 'sketch', budget, sketchBits = 4, lshK = 1
     case 'lsh':
       return { kind, k, l };
     case 'sketch':
-      return { kind, bits: sketchBits, ...(budget !== undefined && { budget }) };
+      return { kind, bits: sketchBits, ...(budget !== undefined && { budget }), ...asked };
     case 'topk':
     case 'oracle':
     case 'quest':
@@ -80,6 +101,23 @@ export function policyFrom({ policy = 'sketch', budget, sketchBits = 4, lshK = 1
     case undefined:
       throw new MagicpigError('INVALID_OPTION', `policy ${JSON.stringify(policy)} is unknown; there are ${policyNames.join(', ')}`);
   }
+}
+
+/** What asks for an error instead of a budget, which only `sketch` can be asked for, and in one way at a time. */
+function errorFrom({ targetError, epsilon, delta }: Pick<PolicyOptions, 'targetError' | 'epsilon' | 'delta'>, policy: string, budget: number | undefined): SketchBudget {
+  const asked = Object.entries({ targetError, epsilon, delta }).filter(([, value]) => value !== undefined).map(([name]) => name);
+  const [first] = asked;
+  if (first === undefined) return {};
+  if (policy !== 'sketch') throw new MagicpigError('INVALID_OPTION', `${first} is for the policy sketch, which alone estimates its error; the policy is ${policy}`);
+  const ways = Object.entries({ budget, targetError, epsilon }).filter(([, value]) => value !== undefined).map(([name]) => name);
+  if (ways.length > 1) throw new MagicpigError('INVALID_OPTION', `${ways.join(' and ')} exclude each other: each says how many keys are read; give one`);
+  for (const [name, value] of Object.entries({ targetError, epsilon })) {
+    if (value !== undefined && !(value > 0 && value < 1)) throw outOfRange(name, value, 'above 0 and below 1');
+  }
+  if (targetError !== undefined && delta === undefined) return { targetError };
+  if (epsilon === undefined) throw new MagicpigError('INVALID_OPTION', 'delta says how often an interval of epsilon may be wrong; give epsilon too');
+  if (delta !== undefined && !(delta > 0 && delta <= 0.2)) throw outOfRange('delta', delta, 'above 0, up to 0.2');
+  return { epsilon, delta: delta ?? 0.05 };
 }
 
 export function samplingFrom(options: SamplingOptions): Sampling {

@@ -38,6 +38,17 @@ export interface GeneratedToken {
   readonly text: string;
 }
 
+/**
+ * Relative errors of attention's outputs, one of each step, layer and query head: with `targetError` as the samples predicted them, with
+ * `epsilon` the ends of their intervals, 0 where all keys were read.
+ */
+export interface RelativeError {
+  readonly mean: number;
+  readonly max: number;
+  /** Share of the outputs for which all keys were read. */
+  readonly readWhole: number;
+}
+
 export interface SessionStats {
   readonly policy: PolicyName;
   readonly promptTokens: number;
@@ -49,10 +60,12 @@ export interface SessionStats {
   readonly decodeMsPerToken: number;
   /** Of this, attention and insertion into the index. */
   readonly attendMsPerToken: number;
-  /** Fraction of all keys that decoding read, the static set included; 1 for `exact`. */
+  /** Fraction of all keys that decoding read, the static set and repeated draws included; 1 for `exact`. */
   readonly keysRead: number;
   /** Fraction of the indexed keys that were sampled, 0 where none were indexed. */
   readonly budget: number;
+  /** What steps said of their own error, with `targetError` or `epsilon`. */
+  readonly relativeError: RelativeError | undefined;
   /** Bytes of index for one token, layer and KV head. */
   readonly indexBytesPerKey: number;
   readonly indexBytes: number;
@@ -247,6 +260,11 @@ export class Session implements Disposable {
       attendMsPerToken: ratio(1000 * native.attendSeconds, steps),
       keysRead: ratio(native.rowsRead, allRows),
       budget: ratio(native.sampledRows, native.indexedRows),
+      relativeError: native.assessed === 0 ? undefined : {
+        mean: native.errorSum / native.assessed,
+        max: native.errorMax,
+        readWhole: native.readWhole / native.assessed,
+      },
       indexBytesPerKey: ratio(native.indexBytes, native.indexedTokens * layers * kvHeads),
       indexBytes: native.indexBytes,
       rowBytes: native.rowBytes,

@@ -3,6 +3,7 @@ import { integer } from '../decode/options.js';
 import { greatest } from '../decode/sampler.js';
 import type { Session } from '../decode/session.js';
 import { MagicpigError } from '../errors.js';
+import { type Coverage, type Violations, coverageOf } from './coverage.js';
 import { divergence, logProbabilities } from './predictions.js';
 import { mean, meanInterval } from './statistics.js';
 import { type Variant, isRandom, restart, seedsFrom, tokensOf } from './variants.js';
@@ -20,10 +21,14 @@ export interface FidelityOptions {
 }
 
 /** How far one policy at one budget is from exact attention, over all positions and seeds. */
-export interface FidelityRow {
+export interface FidelityRow extends Partial<Coverage & Violations> {
   readonly policy: Variant['policy'];
   /** The mean fraction of indexed keys that a query head used: what was asked for, where that can be; else what was measured. */
   readonly budget: number;
+  /** What was asked for instead of a budget. */
+  readonly targetError?: number | undefined;
+  readonly epsilon?: number | undefined;
+  readonly delta?: number | undefined;
   readonly sketchBits?: number | undefined;
   readonly lshK?: number | undefined;
   readonly lshL?: number | undefined;
@@ -122,6 +127,7 @@ export async function evaluateFidelity(model: Model, text: string, variants: rea
 class Measured {
   readonly #runs: Run[] = [];
   readonly #stats: ReturnType<Session['stats']>[] = [];
+  readonly #audits: NonNullable<ReturnType<Session['audit']>>[] = [];
   #errors = new Float64Array();
   #exact = new Float64Array();
   #bytes = 0;
@@ -132,13 +138,14 @@ class Measured {
     if (audit === undefined) throw new MagicpigError('INTERNAL', 'the audit of a session was off');
     this.#runs.push(run);
     this.#stats.push(session.stats());
+    this.#audits.push(audit);
     this.#errors = audit.errorSquares.map((square, i) => square + (this.#errors[i] ?? 0));
     this.#exact = audit.exactSquares.map((square, i) => square + (this.#exact[i] ?? 0));
     this.#bytes += audit.bytesRead;
     this.#exactBytes += audit.exactBytes;
   }
 
-  row({ policy, budget, sketchBits, lshK, lshL }: Variant, { config: { layers, heads } }: Model): FidelityRow {
+  row({ policy, budget, targetError, epsilon, delta, sketchBits, lshK, lshL }: Variant, { config: { layers, heads } }: Model): FidelityRow {
     const kl = this.#runs.map((run) => run.kl);
     const interval = meanInterval(kl);
     const over = (of: (stats: ReturnType<Session['stats']>) => number) => mean(this.#stats.map(of));
@@ -149,6 +156,7 @@ class Measured {
       policy,
       budget: policy === 'exact' ? 1 : (budget ?? sampled),
       ...(policy === 'sketch' && { sketchBits: sketchBits ?? 4 }),
+      ...this.#coverage({ targetError, epsilon, delta }),
       ...(policy === 'lsh' && { lshK: lshK ?? 10, lshL: lshL ?? 150 }),
       seeds: this.#runs.length,
       perplexity: Math.exp(mean(this.#runs.flatMap((run) => run.nll))),
@@ -163,6 +171,15 @@ class Measured {
       keysSampled: sampled,
       indexBytesPerKey: over((stats) => stats.indexBytesPerKey),
     };
+  }
+
+  /** What was said of errors, where an error was asked for. */
+  #coverage({ targetError, epsilon, delta = 0.05 }: Pick<Variant, 'targetError' | 'epsilon' | 'delta'>): Partial<FidelityRow> {
+    const coverage = coverageOf(this.#audits);
+    if (coverage === undefined) return {};
+    if (epsilon !== undefined) return { epsilon, delta, ...coverage };
+    const { headSteps, estimatedError, realError, outside } = coverage;
+    return { targetError, headSteps, estimatedError, realError, outside };
   }
 }
 

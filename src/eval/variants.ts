@@ -12,13 +12,15 @@ export interface VariantChoices {
   readonly policies: readonly string[];
   /** Of the policies that have one; undefined is their default. */
   readonly budgets: readonly (number | undefined)[];
+  /** Of `sketch`, in the place of budgets: errors to aim at, and ends of intervals. */
+  readonly errors?: readonly Pick<PolicyOptions, 'targetError' | 'epsilon' | 'delta'>[] | undefined;
   readonly sketchBits?: number | undefined;
   readonly lshK: readonly number[];
   readonly lshL?: number | undefined;
 }
 
 /** Every policy at every budget; those without one at every K, or once. Throws INVALID_OPTION. */
-export function variantsOf({ policies, budgets, sketchBits, lshK, lshL }: VariantChoices): Variant[] {
+export function variantsOf({ policies, budgets, errors = [], sketchBits, lshK, lshL }: VariantChoices): Variant[] {
   const variants = policies.flatMap((name): Variant[] => {
     const policy = policyNames.find((known) => known === name);
     if (policy === undefined) {
@@ -26,7 +28,8 @@ export function variantsOf({ policies, budgets, sketchBits, lshK, lshL }: Varian
     }
     if (policy === 'exact' || policy === 'static') return [{ policy }];
     if (policy === 'lsh') return lshK.map((k) => ({ policy, lshK: k, lshL }));
-    return budgets.map((budget) => ({ policy, budget, ...(policy === 'sketch' && { sketchBits }) }));
+    if (policy === 'sketch') return (errors.length > 0 ? errors : budgets.map((budget) => ({ budget }))).map((size) => ({ policy, ...size, sketchBits }));
+    return budgets.map((budget) => ({ policy, budget }));
   });
   variants.forEach(policyFrom);
   return variants;
@@ -38,9 +41,11 @@ export function isRandom({ policy }: Variant): boolean {
 }
 
 /** What people call it: "sketch 2%", "lsh K10 L150". */
-export function nameOf({ policy, budget, lshK = 10, lshL = 150 }: Variant): string {
+export function nameOf({ policy, budget, targetError, epsilon, lshK = 10, lshL = 150 }: Variant): string {
   if (policy === 'lsh') return `lsh K${lshK} L${lshL}`;
   if (policy === 'exact' || policy === 'static') return policy;
+  if (targetError !== undefined) return `${policy} to an error of ${targetError}`;
+  if (epsilon !== undefined) return `${policy} verified to ${epsilon}`;
   return budget === undefined ? policy : `${policy} ${Number((100 * budget).toPrecision(3))}%`;
 }
 

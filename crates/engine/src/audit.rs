@@ -6,7 +6,7 @@ use lsh_attn::collisions::Collisions;
 use lsh_attn::sketch::BLOCK_KEYS;
 use team::Team;
 
-use crate::config::Shape;
+use crate::config::{Budget, Shape};
 use crate::decode::{self, RowsRead, Step, hash_queries, scaled};
 use crate::decode_compare::scores;
 use crate::index::LshIndex;
@@ -23,6 +23,26 @@ pub struct Audit {
     pub bytes_read: f64,
     /// Bytes of rows that exact attention reads.
     pub exact_bytes: f64,
+    /// What steps that estimate their own error said of it, where there were any.
+    pub coverage: Coverage,
+}
+
+/// Rounding of sums in f32, which intervals know nothing of.
+const ROUNDING: f64 = 1e-5;
+
+/// Estimated and real relative errors of query heads' outputs, one of each a step, layer and query head.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Coverage {
+    /// How many there were.
+    pub head_steps: u64,
+    /// Of these, |o - exact o| > epsilon |exact o|, where steps are verified.
+    pub violations: u64,
+    /// And those where it was more than was estimated: predicted, or the end of the interval.
+    pub outside: u64,
+    /// Sum of the estimates.
+    pub estimated: f64,
+    /// Sum of |o - exact o| / |exact o|.
+    pub real: f64,
 }
 
 impl Audit {
@@ -33,6 +53,7 @@ impl Audit {
             exact_squares: vec![0.0; heads],
             bytes_read: 0.0,
             exact_bytes: 0.0,
+            coverage: Coverage::default(),
         }
     }
 
@@ -49,11 +70,20 @@ impl Audit {
         let Shape { heads, kv_heads, head_dim: d, .. } = step.shape;
         let mut exact = vec![0.0; out.len()];
         decode::exact(team, step, q, &mut exact);
+        let (estimates, budget) = match index {
+            Index::Sketch(sketch) => (sketch.errors(), sketch.budget()),
+            _ => (&[][..], Budget::ByLength),
+        };
         for (head, (out, exact)) in out.chunks_exact(d).zip(exact.chunks_exact(d)).enumerate() {
             let square = |x: f32| f64::from(x) * f64::from(x);
             let at = step.layer * heads + head;
-            self.error_squares[at] += out.iter().zip(exact).map(|(o, e)| square(o - e)).sum::<f64>();
-            self.exact_squares[at] += exact.iter().map(|&e| square(e)).sum::<f64>();
+            let error = out.iter().zip(exact).map(|(o, e)| square(o - e)).sum::<f64>();
+            let whole = exact.iter().map(|&e| square(e)).sum::<f64>();
+            self.error_squares[at] += error;
+            self.exact_squares[at] += whole;
+            if let Some(&estimate) = estimates.get(head) {
+                self.coverage.note(budget, estimate, (error / whole.max(f64::MIN_POSITIVE)).sqrt());
+            }
         }
         let row_bytes = step.storage.row_type().row_bytes(d);
         self.exact_bytes += (step.tokens * kv_heads * row_bytes) as f64;
@@ -71,6 +101,18 @@ impl Audit {
                 fixed + lsh_bytes(step, index, &scaled(step.shape, q))
             }
         };
+    }
+}
+
+impl Coverage {
+    fn note(&mut self, budget: Budget, estimate: f64, real: f64) {
+        self.head_steps += 1;
+        if let Budget::Verified { epsilon, .. } = budget {
+            self.violations += u64::from(real > epsilon + ROUNDING);
+        }
+        self.outside += u64::from(real > estimate + ROUNDING);
+        self.estimated += estimate;
+        self.real += real;
     }
 }
 

@@ -105,7 +105,7 @@ pub enum Rule {
     Static,
 }
 
-/// The mean fraction of the indexed keys that a step draws.
+/// How many of the indexed keys a step draws: a mean fraction of them, or what an error asks for.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Budget {
     /// This much of them, above 0 and up to 1.
@@ -114,14 +114,51 @@ pub enum Budget {
     /// draw too few keys from a short text and needlessly many from a long one: under this rule the distance from exact
     /// predictions was found to be about the same from 1,000 to 8,000 tokens (docs/evaluation.md).
     ByLength,
+    /// `sketch` alone: as many as make this the mean, over heads and steps, of the relative error of a head's output as the sample
+    /// predicts it; above 0 and below 1.
+    TargetError(f64),
+    /// `sketch` alone: in every step and head as many as its interval takes to be small, all of them if need be.
+    Verified {
+        /// The most that |o - exact o| / |exact o| of a query head's output may be by its interval; above 0 and below 1.
+        epsilon: f64,
+        /// How often the interval may be wrong; above 0 and up to [`MOST_DELTA`].
+        delta: f64,
+    },
 }
+
+/// The greatest accepted delta: beyond 0.215, an error in one direction is no longer the one that reaches furthest.
+pub const MOST_DELTA: f64 = 0.2;
 
 impl Budget {
     /// The fraction of `keys` indexed keys.
     pub(crate) fn of(self, keys: usize) -> f64 {
         match self {
             Budget::Fraction(fraction) => fraction,
-            Budget::ByLength => (0.02 * (8192.0 / keys.max(1) as f64).sqrt()).min(1.0),
+            Budget::ByLength | Budget::TargetError(_) | Budget::Verified { .. } => {
+                (0.02 * (8192.0 / keys.max(1) as f64).sqrt()).min(1.0)
+            }
+        }
+    }
+
+    fn check(self) -> Result<(), EngineError> {
+        let within = |name: &str, value: f64, low: f64, high: f64, range: &str| {
+            if value > low && value <= high {
+                Ok(())
+            } else {
+                Err(EngineError::Invalid(format!("{name} = {value}; it must be {range}")))
+            }
+        };
+        let below_one = 1.0 - f64::EPSILON;
+        match self {
+            Budget::Fraction(budget) => within("budget", budget, 0.0, 1.0, "above 0, up to 1"),
+            Budget::ByLength => Ok(()),
+            Budget::TargetError(error) => {
+                within("target error", error, 0.0, below_one, "above 0 and below 1")
+            }
+            Budget::Verified { epsilon, delta } => {
+                within("epsilon", epsilon, 0.0, below_one, "above 0 and below 1")?;
+                within("delta", delta, 0.0, MOST_DELTA, &format!("above 0, up to {MOST_DELTA}"))
+            }
         }
     }
 }
@@ -144,13 +181,12 @@ impl Policy {
             Policy::Sketch { bits, .. } if !SKETCH_BITS.contains(&bits) => Err(EngineError::Invalid(
                 format!("{bits} bits a code element; it must be one of {SKETCH_BITS:?}"),
             )),
-            Policy::Sketch { budget: Budget::Fraction(budget), .. }
-            | Policy::Compare { budget: Budget::Fraction(budget), .. }
-                if !(budget > 0.0 && budget <= 1.0) =>
-            {
-                Err(EngineError::Invalid(format!("budget = {budget}; it must be above 0, up to 1")))
+            Policy::Compare { budget: Budget::TargetError(_) | Budget::Verified { .. }, .. } => {
+                Err(EngineError::Invalid(
+                    "only sketch knows its error, and draws as many keys as it takes".to_owned(),
+                ))
             }
-            Policy::Sketch { .. } | Policy::Compare { .. } => Ok(()),
+            Policy::Sketch { budget, .. } | Policy::Compare { budget, .. } => budget.check(),
         }
     }
 }

@@ -10,8 +10,9 @@ use lsh_attn::sketch::{BLOCK_KEYS, Draw, QueryCodes, Scanned, SketchIndex, atten
 use lsh_attn::softmax::Partial;
 use team::Team;
 
-use crate::config::SINKS;
+use crate::config::{Budget, SINKS};
 use crate::decode::{RowsRead, Step, attend_rows, scaled};
+use crate::decode_verified::Assessed;
 use crate::sketch::{HeadSketch, LayerSketch, SessionSketch};
 
 /// Blocks that one task scans and draws from: 8,192 keys, whose codes stay in the second-level cache from the scan to the
@@ -30,10 +31,22 @@ thread_local! {
 }
 
 /// Consecutive blocks of a segment.
-struct Task {
-    kv_head: usize,
-    segment: usize,
-    blocks: Range<usize>,
+pub(crate) struct Task {
+    pub kv_head: usize,
+    pub segment: usize,
+    pub blocks: Range<usize>,
+}
+
+/// What a task drew and attended.
+pub(crate) struct Drawn {
+    /// All queries of the KV head.
+    pub partial: Partial,
+    pub count: usize,
+    /// How many keys were expected.
+    pub expected: f64,
+    pub drawing: Duration,
+    /// Ids and ln pi, where the step's error is to be estimated from them.
+    pub keys: (Vec<u16>, Vec<f32>),
 }
 
 impl Task {
@@ -44,7 +57,7 @@ impl Task {
         &codes[self.blocks.start * bytes..self.blocks.end * bytes]
     }
 
-    fn index<'a>(&self, layer: &'a LayerSketch) -> &'a SketchIndex {
+    pub fn index<'a>(&self, layer: &'a LayerSketch) -> &'a SketchIndex {
         &layer.heads[self.kv_head].segments[self.segment]
     }
 }
@@ -94,8 +107,9 @@ pub(crate) fn sketched(
         First::Scan(sums, totals)
     });
     read.retrieve += started.elapsed() * team.threads() as u32;
-    let mut whole = Partial::new(step.shape.heads, d);
     let mut weight = vec![0.0; step.shape.heads];
+    let mut indexed = vec![0.0; step.shape.heads];
+    let mut fixed: Vec<Partial> = Vec::with_capacity(kv_heads);
     let mut scanned: Vec<Vec<f32>> = Vec::with_capacity(tasks.len());
     for (number, part) in first.into_iter().enumerate() {
         match part {
@@ -106,28 +120,33 @@ pub(crate) fn sketched(
                     let relative = f64::from(partial.max(query) - references[head]);
                     weight[head] = f64::from(partial.den(query)) * relative.exp();
                 }
-                whole.merge(number * group, &partial);
+                fixed.push(partial);
             }
             First::Scan(sums, totals) => {
-                let heads = &mut weight[tasks[scanned.len()].kv_head * group..];
-                for (weight, total) in heads.iter_mut().zip(totals) {
-                    *weight += total;
+                let first = tasks[scanned.len()].kv_head * group;
+                for (query, total) in totals.into_iter().enumerate() {
+                    weight[first + query] += total;
+                    indexed[first + query] += total;
                 }
                 scanned.push(sums);
             }
         }
     }
-    let lambda = sketch.lambda(keys);
-    let coefficients: Vec<f32> = weight.iter().map(|weight| (lambda / weight) as f32).collect();
+    let shares: Vec<f64> = indexed.iter().zip(&weight).map(|(indexed, weight)| indexed / weight).collect();
+    let lambdas = sketch.lambdas(keys, &shares);
+    let coefficients: Vec<f32> =
+        lambdas.iter().zip(&weight).map(|(lambda, weight)| (lambda / weight) as f32).collect();
     let seed = derive_seed(derive_seed(sketch.seed, step.tokens as u64), step.layer as u64);
 
-    let parts: Vec<(Partial, usize, f64, Duration)> = team.map(tasks.len(), |number| {
+    let floor = sketch.floor(keys) as f32;
+    let keep = matches!(sketch.budget(), Budget::TargetError(_) | Budget::Verified { .. });
+    let attend = |number: usize, coefficients: &[f32], round: u64| {
         let (task, offsets, sums) = (&tasks[number], &offsets[number], &scanned[number]);
         let heads = task.kv_head * group;
-        let random = mix64(derive_seed(seed, number as u64));
+        let random = mix64(derive_seed(seed ^ round << 32, number as u64));
         let how = Draw {
             coefficients: &coefficients[heads..][..group],
-            floor: sketch.floor(keys) as f32,
+            floor,
             start: (random >> 11) as f64 / (1u64 << 53) as f64,
             first: task.index(layer).first() + task.blocks.start * BLOCK_KEYS,
         };
@@ -147,19 +166,38 @@ pub(crate) fn sketched(
             let drawing = started.elapsed();
             let q = &q[heads * d..][..group * d];
             attend_drawn(step.kernels, q, rows, (ids, ln_pi), scores, &mut partial);
-            (partial, ids.len(), expected, drawing)
+            let kept = if keep { (ids.clone(), ln_pi.clone()) } else { Default::default() };
+            Drawn { partial, count: ids.len(), expected, drawing, keys: kept }
         })
-    });
-    let mut expected = 0.0;
-    for (task, (partial, drawn, likely, drawing)) in tasks.iter().zip(&parts) {
-        whole.merge(task.kv_head * group, partial);
-        read.sampled += (drawn * group) as u64;
-        expected += likely;
-        read.retrieve += *drawing;
+    };
+    let parts = team.map(tasks.len(), |number| attend(number, &coefficients, 0));
+    for drawn in &parts {
+        read.sampled += (drawn.count * group) as u64;
+        read.retrieve += drawn.drawing;
     }
     read.indexed = (keys * step.shape.heads) as u64;
-    whole.finish(out);
-    sketch.steer(step.layer, expected, keys);
+    let mut sample = Assessed { step, layer, q: &q, tasks: &tasks, fixed: &fixed, coefficients, parts };
+    match sketch.budget() {
+        Budget::Fraction(_) | Budget::ByLength => {
+            let expected = sample.parts.iter().map(|drawn| drawn.expected).sum();
+            sample.finish(out);
+            sketch.steer(step.layer, expected, keys);
+        }
+        Budget::TargetError(target) => {
+            let errors = sample.predicted(team);
+            sample.finish(out);
+            sketch.steer_by_error(step.layer, target, &errors);
+            sketch.set_errors(errors);
+        }
+        Budget::Verified { epsilon, delta } => {
+            let settled = sample.settle(team, epsilon, delta, attend);
+            sample.finish(out);
+            read.sampled += settled.sampled;
+            read.retrieve += settled.retrieve;
+            sketch.steer_by_repeats(step.layer, settled.repeated);
+            sketch.set_errors(settled.errors);
+        }
+    }
     read
 }
 

@@ -229,7 +229,11 @@ impl Session {
                 index.keep_up(team, step);
                 decode::sampled(team, step, index, q, out)
             }
-            (Policy::Sketch { .. }, Index::Sketch(index)) => sketched(team, step, index, q, out),
+            (Policy::Sketch { .. }, Index::Sketch(index)) => {
+                let read = sketched(team, step, index, q, out);
+                self.stats.note_errors(index.errors());
+                read
+            }
             (Policy::Compare { rule, budget }, _) => compared(team, step, (rule, budget), self.seed, q, out),
             _ => decode::exact(team, step, q, out),
         };

@@ -16,6 +16,8 @@ use crate::EngineError;
 use crate::config::{Budget, SINKS, Shape, WINDOW};
 use crate::storage::{Centres, Storage, count_sketch};
 
+mod steering;
+
 /// Rows below which a segment's own mean is no good centre: it takes the one of the segment before, and the first segment
 /// waits, its rows attended exactly.
 const CENTRE_ROWS: usize = 512;
@@ -31,11 +33,14 @@ pub(crate) struct SessionSketch {
     pub seed: u64,
     layers: Vec<LayerSketch>,
     /// lambda for each key of the budget: what a draw multiplies shares of the softmax with, the same for all layers and
-    /// heads, and steered slowly so that the mean draw is the budget.
+    /// heads, and steered slowly so that the mean draw is the budget. Where an error is asked for, it is steered towards that.
     gain: f64,
-    /// Keys that the running step is expected to draw, and those that it could.
-    expected: f64,
-    indexed: f64,
+    /// What steers it: keys that the running step is expected to draw, and those that it could; or a sum of errors, and of how many
+    /// heads; or KV heads that drew again, and all.
+    noted: f64,
+    possible: f64,
+    /// The error of each query head in the layer attended last, as its sample has it; none where no error is asked for.
+    errors: Vec<f64>,
 }
 
 /// Rotation of a layer, and the segments of its KV heads.
@@ -64,8 +69,9 @@ impl SessionSketch {
             layers: (0..shape.layers).map(layer).collect(),
             // As though a third of every head's weight were on indexed keys.
             gain: 3.0 / shape.group() as f64,
-            expected: 0.0,
-            indexed: 0.0,
+            noted: 0.0,
+            possible: 0.0,
+            errors: Vec::new(),
         }
     }
 
@@ -76,33 +82,30 @@ impl SessionSketch {
 
     pub fn set_budget(&mut self, budget: Budget) {
         self.budget = budget;
+        self.errors.clear();
+    }
+
+    pub fn budget(&self) -> Budget {
+        self.budget
+    }
+
+    /// The error of each query head in the layer attended last, relative to its output: what was predicted, or the end of its
+    /// interval where steps are verified. None where the budget is a number of keys.
+    pub fn errors(&self) -> &[f64] {
+        &self.errors
+    }
+
+    pub fn set_errors(&mut self, errors: Vec<f64>) {
+        self.errors = errors;
     }
 
     pub fn layer(&self, layer: usize) -> &LayerSketch {
         &self.layers[layer]
     }
 
-    /// lambda of a head with `keys` indexed keys.
-    pub fn lambda(&self, keys: usize) -> f64 {
-        self.gain * self.budget.of(keys) * keys as f64
-    }
-
     /// Least probability of every one of a head's `keys`: at most a quarter of the budget goes this way.
     pub fn floor(&self, keys: usize) -> f64 {
         FLOOR.min(self.budget.of(keys) / 4.0)
-    }
-
-    /// Notes a layer's draw from `keys` of each of its KV heads; the first layer's begins a step and steers by what the one
-    /// before expected.
-    pub fn steer(&mut self, layer: usize, expected: f64, keys: usize) {
-        if layer == 0 && self.indexed > 0.0 {
-            let spread = self.floor(keys) * self.indexed;
-            let ratio = (self.budget.of(keys) * self.indexed - spread) / (self.expected - spread).max(1.0);
-            self.gain = (self.gain * ratio.clamp(0.25, 4.0).powf(0.3)).clamp(1e-4, 1e4);
-            (self.expected, self.indexed) = (0.0, 0.0);
-        }
-        self.expected += expected;
-        self.indexed += (keys * self.layers[layer].heads.len()) as f64;
     }
 
     /// Indexes every layer up to its window.
@@ -190,12 +193,12 @@ impl SessionSketch {
 
     /// What steers the draws, for [`SessionSketch::set_steering`].
     pub fn steering(&self) -> [f64; 3] {
-        [self.gain, self.expected, self.indexed]
+        [self.gain, self.noted, self.possible]
     }
 
     /// Goes on steering as another did.
-    pub fn set_steering(&mut self, [gain, expected, indexed]: [f64; 3]) {
-        (self.gain, self.expected, self.indexed) = (gain, expected, indexed);
+    pub fn set_steering(&mut self, [gain, noted, possible]: [f64; 3]) {
+        (self.gain, self.noted, self.possible) = (gain, noted, possible);
     }
 
     /// Bytes of codes, factors and centres.

@@ -15,6 +15,16 @@ pub struct NativeAudit {
     pub bytes_read: f64,
     /// Bytes of rows that exact attention reads.
     pub exact_bytes: f64,
+    /// Heads and steps that estimated their own error.
+    pub head_steps: f64,
+    /// Of these, those whose error was above epsilon.
+    pub violations: f64,
+    /// And those whose error was above the estimate.
+    pub outside: f64,
+    /// Sum of the estimates, each relative to the output.
+    pub estimated_errors: f64,
+    /// Sum of the real errors likewise.
+    pub real_errors: f64,
 }
 
 impl From<&Audit> for NativeAudit {
@@ -24,6 +34,11 @@ impl From<&Audit> for NativeAudit {
             exact_squares: Float64Array::new(audit.exact_squares.clone()),
             bytes_read: audit.bytes_read,
             exact_bytes: audit.exact_bytes,
+            head_steps: audit.coverage.head_steps as f64,
+            violations: audit.coverage.violations as f64,
+            outside: audit.coverage.outside as f64,
+            estimated_errors: audit.coverage.estimated,
+            real_errors: audit.coverage.real,
         }
     }
 }

@@ -19,6 +19,9 @@ const LSH_L: f64 = 150.0;
 /// Bits of a code element of the `sketch` policy where the caller names none.
 const SKETCH_BITS: f64 = 4.0;
 
+/// How often an interval may be wrong where the caller names no delta.
+const DELTA: f64 = 0.05;
+
 /// The shape of a model, and where and with how many threads a session works.
 #[napi(object, object_to_js = false)]
 pub struct NativeSessionOptions {
@@ -116,11 +119,17 @@ pub struct NativePolicy {
     /// `sketch`, `topk`, `oracle`, `quest`: mean fraction of the indexed keys that are used. By default 2% of 8,192 keys, and a number
     /// that goes with the root of the text's length.
     pub budget: Option<f64>,
+    /// `sketch`, in place of a budget: the mean relative error of a head's output, as samples predict it, above 0 and below 1.
+    pub target_error: Option<f64>,
+    /// `sketch`, in place of a budget: the most that the interval of every head's relative error may reach, above 0 and below 1.
+    pub epsilon: Option<f64>,
+    /// With epsilon: how often an interval may be wrong, above 0 and up to 0.2; 0.05 by default.
+    pub delta: Option<f64>,
 }
 
 impl NativePolicy {
     pub fn policy(self) -> Result<Policy, Failure> {
-        let budget = self.budget.map_or(Budget::ByLength, Budget::Fraction);
+        let budget = self.budget()?;
         let compare = |rule| Ok(Policy::Compare { rule, budget });
         match self.kind.as_str() {
             "exact" => Ok(Policy::Exact),
@@ -139,6 +148,20 @@ impl NativePolicy {
             kind => Err(Failure::invalid(format!(
                 "policy {kind} is none of exact, lsh, sketch, topk, oracle, quest, static"
             ))),
+        }
+    }
+
+    fn budget(&self) -> Result<Budget, Failure> {
+        match (self.budget, self.target_error, self.epsilon, self.delta) {
+            (None, None, None, None) => Ok(Budget::ByLength),
+            (Some(fraction), None, None, None) => Ok(Budget::Fraction(fraction)),
+            (None, Some(error), None, None) => Ok(Budget::TargetError(error)),
+            (None, None, Some(epsilon), delta) => {
+                Ok(Budget::Verified { epsilon, delta: delta.unwrap_or(DELTA) })
+            }
+            _ => Err(Failure::invalid(
+                "budget, targetError and epsilon exclude each other, and delta needs epsilon".to_owned(),
+            )),
         }
     }
 }

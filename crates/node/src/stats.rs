@@ -12,6 +12,14 @@ pub struct NativeStats {
     pub sampled_rows: f64,
     /// Rows that the index could have drawn, summed likewise: `sampledRows / indexedRows` is the budget.
     pub indexed_rows: f64,
+    /// Heads and steps that estimated their own error; 0 where the budget is a number of keys.
+    pub assessed: f64,
+    /// Of these, those that read every key.
+    pub read_whole: f64,
+    /// Sum of the estimates, each relative to the output: predictions, or ends of intervals.
+    pub error_sum: f64,
+    /// The greatest of them.
+    pub error_max: f64,
     /// Wall time spent in attendDecode, in seconds.
     pub attend_seconds: f64,
     /// Bytes of the index.
@@ -30,6 +38,10 @@ impl From<Stats> for NativeStats {
             rows_read: stats.rows_read as f64,
             sampled_rows: stats.sampled_rows as f64,
             indexed_rows: stats.indexed_rows as f64,
+            assessed: stats.assessed as f64,
+            read_whole: stats.read_whole as f64,
+            error_sum: stats.error_sum,
+            error_max: stats.error_max,
             attend_seconds: stats.attend_time.as_secs_f64(),
             index_bytes: stats.index_bytes as f64,
             row_bytes: stats.row_bytes as f64,
