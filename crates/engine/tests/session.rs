@@ -362,7 +362,7 @@ fn a_layer_is_measured_with_figures_that_fit_each_other() {
         seed: 0,
         directory: std::env::temp_dir(),
     };
-    let measure = |policy| engine::measure_attention(&config, 4096, policy, 2).expect("measured");
+    let measure = |policy| engine::measure_attention(&config, 4096, policy, 1).expect("measured");
     let exact = measure(Policy::Exact);
     assert_eq!((exact.relative_l2, exact.budget), (0.0, 1.0));
     let (lsh, sketch) = (measure(Policy::Lsh { k: 10, l: 150 }), measure(SKETCH));
