@@ -80,6 +80,9 @@ pub enum Policy {
         bits: u32,
         /// How many of the indexed keys a step draws.
         budget: Budget,
+        /// Whether values have codes too, from which a step takes what they say of all keys; the drawn rows then correct it. Twice
+        /// the codes to scan, for the same error with a fraction of the rows.
+        residual: bool,
     },
     /// The static set of `sketch`, and keys chosen by a rule to compare with.
     Compare {

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use kv_store::SEGMENT_ROWS;
 use lsh_attn::mix::{derive_seed, mix64};
-use lsh_attn::sketch::{BLOCK_KEYS, Draw, QueryCodes, Scanned, SketchIndex, attend_drawn, draw, totals};
+use lsh_attn::sketch::{
+    BLOCK_KEYS, Draw, QueryCodes, Residual, Scanned, SketchIndex, ValueBlocks, attend_drawn, draw, totals,
+};
 use lsh_attn::softmax::Partial;
 use team::Team;
 
@@ -42,6 +44,13 @@ impl Task {
         let bytes = layer.plan.block_bytes();
         let codes = step.storage.codes(layer.plan.bits(), step.layer, self.kv_head, self.segment);
         &codes[self.blocks.start * bytes..self.blocks.end * bytes]
+    }
+
+    /// The codes of its values.
+    fn values<'a>(&self, step: Step<'a>, layer: &LayerSketch) -> ValueBlocks<'a> {
+        let bytes = layer.plan.block_bytes();
+        let codes = step.storage.value_codes(layer.plan.bits(), step.layer, self.kv_head, self.segment);
+        ValueBlocks(&codes[self.blocks.start * bytes..self.blocks.end * bytes])
     }
 
     fn index<'a>(&self, layer: &'a LayerSketch) -> &'a SketchIndex {
@@ -88,15 +97,22 @@ pub(crate) fn sketched(
         let (task, offsets) = (&tasks[number], &offsets[number]);
         let mut sums = vec![0.0; task.blocks.len() * group];
         let queries = codes.queries(task.kv_head * group, offsets);
+        if sketch.residual() {
+            let mut residual = Residual::new(&layer.plan, group);
+            let codes = (task.codes(step, layer), task.values(step, layer));
+            residual.scan(step.kernels, &layer.plan, codes, queries, &mut sums);
+            return First::Scan(sums, residual.totals().to_vec(), Some(residual));
+        }
         let (bits, padded_dim) = (layer.plan.bits(), layer.plan.padded_dim());
         step.kernels.sketch_sums(bits, padded_dim, task.codes(step, layer), queries, &mut sums);
         let totals = totals(&sums, group);
-        First::Scan(sums, totals)
+        First::Scan(sums, totals, None)
     });
     read.retrieve += started.elapsed() * team.threads() as u32;
     let mut whole = Partial::new(step.shape.heads, d);
     let mut weight = vec![0.0; step.shape.heads];
-    let mut scanned: Vec<Vec<f32>> = Vec::with_capacity(tasks.len());
+    let mut fixed = vec![0.0; step.shape.heads];
+    let mut scanned: Vec<(Vec<f32>, Option<Residual>)> = Vec::with_capacity(tasks.len());
     for (number, part) in first.into_iter().enumerate() {
         match part {
             First::Static((partial, rows)) => {
@@ -105,15 +121,16 @@ pub(crate) fn sketched(
                     let head = number * group + query;
                     let relative = f64::from(partial.max(query) - references[head]);
                     weight[head] = f64::from(partial.den(query)) * relative.exp();
+                    fixed[head] = weight[head];
                 }
                 whole.merge(number * group, &partial);
             }
-            First::Scan(sums, totals) => {
+            First::Scan(sums, totals, residual) => {
                 let heads = &mut weight[tasks[scanned.len()].kv_head * group..];
                 for (weight, total) in heads.iter_mut().zip(totals) {
                     *weight += total;
                 }
-                scanned.push(sums);
+                scanned.push((sums, residual));
             }
         }
     }
@@ -121,8 +138,8 @@ pub(crate) fn sketched(
     let coefficients: Vec<f32> = weight.iter().map(|weight| (lambda / weight) as f32).collect();
     let seed = derive_seed(derive_seed(sketch.seed, step.tokens as u64), step.layer as u64);
 
-    let parts: Vec<(Partial, usize, f64, Duration)> = team.map(tasks.len(), |number| {
-        let (task, offsets, sums) = (&tasks[number], &offsets[number], &scanned[number]);
+    let parts: Vec<(Partial, Option<Residual>, usize, f64, Duration)> = team.map(tasks.len(), |number| {
+        let (task, offsets, (sums, residual)) = (&tasks[number], &offsets[number], &scanned[number]);
         let heads = task.kv_head * group;
         let random = mix64(derive_seed(seed, number as u64));
         let how = Draw {
@@ -147,18 +164,31 @@ pub(crate) fn sketched(
             let drawing = started.elapsed();
             let q = &q[heads * d..][..group * d];
             attend_drawn(step.kernels, q, rows, (ids, ln_pi), scores, &mut partial);
-            (partial, ids.len(), expected, drawing)
+            let residual = residual.clone().map(|mut residual| {
+                let drawn = (ids.as_slice(), ln_pi.as_slice());
+                residual.take_away(step.kernels, blocks, task.values(step, layer), how.first, drawn);
+                residual
+            });
+            (partial, residual, ids.len(), expected, drawing)
         })
     });
     let mut expected = 0.0;
-    for (task, (partial, drawn, likely, drawing)) in tasks.iter().zip(&parts) {
+    let mut rest = Residual::new(&layer.plan, step.shape.heads);
+    for (task, (partial, residual, drawn, likely, drawing)) in tasks.iter().zip(&parts) {
         whole.merge(task.kv_head * group, partial);
+        if let Some(residual) = residual {
+            rest.merge(task.kv_head * group, residual);
+        }
         read.sampled += (drawn * group) as u64;
         expected += likely;
         read.retrieve += *drawing;
     }
     read.indexed = (keys * step.shape.heads) as u64;
-    whole.finish(out);
+    if sketch.residual() {
+        rest.finish(step.kernels, &layer.plan, &whole, (&references, &fixed), out);
+    } else {
+        whole.finish(out);
+    }
     sketch.steer(step.layer, expected, keys);
     read
 }
@@ -167,8 +197,8 @@ pub(crate) fn sketched(
 enum First {
     /// With the number of rows.
     Static((Partial, usize)),
-    /// With the sums over all blocks.
-    Scan(Vec<f32>, Vec<f64>),
+    /// With the sums over all blocks, and what values' codes add.
+    Scan(Vec<f32>, Vec<f64>, Option<Residual>),
 }
 
 /// All queries of a KV head over what its index leaves out: the first rows and the newest.
