@@ -7,13 +7,14 @@ import { DEFAULT_MODEL, REF_HELP } from './model-option.js';
 export const evalOptions = {
   model: { alias: 'm', type: 'string', default: DEFAULT_MODEL, describe: `The model: ${REF_HELP}` },
   'sketch-bits': { type: 'number', default: 4, describe: 'sketch: bits of the copy of each key element: 1, 2 or 4' },
+  residual: { type: 'boolean', default: false, describe: 'sketch: a copy of the values too, which the keys that are read correct' },
   'lsh-k': { type: 'string', default: '10', describe: 'lsh: bits a table; several are compared' },
   'lsh-l': { type: 'number', default: 150, describe: 'lsh: tables' },
   threads: { type: 'number', describe: 'Threads to use [default: one for each core]' },
   report: { type: 'string', describe: 'Write a page with plots to this file' },
 } as const;
 
-type Arguments = Pick<InferredOptionTypes<typeof evalOptions>, 'sketch-bits' | 'lsh-k' | 'lsh-l'>;
+type Arguments = Pick<InferredOptionTypes<typeof evalOptions>, 'sketch-bits' | 'residual' | 'lsh-k' | 'lsh-l'>;
 
 /** The policies at their budgets, as they were typed. */
 export function variantsFrom(args: Arguments & { policies: string; budget: string | undefined }): Variant[] {
@@ -21,6 +22,7 @@ export function variantsFrom(args: Arguments & { policies: string; budget: strin
     policies: list(args.policies),
     budgets: args.budget === undefined ? [undefined] : numbers('budget', args.budget),
     sketchBits: args['sketch-bits'],
+    residual: args.residual,
     lshK: numbers('lsh-k', args['lsh-k']),
     lshL: args['lsh-l'],
   });

@@ -28,6 +28,11 @@ export interface PolicyOptions {
   readonly budget?: number | undefined;
   /** `sketch`: bits of the copy for each element of a key: 1, 2 or 4. More bits, less noise and a larger index. Default 4. */
   readonly sketchBits?: number | undefined;
+  /**
+   * `sketch`: keep a copy of the values too, take from both copies what they say of all keys, and let the sampled keys correct it. Reads twice
+   * the copies and needs a fraction of the keys for the same error: for keys on disk, or behind a slow bus. Default false.
+   */
+  readonly residual?: boolean | undefined;
   /** `lsh`: bits a table, 1 to 16. More bits, fewer keys read. Default 10. */
   readonly lshK?: number | undefined;
   /** `lsh`: tables, 2 to 1000. More tables, more keys read and a larger index. Default 150. */
@@ -37,7 +42,7 @@ export interface PolicyOptions {
 export type Policy =
   | { readonly kind: 'exact' }
   | { readonly kind: 'lsh'; readonly k: number; readonly l: number }
-  | { readonly kind: 'sketch'; readonly bits: number; readonly budget?: number }
+  | { readonly kind: 'sketch'; readonly bits: number; readonly residual: boolean; readonly budget?: number }
   | { readonly kind: 'topk' | 'oracle' | 'quest' | 'static'; readonly budget?: number };
 
 /** How the next token is chosen from the logits, in this order: penalty, top-k, top-p, min-p, temperature. */
@@ -58,10 +63,11 @@ export interface SamplingOptions {
 
 export type Sampling = { readonly [Name in keyof SamplingOptions]-?: number };
 
-export function policyFrom({ policy = 'sketch', budget, sketchBits = 4, lshK = 10, lshL = 150 }: PolicyOptions): Policy {
+export function policyFrom({ policy = 'sketch', budget, sketchBits = 4, residual = false, lshK = 10, lshL = 150 }: PolicyOptions): Policy {
   // All are checked, whichever policy takes them: what is wrong now would surprise at the next change of policy.
   const [k, l] = [integer('lshK', lshK, 1, 16), integer('lshL', lshL, 2, 1000)];
   if (![1, 2, 4].includes(sketchBits)) throw outOfRange('sketchBits', sketchBits, '1, 2 or 4');
+  if (typeof residual !== 'boolean') throw outOfRange('residual', residual, 'true or false');
   if (budget !== undefined && !(budget > 0 && budget <= 1)) throw outOfRange('budget', budget, 'above 0, up to 1');
   // Types are no promise where options come from JavaScript or a command line.
   const kind = policyNames.find((name) => name === policy);
@@ -71,7 +77,7 @@ export function policyFrom({ policy = 'sketch', budget, sketchBits = 4, lshK = 1
     case 'lsh':
       return { kind, k, l };
     case 'sketch':
-      return { kind, bits: sketchBits, ...(budget !== undefined && { budget }) };
+      return { kind, bits: sketchBits, residual, ...(budget !== undefined && { budget }) };
     case 'topk':
     case 'oracle':
     case 'quest':

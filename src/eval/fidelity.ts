@@ -25,6 +25,7 @@ export interface FidelityRow {
   /** The mean fraction of indexed keys that a query head used: what was asked for, where that can be; else what was measured. */
   readonly budget: number;
   readonly sketchBits?: number | undefined;
+  readonly residual?: boolean | undefined;
   readonly lshK?: number | undefined;
   readonly lshL?: number | undefined;
   readonly seeds: number;
@@ -138,7 +139,7 @@ class Measured {
     this.#exactBytes += audit.exactBytes;
   }
 
-  row({ policy, budget, sketchBits, lshK, lshL }: Variant, { config: { layers, heads } }: Model): FidelityRow {
+  row({ policy, budget, sketchBits, residual, lshK, lshL }: Variant, { config: { layers, heads } }: Model): FidelityRow {
     const kl = this.#runs.map((run) => run.kl);
     const interval = meanInterval(kl);
     const over = (of: (stats: ReturnType<Session['stats']>) => number) => mean(this.#stats.map(of));
@@ -148,7 +149,7 @@ class Measured {
     return {
       policy,
       budget: policy === 'exact' ? 1 : (budget ?? sampled),
-      ...(policy === 'sketch' && { sketchBits: sketchBits ?? 4 }),
+      ...(policy === 'sketch' && { sketchBits: sketchBits ?? 4, residual: residual ?? false }),
       ...(policy === 'lsh' && { lshK: lshK ?? 10, lshL: lshL ?? 150 }),
       seeds: this.#runs.length,
       perplexity: Math.exp(mean(this.#runs.flatMap((run) => run.nll))),

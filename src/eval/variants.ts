@@ -13,12 +13,13 @@ export interface VariantChoices {
   /** Of the policies that have one; undefined is their default. */
   readonly budgets: readonly (number | undefined)[];
   readonly sketchBits?: number | undefined;
+  readonly residual?: boolean | undefined;
   readonly lshK: readonly number[];
   readonly lshL?: number | undefined;
 }
 
 /** Every policy at every budget; those without one at every K, or once. Throws INVALID_OPTION. */
-export function variantsOf({ policies, budgets, sketchBits, lshK, lshL }: VariantChoices): Variant[] {
+export function variantsOf({ policies, budgets, sketchBits, residual, lshK, lshL }: VariantChoices): Variant[] {
   const variants = policies.flatMap((name): Variant[] => {
     const policy = policyNames.find((known) => known === name);
     if (policy === undefined) {
@@ -26,7 +27,7 @@ export function variantsOf({ policies, budgets, sketchBits, lshK, lshL }: Varian
     }
     if (policy === 'exact' || policy === 'static') return [{ policy }];
     if (policy === 'lsh') return lshK.map((k) => ({ policy, lshK: k, lshL }));
-    return budgets.map((budget) => ({ policy, budget, ...(policy === 'sketch' && { sketchBits }) }));
+    return budgets.map((budget) => ({ policy, budget, ...(policy === 'sketch' && { sketchBits, residual }) }));
   });
   variants.forEach(policyFrom);
   return variants;
@@ -37,11 +38,12 @@ export function isRandom({ policy }: Variant): boolean {
   return policy === 'sketch' || policy === 'lsh' || policy === 'oracle';
 }
 
-/** What people call it: "sketch 2%", "lsh K10 L150". */
-export function nameOf({ policy, budget, lshK = 10, lshL = 150 }: Variant): string {
+/** What people call it: "sketch 2%", "sketch residual 2%", "lsh K10 L150". */
+export function nameOf({ policy, residual = false, budget, lshK = 10, lshL = 150 }: Variant): string {
   if (policy === 'lsh') return `lsh K${lshK} L${lshL}`;
   if (policy === 'exact' || policy === 'static') return policy;
-  return budget === undefined ? policy : `${policy} ${Number((100 * budget).toPrecision(3))}%`;
+  const name = policy === 'sketch' && residual ? `${policy} residual` : policy;
+  return budget === undefined ? name : `${name} ${Number((100 * budget).toPrecision(3))}%`;
 }
 
 /**

@@ -7,7 +7,7 @@
 use crate::hash::{LANES, Lanes};
 use crate::kernels::Kernels;
 use crate::rows::Rows;
-use crate::sketch::{BLOCK_KEYS, Scanned, SketchPlan, SketchQueries, value_code};
+use crate::sketch::{BLOCK_KEYS, Scanned, SketchPlan, SketchQueries, middle, value_code};
 use crate::softmax::Partial;
 
 /// Codes of values, block by block beside those of keys.
@@ -47,7 +47,7 @@ pub struct ValueWeights {
 
 /// Sums of w^ and w^ v^ over all keys, less those of drawn keys over pi, for queries of a KV head or of all. Both may be
 /// negative. v^ are still rotated.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Residual {
     padded_dim: usize,
     den: Vec<f64>,
@@ -79,7 +79,7 @@ impl Residual {
         }
     }
 
-    /// Sums of w^ over all keys scanned, for each query, until a sample is taken away.
+    /// Sums of w^ for each query.
     pub fn totals(&self) -> &[f64] {
         &self.den
     }
@@ -121,9 +121,8 @@ impl Residual {
             for (query, (den, num)) in self.den.iter_mut().zip(nums).enumerate() {
                 *den -= f64::from(weights[query][key] * inverse);
                 let weight = f32::from(rounded[query].quants[key]) * rounded[query].scale * inverse;
-                let middle = crate::sketch::middle(bits);
                 for (num, &code) in num.iter_mut().zip(&codes) {
-                    *num -= weight * (f32::from(code) - middle);
+                    *num -= weight * (f32::from(code) - middle(bits));
                 }
             }
         }
@@ -139,9 +138,32 @@ impl Residual {
         }
     }
 
+    /// Sums of w^ v^ `[queries, dim]`, rotated back.
+    pub fn values(&self, kernels: Kernels, plan: &SketchPlan) -> Vec<f32> {
+        let dim = plan.dim();
+        let mut values = vec![0.0; self.den.len() * dim];
+        let mut work = Vec::new();
+        let groups = self.num.chunks(LANES * self.padded_dim).zip(values.chunks_mut(LANES * dim));
+        for (num, values) in groups {
+            work.clear();
+            work.extend((0..self.padded_dim).map(|j| {
+                let element = |lane: usize| num.get(lane * self.padded_dim + j).copied().unwrap_or(0.0);
+                Lanes(std::array::from_fn(element))
+            }));
+            plan.unrotate(kernels, &mut work);
+            for (lane, values) in values.chunks_exact_mut(dim).enumerate() {
+                for (value, x) in values.iter_mut().zip(&work) {
+                    *value = x.0[lane];
+                }
+            }
+        }
+        values
+    }
+
     /// Corrected outputs `[queries, dim]`: of each query the quotient of the sums of `sampled`, which is the static set and the
-    /// drawn keys, and these. Here weights are relative to e^`references[query]`; `fixed` are the static set's sums of weights,
-    /// likewise, and no sum of all can be less: where correction makes it so, the output is the quotient of `sampled` alone.
+    /// drawn keys, and these. Here weights are relative to e^`references[query]`, which `sampled` has a key of; `fixed` are the static
+    /// set's sums of weights, likewise. No sum of all can be less than these: where correction makes it so, the output is the
+    /// quotient of `sampled` alone.
     pub fn finish(
         &self,
         kernels: Kernels,
@@ -150,29 +172,18 @@ impl Residual {
         (references, fixed): (&[f32], &[f64]),
         out: &mut [f32],
     ) {
-        let dim = plan.dim();
         sampled.finish(out);
-        let mut work = Vec::new();
-        for first in (0..self.den.len()).step_by(LANES) {
-            let count = LANES.min(self.den.len() - first);
-            work.clear();
-            work.extend((0..self.padded_dim).map(|j| {
-                let element = |lane: usize| self.num[(first + lane) * self.padded_dim + j];
-                Lanes(std::array::from_fn(|lane| if lane < count { element(lane) } else { 0.0 }))
-            }));
-            plan.unrotate(kernels, &mut work);
-            for lane in 0..count {
-                let query = first + lane;
-                // The newest key, whose score the reference is, is in the static set: this is at most 1.
-                let relative = (references[query] - sampled.max(query)).exp();
-                let den = sampled.den(query) + relative * self.den[query] as f32;
-                if den <= relative * fixed[query] as f32 {
-                    continue;
-                }
-                let out = &mut out[query * dim..][..dim];
-                for ((out, num), x) in out.iter_mut().zip(sampled.num(query)).zip(&work) {
-                    *out = (num + relative * x.0[lane]) / den;
-                }
+        let values = self.values(kernels, plan);
+        let outputs = out.chunks_exact_mut(plan.dim()).zip(values.chunks_exact(plan.dim()));
+        for (query, (out, values)) in outputs.enumerate() {
+            // At most 1, since the greatest logit is no less than that of one of its keys.
+            let relative = (references[query] - sampled.max(query)).exp();
+            let den = sampled.den(query) + relative * self.den[query] as f32;
+            if den <= relative * fixed[query] as f32 {
+                continue;
+            }
+            for ((out, num), value) in out.iter_mut().zip(sampled.num(query)).zip(values) {
+                *out = (num + relative * value) / den;
             }
         }
     }
