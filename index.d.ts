@@ -244,6 +244,8 @@ export interface NativePolicy {
   l?: number
   /** `sketch`: bits of a code element: 1, 2 or 4, which is the default. */
   bits?: number
+  /** `sketch`: codes of values too, which drawn rows correct: fewer rows for the same error, twice the codes. Not by default. */
+  residual?: boolean
   /**
    * `sketch`, `topk`, `oracle`, `quest`: mean fraction of the indexed keys that are used. By default 2% of 8,192 keys, and a number
    * that goes with the root of the text's length.

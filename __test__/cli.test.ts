@@ -47,6 +47,11 @@ test('bench attention measures a layer', async (t) => {
   t.like(result, { shape: 'smollm2-135m', context: 4096, threads: 1, policy: 'sketch' });
   t.true(Math.abs((result.budget ?? 0) / 0.05 - 1) < 0.2, String(result.budget));
   t.true((result.indexBytesPerKey ?? 0) < 36);
+  const residual = await magicpig([...args, '--residual']);
+  t.is(residual.code, 0, residual.stderr);
+  const corrected = JSON.parse(residual.stdout) as Record<string, number>;
+  t.true((corrected.indexBytesPerKey ?? 0) > 66, 'codes of values too');
+  t.true((corrected.relativeL2 ?? 1) < (result.relativeL2 ?? 0) / 2, `${String(corrected.relativeL2)} with, ${String(result.relativeL2)} without`);
 });
 
 test('bench attention holds a batch, and rows of 8 bits, to their own limit', async (t) => {
@@ -85,6 +90,9 @@ test('eval fidelity compares policies at budgets, and writes a page', async (t) 
   t.regex(readFileSync(page, 'utf8'), /^<!doctype html>[\s\S]*topk 5%[\s\S]*<\/html>\n$/);
   const shown = await magicpig(args);
   t.regex(shown.stdout, /\ntopk +10% /);
+  const residual = await magicpig([...args.slice(0, 10), '--policies', 'sketch', '--budget', '0.05', '--residual', '--json']);
+  t.is(residual.code, 0, residual.stderr);
+  t.like(JSON.parse(residual.stdout), { policies: [{ policy: 'sketch', residual: true }] });
 });
 
 test('eval ruler answers questions about long texts', async (t) => {

@@ -38,8 +38,13 @@ test('a session that was made with something else is refused by the name of what
   await refused(t, open({ seed: 6 }), code, /seed 5, and not with 6/);
   await refused(t, open({ policy: 'lsh' }), code, /index sketch, and not with lsh/);
   await refused(t, open({ policy: 'sketch', sketchBits: 2 }), code, /sketchBits 4, and not with 2/);
+  await refused(t, open({ policy: 'sketch', residual: true }), code, /residual false, and not with true/);
   await refused(t, open({ readOnly: true, seed: 6 }), code, /seed/);
   const tables = await kept(t, model, { policy: 'lsh', lshK: 6, lshL: 40 });
+  const corrected = await kept(t, model, { residual: true });
+  await refused(t, model.openSession(corrected, { residual: false }), code, /residual true, and not with false/);
+  using again = await model.openSession(corrected);
+  t.is(again.tokens.length, 300);
   await refused(t, model.openSession(tables, { lshK: 7 }), code, /lshK 6, and not with 7/);
   await refused(t, model.openSession(tables, { policy: 'sketch' }), code, /index lsh, and not with sketch/);
   // Controls: what fits, and exact, which samples from no index; another budget is no other index.

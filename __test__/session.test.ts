@@ -228,7 +228,7 @@ test('bad arguments are told before anything happens', async (t) => {
   const model = await tinyModel(t);
   using session = model.createSession();
   const code = 'INVALID_OPTION';
-  for (const options of [{ lshK: 0 }, { lshK: 17 }, { lshL: 1 }, { lshL: 1001 }, { lshK: 2.5 }, { seed: -1 }, { budget: 0 }, { budget: 1.1 }, { sketchBits: 3 }, { policy: 'magic' as 'lsh' }, { rows: 'int4' as 'int8' }]) {
+  for (const options of [{ lshK: 0 }, { lshK: 17 }, { lshL: 1 }, { lshL: 1001 }, { lshK: 2.5 }, { seed: -1 }, { budget: 0 }, { budget: 1.1 }, { sketchBits: 3 }, { residual: 'yes' as unknown as boolean }, { policy: 'magic' as 'lsh' }, { rows: 'int4' as 'int8' }]) {
     t.like(t.throws(() => model.createSession(options)), { code }, JSON.stringify(options));
   }
   t.like(t.throws(() => { session.setPolicy({ lshK: 0 }); }), { code });

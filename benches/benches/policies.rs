@@ -39,7 +39,7 @@ fn policies(c: &mut Criterion) {
             for (name, policy, bound) in [
                 ("exact", Policy::Exact, 1e-6),
                 ("lsh", Policy::Lsh { k: 10, l: 150 }, 0.5),
-                ("sketch", Policy::Sketch { bits: 4, budget: Budget::ByLength }, 0.05),
+                ("sketch", Policy::Sketch { bits: 4, budget: Budget::ByLength, residual: false }, 0.05),
             ] {
                 session.truncate(context).expect("fewer tokens");
                 session.set_policy(policy).expect("in range");

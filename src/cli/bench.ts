@@ -9,6 +9,7 @@ import type { Terminal } from './terminal.js';
 const policyOptions = {
   budget: { type: 'number', describe: 'sketch: mean fraction of the indexed keys that a step reads [default: 0.02 of 8,192 keys, less in longer texts]' },
   'sketch-bits': { type: 'number', default: 4, describe: 'sketch: bits of the copy of each key element: 1, 2 or 4' },
+  residual: { type: 'boolean', default: false, describe: 'sketch: a copy of the values too, which the keys that are read correct' },
   'lsh-k': { type: 'number', default: 10, describe: 'lsh: bits a table' },
   'lsh-l': { type: 'number', default: 150, describe: 'lsh: tables' },
   rows: rowsOption,
@@ -30,7 +31,7 @@ const decodeOptions = {
   ...policyOptions,
 } as const;
 
-type Policies = Pick<InferredOptionTypes<typeof attentionOptions>, 'budget' | 'sketch-bits' | 'lsh-k' | 'lsh-l'>;
+type Policies = Pick<InferredOptionTypes<typeof attentionOptions>, 'budget' | 'sketch-bits' | 'residual' | 'lsh-k' | 'lsh-l'>;
 
 export const bench = (terminal: Terminal): CommandModule => ({
   command: 'bench',
@@ -89,7 +90,7 @@ const decode = (terminal: Terminal): CommandModule<object, InferredOptionTypes<t
 function policyOf(policy: string, args: Policies) {
   const known = policyNames.find((name) => name === policy);
   if (known === undefined) throw usage(`policy ${policy} is unknown; there are ${policyNames.join(', ')}`);
-  return { policy: known, budget: args.budget, sketchBits: args['sketch-bits'], lshK: args['lsh-k'], lshL: args['lsh-l'] };
+  return { policy: known, budget: args.budget, sketchBits: args['sketch-bits'], residual: args.residual, lshK: args['lsh-k'], lshL: args['lsh-l'] };
 }
 
 function usage(message: string): MagicpigError {

@@ -52,7 +52,7 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
 
 function tableOf({ prefix, steps, exactPerplexity, policies }: Fidelity): string {
   const rows = policies.map((row) => [
-    row.policy === 'lsh' ? `lsh K${row.lshK ?? ''} L${row.lshL ?? ''}` : row.policy,
+    row.policy === 'lsh' ? `lsh K${row.lshK ?? ''} L${row.lshL ?? ''}` : `${row.policy}${row.residual === true ? ' residual' : ''}`,
     percent(row.keysSampled),
     percent(row.keysRead),
     percent(row.bytesReadFraction),

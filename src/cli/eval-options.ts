@@ -7,6 +7,7 @@ import { DEFAULT_MODEL, REF_HELP } from './model-option.js';
 export const evalOptions = {
   model: { alias: 'm', type: 'string', default: DEFAULT_MODEL, describe: `The model: ${REF_HELP}` },
   'sketch-bits': { type: 'number', default: 4, describe: 'sketch: bits of the copy of each key element: 1, 2 or 4' },
+  residual: { type: 'boolean', default: false, describe: 'sketch: a copy of the values too, which the keys that are read correct' },
   'lsh-k': { type: 'string', default: '10', describe: 'lsh: bits a table; several are compared' },
   'lsh-l': { type: 'number', default: 150, describe: 'lsh: tables' },
   threads: { type: 'number', describe: 'Threads to use [default: one for each core]' },
@@ -20,7 +21,7 @@ export const errorOptions = {
   delta: { type: 'number', describe: 'With --epsilon: how often an interval may be wrong [default: 0.05]' },
 } as const;
 
-type Arguments = Pick<InferredOptionTypes<typeof evalOptions>, 'sketch-bits' | 'lsh-k' | 'lsh-l'> & Partial<InferredOptionTypes<typeof errorOptions>>;
+type Arguments = Pick<InferredOptionTypes<typeof evalOptions>, 'sketch-bits' | 'residual' | 'lsh-k' | 'lsh-l'> & Partial<InferredOptionTypes<typeof errorOptions>>;
 
 /** The policies at their budgets, as they were typed. */
 export function variantsFrom(args: Arguments & { policies: string; budget: string | undefined }): Variant[] {
@@ -33,6 +34,7 @@ export function variantsFrom(args: Arguments & { policies: string; budget: strin
       ...(args.epsilon === undefined ? [] : numbers('epsilon', args.epsilon).map((epsilon) => ({ epsilon, delta: args.delta }))),
     ],
     sketchBits: args['sketch-bits'],
+    residual: args.residual,
     lshK: numbers('lsh-k', args['lsh-k']),
     lshL: args['lsh-l'],
   });

@@ -22,6 +22,7 @@ const options = {
   epsilon: { type: 'number', describe: 'sketch, instead of a budget: read more keys until the interval of every relative error of attention ends below this' },
   delta: { type: 'number', describe: 'With --epsilon: how often an interval may be wrong [default: 0.05]' },
   'sketch-bits': { type: 'number', describe: 'sketch: bits of the copy of each key element: 1, 2 or 4 [default: 4]' },
+  residual: { type: 'boolean', describe: 'sketch: keep a copy of the values too, which the keys that are read correct: needs fewer of them [default: false]' },
   'lsh-k': { type: 'number', describe: 'lsh: bits a table, 1 to 16; more bits, fewer keys read [default: 10]' },
   'lsh-l': { type: 'number', describe: 'lsh: tables, 2 to 1000; more tables, more keys read [default: 150]' },
   rows: rowsOption,
@@ -70,7 +71,7 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
   const { deviceFrom, lmHeadFrom, samplingFrom, policyFrom, integer } = await import('../decode/options.js');
   using progress = terminal.progress();
   // Wrong options are told before a model is downloaded or a text is read.
-  const policy = { policy: args.policy, budget: args.budget, targetError: args['target-error'], epsilon: args.epsilon, delta: args.delta, sketchBits: args['sketch-bits'], lshK: args['lsh-k'], lshL: args['lsh-l'] };
+  const policy = { policy: args.policy, budget: args.budget, targetError: args['target-error'], epsilon: args.epsilon, delta: args.delta, sketchBits: args['sketch-bits'], residual: args.residual, lshK: args['lsh-k'], lshL: args['lsh-l'] };
   policyFrom(policy);
   samplingFrom(sampling);
   integer('maxTokens', args['max-tokens'], 0, 2 ** 31);

@@ -40,6 +40,11 @@ export interface PolicyOptions {
   readonly delta?: number | undefined;
   /** `sketch`: bits of the copy for each element of a key: 1, 2 or 4. More bits, less noise and a larger index. Default 4. */
   readonly sketchBits?: number | undefined;
+  /**
+   * `sketch`: keep a copy of the values too, take from both copies what they say of all keys, and let the sampled keys correct it. Reads twice
+   * the copies and needs a fraction of the keys for the same error: for keys on disk, or behind a slow bus. Default false.
+   */
+  readonly residual?: boolean | undefined;
   /** `lsh`: bits a table, 1 to 16. More bits, fewer keys read. Default 10. */
   readonly lshK?: number | undefined;
   /** `lsh`: tables, 2 to 1000. More tables, more keys read and a larger index. Default 150. */
@@ -49,7 +54,7 @@ export interface PolicyOptions {
 export type Policy =
   | { readonly kind: 'exact' }
   | { readonly kind: 'lsh'; readonly k: number; readonly l: number }
-  | ({ readonly kind: 'sketch'; readonly bits: number } & SketchBudget)
+  | ({ readonly kind: 'sketch'; readonly bits: number; readonly residual: boolean } & SketchBudget)
   | { readonly kind: 'topk' | 'oracle' | 'quest' | 'static'; readonly budget?: number };
 
 /** How many keys `sketch` reads: one of these, or its default. */
@@ -78,10 +83,11 @@ export interface SamplingOptions {
 
 export type Sampling = { readonly [Name in keyof SamplingOptions]-?: number };
 
-export function policyFrom({ policy = 'sketch', budget, sketchBits = 4, lshK = 10, lshL = 150, ...errors }: PolicyOptions): Policy {
+export function policyFrom({ policy = 'sketch', budget, sketchBits = 4, residual = false, lshK = 10, lshL = 150, ...errors }: PolicyOptions): Policy {
   // All are checked, whichever policy takes them: what is wrong now would surprise at the next change of policy.
   const [k, l] = [integer('lshK', lshK, 1, 16), integer('lshL', lshL, 2, 1000)];
   if (![1, 2, 4].includes(sketchBits)) throw outOfRange('sketchBits', sketchBits, '1, 2 or 4');
+  if (typeof residual !== 'boolean') throw outOfRange('residual', residual, 'true or false');
   if (budget !== undefined && !(budget > 0 && budget <= 1)) throw outOfRange('budget', budget, 'above 0, up to 1');
   const asked = errorFrom(errors, policy, budget);
   // Types are no promise where options come from JavaScript or a command line.
@@ -92,7 +98,10 @@ export function policyFrom({ policy = 'sketch', budget, sketchBits = 4, lshK = 1
     case 'lsh':
       return { kind, k, l };
     case 'sketch':
-      return { kind, bits: sketchBits, ...(budget !== undefined && { budget }), ...asked };
+      if (residual && Object.keys(asked).length > 0) {
+        throw new MagicpigError('INVALID_OPTION', 'residual corrects what a sample says, and errors are estimated without it; ask for a budget with residual');
+      }
+      return { kind, bits: sketchBits, residual, ...(budget !== undefined && { budget }), ...asked };
     case 'topk':
     case 'oracle':
     case 'quest':

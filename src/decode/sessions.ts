@@ -102,9 +102,9 @@ export function withKept<T extends PolicyOptions & { readonly seed?: number | un
 
 function keptOptions(directory: string): PolicyOptions & { seed?: number; rows?: RowType } {
   try {
-    const { seed, rows, index, sketchBits, lshK, lshL } = fieldsOf(native.inspectSession(directory).fingerprint);
+    const { seed, rows, index, sketchBits, residual, lshK, lshL } = fieldsOf(native.inspectSession(directory).fingerprint);
     const numbers = Object.entries({ seed, sketchBits, lshK, lshL }).map(([name, value]) => [name, Number(value)] as const);
-    return { policy: index as PolicyName, rows: rows as RowType, ...Object.fromEntries(numbers.filter(([, value]) => Number.isInteger(value))) };
+    return { policy: index as PolicyName, rows: rows as RowType, ...(index === 'sketch' && { residual: residual === 'true' }), ...Object.fromEntries(numbers.filter(([, value]) => Number.isInteger(value))) };
   } catch (error) {
     // That it is not there, or what is wrong with it, is for opening to say.
     if (MagicpigError.isInstance(error)) return {};

@@ -30,6 +30,7 @@ export interface FidelityRow extends Partial<Coverage & Violations> {
   readonly epsilon?: number | undefined;
   readonly delta?: number | undefined;
   readonly sketchBits?: number | undefined;
+  readonly residual?: boolean | undefined;
   readonly lshK?: number | undefined;
   readonly lshL?: number | undefined;
   readonly seeds: number;
@@ -145,7 +146,7 @@ class Measured {
     this.#exactBytes += audit.exactBytes;
   }
 
-  row({ policy, budget, targetError, epsilon, delta, sketchBits, lshK, lshL }: Variant, { config: { layers, heads } }: Model): FidelityRow {
+  row({ policy, budget, targetError, epsilon, delta, sketchBits, residual, lshK, lshL }: Variant, { config: { layers, heads } }: Model): FidelityRow {
     const kl = this.#runs.map((run) => run.kl);
     const interval = meanInterval(kl);
     const over = (of: (stats: ReturnType<Session['stats']>) => number) => mean(this.#stats.map(of));
@@ -155,7 +156,7 @@ class Measured {
     return {
       policy,
       budget: policy === 'exact' ? 1 : (budget ?? sampled),
-      ...(policy === 'sketch' && { sketchBits: sketchBits ?? 4 }),
+      ...(policy === 'sketch' && { sketchBits: sketchBits ?? 4, residual: residual ?? false }),
       ...this.#coverage({ targetError, epsilon, delta }),
       ...(policy === 'lsh' && { lshK: lshK ?? 10, lshL: lshL ?? 150 }),
       seeds: this.#runs.length,

@@ -15,12 +15,13 @@ export interface VariantChoices {
   /** Of `sketch`, in the place of budgets: errors to aim at, and ends of intervals. */
   readonly errors?: readonly Pick<PolicyOptions, 'targetError' | 'epsilon' | 'delta'>[] | undefined;
   readonly sketchBits?: number | undefined;
+  readonly residual?: boolean | undefined;
   readonly lshK: readonly number[];
   readonly lshL?: number | undefined;
 }
 
 /** Every policy at every budget; those without one at every K, or once. Throws INVALID_OPTION. */
-export function variantsOf({ policies, budgets, errors = [], sketchBits, lshK, lshL }: VariantChoices): Variant[] {
+export function variantsOf({ policies, budgets, errors = [], sketchBits, residual, lshK, lshL }: VariantChoices): Variant[] {
   const variants = policies.flatMap((name): Variant[] => {
     const policy = policyNames.find((known) => known === name);
     if (policy === undefined) {
@@ -28,7 +29,7 @@ export function variantsOf({ policies, budgets, errors = [], sketchBits, lshK, l
     }
     if (policy === 'exact' || policy === 'static') return [{ policy }];
     if (policy === 'lsh') return lshK.map((k) => ({ policy, lshK: k, lshL }));
-    if (policy === 'sketch') return (errors.length > 0 ? errors : budgets.map((budget) => ({ budget }))).map((size) => ({ policy, ...size, sketchBits }));
+    if (policy === 'sketch') return (errors.length > 0 ? errors : budgets.map((budget) => ({ budget }))).map((size) => ({ policy, ...size, sketchBits, residual }));
     return budgets.map((budget) => ({ policy, budget }));
   });
   variants.forEach(policyFrom);
@@ -40,13 +41,14 @@ export function isRandom({ policy }: Variant): boolean {
   return policy === 'sketch' || policy === 'lsh' || policy === 'oracle';
 }
 
-/** What people call it: "sketch 2%", "lsh K10 L150". */
-export function nameOf({ policy, budget, targetError, epsilon, lshK = 10, lshL = 150 }: Variant): string {
+/** What people call it: "sketch 2%", "sketch residual 2%", "lsh K10 L150". */
+export function nameOf({ policy, residual = false, budget, targetError, epsilon, lshK = 10, lshL = 150 }: Variant): string {
   if (policy === 'lsh') return `lsh K${lshK} L${lshL}`;
   if (policy === 'exact' || policy === 'static') return policy;
-  if (targetError !== undefined) return `${policy} to an error of ${targetError}`;
-  if (epsilon !== undefined) return `${policy} verified to ${epsilon}`;
-  return budget === undefined ? policy : `${policy} ${Number((100 * budget).toPrecision(3))}%`;
+  const name = policy === 'sketch' && residual ? `${policy} residual` : policy;
+  if (targetError !== undefined) return `${name} to an error of ${targetError}`;
+  if (epsilon !== undefined) return `${name} verified to ${epsilon}`;
+  return budget === undefined ? name : `${name} ${Number((100 * budget).toPrecision(3))}%`;
 }
 
 /**

@@ -93,7 +93,7 @@ impl Audit {
             _ if read.bytes > 0 => read.bytes as f64,
             Index::None => shared,
             Index::Sketch(sketch) => {
-                let block = sketch.layer(step.layer).plan.block_bytes() as f64 / BLOCK_KEYS as f64;
+                let block = sketch.block_bytes(step.layer) as f64 / BLOCK_KEYS as f64;
                 shared + read.indexed as f64 / step.shape.group() as f64 * block
             }
             Index::Lsh(index) => {

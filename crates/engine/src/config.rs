@@ -80,6 +80,9 @@ pub enum Policy {
         bits: u32,
         /// How many of the indexed keys a step draws.
         budget: Budget,
+        /// Whether values have codes too, from which a step takes what they say of all keys; the drawn rows then correct it. Twice
+        /// the codes to scan, for the same error with a fraction of the rows.
+        residual: bool,
     },
     /// The static set of `sketch`, and keys chosen by a rule to compare with.
     Compare {
@@ -180,6 +183,13 @@ impl Policy {
             Policy::Lsh { .. } => Ok(()),
             Policy::Sketch { bits, .. } if !SKETCH_BITS.contains(&bits) => Err(EngineError::Invalid(
                 format!("{bits} bits a code element; it must be one of {SKETCH_BITS:?}"),
+            )),
+            Policy::Sketch {
+                residual: true,
+                budget: Budget::TargetError(_) | Budget::Verified { .. },
+                ..
+            } => Err(EngineError::Invalid(
+                "errors are estimated from samples that nothing corrects; residual takes a budget".to_owned(),
             )),
             Policy::Compare { budget: Budget::TargetError(_) | Budget::Verified { .. }, .. } => {
                 Err(EngineError::Invalid(

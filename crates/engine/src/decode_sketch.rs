@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use kv_store::SEGMENT_ROWS;
 use lsh_attn::mix::{derive_seed, mix64};
-use lsh_attn::sketch::{BLOCK_KEYS, Draw, QueryCodes, Scanned, SketchIndex, attend_drawn, draw, totals};
+use lsh_attn::sketch::{
+    BLOCK_KEYS, Draw, QueryCodes, Residual, Scanned, SketchIndex, ValueBlocks, attend_drawn, draw, totals,
+};
 use lsh_attn::softmax::Partial;
 use team::Team;
 
@@ -41,6 +43,8 @@ pub(crate) struct Task {
 pub(crate) struct Drawn {
     /// All queries of the KV head.
     pub partial: Partial,
+    /// What codes of values add, where there are any.
+    pub residual: Option<Residual>,
     pub count: usize,
     /// How many keys were expected.
     pub expected: f64,
@@ -55,6 +59,13 @@ impl Task {
         let bytes = layer.plan.block_bytes();
         let codes = step.storage.codes(layer.plan.bits(), step.layer, self.kv_head, self.segment);
         &codes[self.blocks.start * bytes..self.blocks.end * bytes]
+    }
+
+    /// The codes of its values.
+    fn values<'a>(&self, step: Step<'a>, layer: &LayerSketch) -> ValueBlocks<'a> {
+        let bytes = layer.plan.block_bytes();
+        let codes = step.storage.value_codes(layer.plan.bits(), step.layer, self.kv_head, self.segment);
+        ValueBlocks(&codes[self.blocks.start * bytes..self.blocks.end * bytes])
     }
 
     pub fn index<'a>(&self, layer: &'a LayerSketch) -> &'a SketchIndex {
@@ -101,16 +112,23 @@ pub(crate) fn sketched(
         let (task, offsets) = (&tasks[number], &offsets[number]);
         let mut sums = vec![0.0; task.blocks.len() * group];
         let queries = codes.queries(task.kv_head * group, offsets);
+        if sketch.residual() {
+            let mut residual = Residual::new(&layer.plan, group);
+            let codes = (task.codes(step, layer), task.values(step, layer));
+            residual.scan(step.kernels, &layer.plan, codes, queries, &mut sums);
+            return First::Scan(sums, residual.totals().to_vec(), Some(residual));
+        }
         let (bits, padded_dim) = (layer.plan.bits(), layer.plan.padded_dim());
         step.kernels.sketch_sums(bits, padded_dim, task.codes(step, layer), queries, &mut sums);
         let totals = totals(&sums, group);
-        First::Scan(sums, totals)
+        First::Scan(sums, totals, None)
     });
     read.retrieve += started.elapsed() * team.threads() as u32;
     let mut weight = vec![0.0; step.shape.heads];
+    let mut fixed_weight = vec![0.0; step.shape.heads];
     let mut indexed = vec![0.0; step.shape.heads];
     let mut fixed: Vec<Partial> = Vec::with_capacity(kv_heads);
-    let mut scanned: Vec<Vec<f32>> = Vec::with_capacity(tasks.len());
+    let mut scanned: Vec<(Vec<f32>, Option<Residual>)> = Vec::with_capacity(tasks.len());
     for (number, part) in first.into_iter().enumerate() {
         match part {
             First::Static((partial, rows)) => {
@@ -119,16 +137,17 @@ pub(crate) fn sketched(
                     let head = number * group + query;
                     let relative = f64::from(partial.max(query) - references[head]);
                     weight[head] = f64::from(partial.den(query)) * relative.exp();
+                    fixed_weight[head] = weight[head];
                 }
                 fixed.push(partial);
             }
-            First::Scan(sums, totals) => {
+            First::Scan(sums, totals, residual) => {
                 let first = tasks[scanned.len()].kv_head * group;
                 for (query, total) in totals.into_iter().enumerate() {
                     weight[first + query] += total;
                     indexed[first + query] += total;
                 }
-                scanned.push(sums);
+                scanned.push((sums, residual));
             }
         }
     }
@@ -141,7 +160,7 @@ pub(crate) fn sketched(
     let floor = sketch.floor(keys) as f32;
     let keep = matches!(sketch.budget(), Budget::TargetError(_) | Budget::Verified { .. });
     let attend = |number: usize, coefficients: &[f32], round: u64| {
-        let (task, offsets, sums) = (&tasks[number], &offsets[number], &scanned[number]);
+        let (task, offsets, (sums, residual)) = (&tasks[number], &offsets[number], &scanned[number]);
         let heads = task.kv_head * group;
         let random = mix64(derive_seed(seed ^ round << 32, number as u64));
         let how = Draw {
@@ -166,8 +185,13 @@ pub(crate) fn sketched(
             let drawing = started.elapsed();
             let q = &q[heads * d..][..group * d];
             attend_drawn(step.kernels, q, rows, (ids, ln_pi), scores, &mut partial);
+            let residual = residual.clone().map(|mut residual| {
+                let drawn = (ids.as_slice(), ln_pi.as_slice());
+                residual.take_away(step.kernels, blocks, task.values(step, layer), how.first, drawn);
+                residual
+            });
             let kept = if keep { (ids.clone(), ln_pi.clone()) } else { Default::default() };
-            Drawn { partial, count: ids.len(), expected, drawing, keys: kept }
+            Drawn { partial, residual, count: ids.len(), expected, drawing, keys: kept }
         })
     };
     let parts = team.map(tasks.len(), |number| attend(number, &coefficients, 0));
@@ -180,18 +204,28 @@ pub(crate) fn sketched(
     match sketch.budget() {
         Budget::Fraction(_) | Budget::ByLength => {
             let expected = sample.parts.iter().map(|drawn| drawn.expected).sum();
-            sample.finish(out);
+            let whole = sample.whole();
+            if sketch.residual() {
+                let mut rest = Residual::new(&layer.plan, step.shape.heads);
+                for (task, drawn) in tasks.iter().zip(&sample.parts) {
+                    let residual = drawn.residual.as_ref().expect("every task has its values scanned");
+                    rest.merge(task.kv_head * group, residual);
+                }
+                rest.finish(step.kernels, &layer.plan, &whole, (&references, &fixed_weight), out);
+            } else {
+                whole.finish(out);
+            }
             sketch.steer(step.layer, expected, keys);
         }
         Budget::TargetError(target) => {
             let errors = sample.predicted(team);
-            sample.finish(out);
+            sample.whole().finish(out);
             sketch.steer_by_error(step.layer, target, &errors);
             sketch.set_errors(errors);
         }
         Budget::Verified { epsilon, delta } => {
             let settled = sample.settle(team, epsilon, delta, attend);
-            sample.finish(out);
+            sample.whole().finish(out);
             read.sampled += settled.sampled;
             read.retrieve += settled.retrieve;
             sketch.steer_by_repeats(step.layer, settled.repeated);
@@ -205,8 +239,8 @@ pub(crate) fn sketched(
 enum First {
     /// With the number of rows.
     Static((Partial, usize)),
-    /// With the sums over all blocks.
-    Scan(Vec<f32>, Vec<f64>),
+    /// With the sums over all blocks, and what values' codes add.
+    Scan(Vec<f32>, Vec<f64>, Option<Residual>),
 }
 
 /// All queries of a KV head over what its index leaves out: the first rows and the newest.

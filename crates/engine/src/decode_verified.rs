@@ -46,8 +46,8 @@ pub(crate) struct Settled {
 }
 
 impl Assessed<'_> {
-    /// The output of all heads.
-    pub fn finish(&self, out: &mut [f32]) {
+    /// Static set and sample of all heads.
+    pub fn whole(&self) -> Partial {
         let group = self.step.shape.group();
         let mut whole = Partial::new(self.step.shape.heads, self.step.shape.head_dim);
         for (kv_head, fixed) in self.fixed.iter().enumerate() {
@@ -56,7 +56,7 @@ impl Assessed<'_> {
         for (task, drawn) in self.tasks.iter().zip(&self.parts) {
             whole.merge(task.kv_head * group, &drawn.partial);
         }
-        whole.finish(out);
+        whole
     }
 
     /// The relative error of each query head as its sample predicts it.
@@ -144,6 +144,7 @@ impl Assessed<'_> {
         let count = rows.len();
         Drawn {
             partial: attend_rows(self.step, task.kv_head, rows, self.q),
+            residual: None,
             count,
             expected: count as f64,
             drawing: Duration::ZERO,

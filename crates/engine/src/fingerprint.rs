@@ -9,7 +9,7 @@ use crate::config::{Policy, Shape};
 const DEFAULT_BITS: u32 = 4;
 
 /// Fields that [`index_fields`] makes.
-const INDEX_FIELDS: [&str; 4] = ["index", "sketchBits", "lshK", "lshL"];
+const INDEX_FIELDS: [&str; 5] = ["index", "sketchBits", "residual", "lshK", "lshL"];
 
 /// A field's name and value.
 pub(crate) type Field = (String, String);
@@ -27,12 +27,14 @@ pub(crate) fn row_fields(shape: Shape, rows: RowType, seed: u64) -> Vec<Field> {
 pub(crate) fn index_fields(policy: Policy) -> Vec<Field> {
     const NONE: &str = "none";
     let values = match policy {
-        Policy::Lsh { k, l } => ["lsh".to_owned(), NONE.to_owned(), k.to_string(), l.to_string()],
-        Policy::Sketch { bits, .. } => sketch_values(bits),
-        Policy::Exact | Policy::Compare { .. } => sketch_values(DEFAULT_BITS),
+        Policy::Lsh { k, l } => {
+            ["lsh".to_owned(), NONE.to_owned(), NONE.to_owned(), k.to_string(), l.to_string()]
+        }
+        Policy::Sketch { bits, residual, .. } => sketch_values(bits, residual),
+        Policy::Exact | Policy::Compare { .. } => sketch_values(DEFAULT_BITS, false),
     };
-    fn sketch_values(bits: u32) -> [String; 4] {
-        ["sketch".to_owned(), bits.to_string(), NONE.to_owned(), NONE.to_owned()]
+    fn sketch_values(bits: u32, residual: bool) -> [String; 5] {
+        ["sketch".to_owned(), bits.to_string(), residual.to_string(), NONE.to_owned(), NONE.to_owned()]
     }
     INDEX_FIELDS.into_iter().zip(values).map(|(name, value)| field(name, value)).collect()
 }

@@ -37,7 +37,10 @@ impl Index {
                 let (k, l) = index.parameters();
                 Policy::Lsh { k, l }
             }
-            Index::Sketch(index) => Policy::Sketch { bits: index.bits(), budget: Budget::ByLength },
+            Index::Sketch(index) => {
+                let (bits, residual) = (index.bits(), index.residual());
+                Policy::Sketch { bits, budget: Budget::ByLength, residual }
+            }
         }
     }
 }
@@ -132,14 +135,17 @@ impl Session {
         match (policy, &mut self.index) {
             (Policy::Exact | Policy::Compare { .. }, _) => {}
             (Policy::Lsh { k, l }, Index::Lsh(index)) if index.parameters() == (k, l) => {}
-            (Policy::Sketch { bits, budget }, Index::Sketch(index)) if index.bits() == bits => {
+            (Policy::Sketch { bits, budget, residual }, Index::Sketch(index))
+                if (index.bits(), index.residual()) == (bits, residual) =>
+            {
                 index.set_budget(budget)
             }
             (Policy::Lsh { k, l }, _) => {
                 self.replace_index(Index::Lsh(LshIndex::new(self.shape, k, l, self.seed)))?;
             }
-            (Policy::Sketch { bits, budget }, _) => {
-                self.replace_index(Index::Sketch(SessionSketch::new(self.shape, bits, budget, self.seed)))?;
+            (Policy::Sketch { bits, budget, residual }, _) => {
+                let index = SessionSketch::new(self.shape, (bits, residual), budget, self.seed);
+                self.replace_index(Index::Sketch(index))?;
             }
         }
         self.policy = policy;

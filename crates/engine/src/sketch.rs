@@ -8,7 +8,7 @@ use kv_store::{Counts, SEGMENT_ROWS, StoreError};
 use lsh_attn::kernels::Kernels;
 use lsh_attn::mix::derive_seed;
 use lsh_attn::rows::Rows;
-use lsh_attn::sketch::{BLOCK_KEYS, SketchIndex, SketchPlan};
+use lsh_attn::sketch::{BLOCK_KEYS, SketchIndex, SketchPlan, ValueBlocks};
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
@@ -29,6 +29,8 @@ const FLOOR: f64 = 5e-4;
 #[derive(Debug)]
 pub(crate) struct SessionSketch {
     bits: u32,
+    /// Whether values have codes too.
+    residual: bool,
     budget: Budget,
     pub seed: u64,
     layers: Vec<LayerSketch>,
@@ -57,13 +59,15 @@ pub(crate) struct HeadSketch {
 }
 
 impl SessionSketch {
-    pub fn new(shape: Shape, bits: u32, budget: Budget, seed: u64) -> SessionSketch {
+    /// An empty one with codes of so many bits, of values too with `residual`.
+    pub fn new(shape: Shape, (bits, residual): (u32, bool), budget: Budget, seed: u64) -> SessionSketch {
         let layer = |layer: usize| LayerSketch {
             plan: SketchPlan::new(shape.head_dim, bits, derive_seed(seed, layer as u64)),
             heads: (0..shape.kv_heads).map(|_| HeadSketch::default()).collect(),
         };
         SessionSketch {
             bits,
+            residual,
             budget,
             seed,
             layers: (0..shape.layers).map(layer).collect(),
@@ -78,6 +82,11 @@ impl SessionSketch {
     /// Bits of a code element.
     pub fn bits(&self) -> u32 {
         self.bits
+    }
+
+    /// Whether values have codes too.
+    pub fn residual(&self) -> bool {
+        self.residual
     }
 
     pub fn set_budget(&mut self, budget: Budget) {
@@ -126,7 +135,12 @@ impl SessionSketch {
                 let grow = |&(layer, head): &(usize, usize)| {
                     let LayerSketch { plan, heads } = &self.layers[layer];
                     let end = lengths[layer].saturating_sub(WINDOW);
-                    heads[head].grow(kernels, plan, |segment| rows.rows(layer, head, segment), end)
+                    heads[head].grow(
+                        kernels,
+                        (plan, self.residual),
+                        |segment| rows.rows(layer, head, segment),
+                        end,
+                    )
                 };
                 jobs.par_iter().with_max_len(1).map(grow).collect()
             });
@@ -152,7 +166,12 @@ impl SessionSketch {
         let end = tokens.saturating_sub(WINDOW);
         if end >= heads[0].end().max(SINKS) + BLOCK_KEYS {
             for (head, index) in heads.iter_mut().enumerate() {
-                let grown = index.grow(kernels, plan, |segment| storage.rows(layer, head, segment), end);
+                let grown = index.grow(
+                    kernels,
+                    (plan, self.residual),
+                    |segment| storage.rows(layer, head, segment),
+                    end,
+                );
                 index.take(storage, self.bits, (layer, head), grown)?;
             }
         }
@@ -171,7 +190,7 @@ impl SessionSketch {
             let blocks = if most { blocks.max() } else { blocks.min() };
             let everywhere = self.heads().all(|head| head.segments.len() > segment);
             if most || everywhere {
-                count_sketch(counts, self.bits, segment, blocks.unwrap_or(0));
+                count_sketch(counts, (self.bits, self.residual), segment, blocks.unwrap_or(0));
             }
         }
     }
@@ -201,14 +220,19 @@ impl SessionSketch {
         (self.gain, self.noted, self.possible) = (gain, noted, possible);
     }
 
+    /// Bytes of a block's codes and factors, those of values included.
+    pub fn block_bytes(&self, layer: usize) -> usize {
+        self.layers[layer].plan.block_bytes() * if self.residual { 2 } else { 1 }
+    }
+
     /// Bytes of codes, factors and centres.
     pub fn bytes(&self) -> u64 {
-        let of = |layer: &LayerSketch| {
+        let of = |(number, layer): (usize, &LayerSketch)| {
             let segment =
-                |index: &SketchIndex| index.count() * layer.plan.block_bytes() + 4 * index.centre().len();
+                |index: &SketchIndex| index.count() * self.block_bytes(number) + 4 * index.centre().len();
             layer.heads.iter().flat_map(|head| &head.segments).map(segment).sum::<usize>()
         };
-        self.layers.iter().map(of).sum::<usize>() as u64
+        self.layers.iter().enumerate().map(of).sum::<usize>() as u64
     }
 
     fn heads(&self) -> impl Iterator<Item = &HeadSketch> {
@@ -232,7 +256,7 @@ impl HeadSketch {
     fn grow<'a>(
         &self,
         kernels: Kernels,
-        plan: &SketchPlan,
+        (plan, residual): (&SketchPlan, bool),
         rows: impl Fn(usize) -> Rows<'a>,
         end: usize,
     ) -> Vec<Growth> {
@@ -254,9 +278,13 @@ impl HeadSketch {
                     SketchIndex::new(first, centre)
                 }
             };
-            let (block, mut codes) = (index.count(), Vec::new());
+            let (block, from) = (index.count(), index.end());
+            let (mut codes, mut value_codes) = (Vec::new(), Vec::new());
             index.extend(kernels, plan, rows, end, &mut codes);
-            grown.push(Growth { segment, index, block, codes });
+            if residual {
+                ValueBlocks::encode(kernels, plan, rows.slice(from..index.end()), &mut value_codes);
+            }
+            grown.push(Growth { segment, index, block, codes, value_codes });
         }
         grown
     }
@@ -269,9 +297,12 @@ impl HeadSketch {
         (layer, head): (usize, usize),
         grown: Vec<Growth>,
     ) -> Result<(), StoreError> {
-        for Growth { segment, index, block, codes } in grown {
+        for Growth { segment, index, block, codes, value_codes } in grown {
             let place = (layer, head, segment);
             storage.write_codes(bits, place, block, &codes)?;
+            if !value_codes.is_empty() {
+                storage.write_value_codes(bits, place, block, &value_codes)?;
+            }
             if segment < self.segments.len() {
                 self.segments[segment] = index;
             } else {
@@ -306,6 +337,8 @@ struct Growth {
     /// Number of the first new block.
     block: usize,
     codes: Vec<u8>,
+    /// None without residual correction.
+    value_codes: Vec<u8>,
 }
 
 /// The first row of a segment that has a code. A segment's last rows are a whole block: sinks take a few from the first

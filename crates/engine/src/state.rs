@@ -23,7 +23,7 @@ pub(crate) fn encode(session: &Session) -> Vec<u8> {
         Index::None => (NONE, Vec::new()),
         Index::Sketch(index) => {
             let steering = index.steering().map(f64::to_bits);
-            (SKETCH, [vec![u64::from(index.bits())], steering.to_vec()].concat())
+            (SKETCH, [vec![u64::from(index.bits()), u64::from(index.residual())], steering.to_vec()].concat())
         }
         Index::Lsh(index) => {
             let (k, l) = index.parameters();
@@ -70,12 +70,12 @@ fn decode(session: &Session, state: &[u8]) -> Result<Index, EngineError> {
     let (shape, seed) = (session.shape(), session.seed);
     match (*kind, numbers.as_slice()) {
         (NONE, []) => Ok(Index::None),
-        (SKETCH, &[bits, ..]) if words.len() == 4 => {
-            let (bits, budget) = (bits as u32, Budget::ByLength);
-            Policy::Sketch { bits, budget }.check().map_err(|_| unreadable())?;
-            let mut index = SessionSketch::new(shape, bits, budget, seed);
+        (SKETCH, &[bits, residual @ (0 | 1), ..]) if words.len() == 5 => {
+            let (bits, residual, budget) = (bits as u32, residual == 1, Budget::ByLength);
+            Policy::Sketch { bits, budget, residual }.check().map_err(|_| unreadable())?;
+            let mut index = SessionSketch::new(shape, (bits, residual), budget, seed);
             index.restore(&session.storage);
-            index.set_steering([1, 2, 3].map(|word| f64::from_bits(words[word])));
+            index.set_steering([2, 3, 4].map(|word| f64::from_bits(words[word])));
             Ok(Index::Sketch(index))
         }
         (LSH, &[k, l, ref ends @ ..]) if ends.len() == shape.layers => {

@@ -18,8 +18,10 @@ const SKETCH_CENTRES: usize = 1;
 const LSH_CENTRES: usize = 2;
 /// Blocks of codes, one column for each code length. One that is not used has no files.
 const CODES: usize = 3;
+/// Blocks of values' codes, likewise.
+const VALUE_CODES: usize = CODES + SKETCH_BITS.len();
 /// Tables of full segments, and the norms of their rows; only where the index is of tables.
-const TABLES: usize = CODES + SKETCH_BITS.len();
+const TABLES: usize = VALUE_CODES + SKETCH_BITS.len();
 const NORMS: usize = TABLES + 1;
 
 /// Rows and index of every layer and KV head, in mapped files.
@@ -134,6 +136,23 @@ impl Storage {
         self.store.write(codes(bits), self.region(layer, kv_head), position, blocks)
     }
 
+    /// The blocks of values' codes in one segment.
+    pub fn value_codes(&self, bits: u32, layer: usize, kv_head: usize, segment: usize) -> &[u8] {
+        self.store.read(value_codes(bits), self.region(layer, kv_head), segment)
+    }
+
+    /// Writes blocks of values' codes from a segment's block `block` on.
+    pub fn write_value_codes(
+        &mut self,
+        bits: u32,
+        (layer, kv_head, segment): (usize, usize, usize),
+        block: usize,
+        blocks: &[u8],
+    ) -> Result<(), StoreError> {
+        let position = segment * (SEGMENT_ROWS / BLOCK_KEYS) + block;
+        self.store.write(value_codes(bits), self.region(layer, kv_head), position, blocks)
+    }
+
     /// The centre `[head_dim]` of a segment, if it has one.
     pub fn centre(&self, of: Centres, layer: usize, kv_head: usize, segment: usize) -> Option<Vec<f32>> {
         let bytes = self.store.read(of.column(), self.region(layer, kv_head), segment);
@@ -207,10 +226,18 @@ pub(crate) fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.chunks_exact(size_of::<f32>()).map(number).collect()
 }
 
-/// Notes in `counts` a segment's centre, and its blocks of codes.
-pub(crate) fn count_sketch(counts: &mut Counts, bits: u32, segment: usize, blocks: usize) {
+/// Notes in `counts` a segment's centre, and its blocks of codes: of keys, and with `residual` of values too.
+pub(crate) fn count_sketch(
+    counts: &mut Counts,
+    (bits, residual): (u32, bool),
+    segment: usize,
+    blocks: usize,
+) {
     counts.set(segment, SKETCH_CENTRES, 1);
     counts.set(segment, codes(bits), blocks);
+    if residual {
+        counts.set(segment, value_codes(bits), blocks);
+    }
 }
 
 /// Notes in `counts` that a segment's tables have a centre.
@@ -226,7 +253,16 @@ pub(crate) fn count_tables(counts: &mut Counts, segment: usize, l: usize, rows: 
 
 /// The column of codes of `bits` bits.
 fn codes(bits: u32) -> usize {
-    CODES + SKETCH_BITS.iter().position(|&known| known == bits).expect("a length that codes have")
+    CODES + place(bits)
+}
+
+/// The column of values' codes of `bits` bits.
+fn value_codes(bits: u32) -> usize {
+    VALUE_CODES + place(bits)
+}
+
+fn place(bits: u32) -> usize {
+    SKETCH_BITS.iter().position(|&known| known == bits).expect("a length that codes have")
 }
 
 impl Layout {
@@ -244,10 +280,12 @@ impl Layout {
             column("sketch-centres", centre, 1, Pattern::Random),
             column("lsh-centres", centre, 1, Pattern::Random),
         ];
-        columns.extend(SKETCH_BITS.map(|bits| {
-            let block = SketchPlan::new(shape.head_dim, bits, 0).block_bytes();
-            column(&format!("codes-{bits}"), block, SEGMENT_ROWS / BLOCK_KEYS, Pattern::Sequential)
-        }));
+        for name in ["codes", "value-codes"] {
+            columns.extend(SKETCH_BITS.map(|bits| {
+                let block = SketchPlan::new(shape.head_dim, bits, 0).block_bytes();
+                column(&format!("{name}-{bits}"), block, SEGMENT_ROWS / BLOCK_KEYS, Pattern::Sequential)
+            }));
+        }
         if let Some((k, l)) = tables {
             columns.push(column("lsh-tables", size_of::<u16>() * stored_words(k), l, Pattern::Random));
             columns.push(column("lsh-norms", size_of::<f16>(), SEGMENT_ROWS, Pattern::Random));

@@ -13,7 +13,7 @@ fn compare(rule: Rule, fraction: f64) -> Policy {
 }
 
 fn sketch(fraction: f64) -> Policy {
-    Policy::Sketch { bits: 4, budget: Budget::Fraction(fraction) }
+    Policy::Sketch { bits: 4, budget: Budget::Fraction(fraction), residual: false }
 }
 
 /// A session with the rows of a synthetic text.

@@ -11,7 +11,8 @@ use support::Text;
 
 const SHAPE: Shape = Shape { layers: 2, heads: 6, kv_heads: 2, head_dim: 64 };
 const PROMPT: usize = 1200;
-const SKETCH: Policy = Policy::Sketch { bits: 4, budget: Budget::Fraction(0.05) };
+const SKETCH: Policy = Policy::Sketch { bits: 4, budget: Budget::Fraction(0.05), residual: false };
+const RESIDUAL: Policy = Policy::Sketch { bits: 4, budget: Budget::Fraction(0.05), residual: true };
 const LSH: Policy = Policy::Lsh { k: 6, l: 40 };
 
 fn config(seed: u64) -> SessionConfig {
@@ -44,7 +45,7 @@ fn step(text: &Text, session: &mut Session, token: usize) -> Vec<f32> {
 #[test]
 fn opened_again_it_goes_on_bit_for_bit() {
     let text = Text { shape: SHAPE, seed: 9 };
-    for policy in [Policy::Exact, LSH, SKETCH] {
+    for policy in [Policy::Exact, LSH, SKETCH, RESIDUAL] {
         let root = tempfile::tempdir().expect("a folder");
         let (kept, reopened) = (root.path().join("kept"), root.path().join("reopened"));
         let mut kept = read(&text, open(&kept, policy).expect("a new session"));
@@ -96,7 +97,13 @@ fn a_session_of_something_else_is_refused_by_the_fields_name() {
     let here = || folder(&path, Access::Write);
     refused(config(4), here(), SKETCH, "seed");
     refused(config(3), here(), LSH, "index");
-    refused(config(3), here(), Policy::Sketch { bits: 2, budget: Budget::ByLength }, "sketchBits");
+    refused(
+        config(3),
+        here(),
+        Policy::Sketch { bits: 2, budget: Budget::ByLength, residual: false },
+        "sketchBits",
+    );
+    refused(config(3), here(), RESIDUAL, "residual");
     let other = vec![("weights".to_owned(), "5678".to_owned())];
     refused(config(3), Folder { model: other, ..here() }, SKETCH, "weights");
     let wide = SessionConfig { shape: Shape { heads: 4, ..SHAPE }, ..config(3) };

@@ -63,7 +63,7 @@ fn work(path: &Path) {
     let config =
         SessionConfig { shape: SHAPE, rows: RowType::Bf16, threads: 2, seed: 0, directory: env::temp_dir() };
     let folder = Folder { path: path.to_owned(), model: Vec::new(), access: Access::Write, create: true };
-    let policy = Policy::Sketch { bits: 4, budget: Budget::Fraction(0.005) };
+    let policy = Policy::Sketch { bits: 4, budget: Budget::Fraction(0.005), residual: false };
     let mut session = Session::open(&config, &folder, policy).expect("a new session");
     for first in (0..TOKENS).step_by(CHUNK) {
         for layer in 0..SHAPE.layers {

@@ -10,7 +10,7 @@ use support::Text;
 
 const SHAPE: Shape = Shape { layers: 2, heads: 6, kv_heads: 2, head_dim: 64 };
 const TOKENS: usize = 1200;
-const SKETCH: Policy = Policy::Sketch { bits: 4, budget: Budget::Fraction(0.05) };
+const SKETCH: Policy = Policy::Sketch { bits: 4, budget: Budget::Fraction(0.05), residual: false };
 const LSH: Policy = Policy::Lsh { k: 6, l: 40 };
 
 fn config(rows: RowType, threads: usize) -> SessionConfig {

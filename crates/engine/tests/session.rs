@@ -222,7 +222,7 @@ fn a_cancelled_prefill_can_be_taken_back() {
     assert_eq!(session.tokens(), 101);
 }
 
-const SKETCH: Policy = Policy::Sketch { bits: 4, budget: Budget::Fraction(0.05) };
+const SKETCH: Policy = Policy::Sketch { bits: 4, budget: Budget::Fraction(0.05), residual: false };
 
 #[test]
 fn sketch_is_the_same_on_any_number_of_threads() {
@@ -253,7 +253,9 @@ fn sketch_averages_to_exact_and_draws_what_its_budget_says() {
     let (mut single, mut sampled, mut indexed) = (0.0, 0, 0);
     for seed in 0..seeds {
         let mut session = session(SHAPE, 2, seed);
-        session.set_policy(Policy::Sketch { bits: 1, budget: Budget::Fraction(0.05) }).expect("in range");
+        session
+            .set_policy(Policy::Sketch { bits: 1, budget: Budget::Fraction(0.05), residual: false })
+            .expect("in range");
         text.prefill(&mut session, 0..TOKENS);
         session.build_index(&AtomicBool::new(false)).expect("index");
         // Steps over the same token let the budget settle.
@@ -280,7 +282,9 @@ fn a_budget_by_length_goes_with_the_root_of_the_keys() {
     let text = Text { shape, seed: 15 };
     for tokens in [1500, 6000] {
         let mut session = session(shape, 2, 1);
-        session.set_policy(Policy::Sketch { bits: 4, budget: Budget::ByLength }).expect("in range");
+        session
+            .set_policy(Policy::Sketch { bits: 4, budget: Budget::ByLength, residual: false })
+            .expect("in range");
         text.prefill(&mut session, 0..tokens);
         session.build_index(&AtomicBool::new(false)).expect("index");
         let (mut sampled, mut indexed) = (0, 0);
@@ -305,7 +309,9 @@ fn sketch_keeps_up_with_generation_over_segments() {
     let shape = Shape { layers: 1, heads: 2, kv_heads: 1, head_dim: 64 };
     let text = Text { shape, seed: 14 };
     let mut session = session(shape, 1, 1);
-    session.set_policy(Policy::Sketch { bits: 2, budget: Budget::Fraction(0.02) }).expect("in range");
+    session
+        .set_policy(Policy::Sketch { bits: 2, budget: Budget::Fraction(0.02), residual: false })
+        .expect("in range");
     for token in 0..34_000 {
         text.decode(&mut session, token);
         let stats = session.stats();
@@ -329,7 +335,9 @@ fn sketch_keeps_up_with_generation_over_segments() {
     assert!(session.stats().indexed_tokens <= 20_000);
     let mut exact = vec![0.0; shape.q_len()];
     let (q, k, v) = (text.q(0, 20_000), text.k(0, 20_000), text.v(0, 20_000));
-    session.set_policy(Policy::Sketch { bits: 2, budget: Budget::Fraction(1.0) }).expect("in range");
+    session
+        .set_policy(Policy::Sketch { bits: 2, budget: Budget::Fraction(1.0), residual: false })
+        .expect("in range");
     let mut all = exact.clone();
     for _ in 0..60 {
         session.decode(0, &q, &k, &v, &mut all).expect("decode");
@@ -348,7 +356,8 @@ fn sketch_keeps_up_with_generation_over_segments() {
 fn sketch_options_out_of_range_are_refused() {
     let mut session = session(SHAPE, 1, 0);
     for (bits, budget) in [(0, 0.1), (3, 0.1), (8, 0.1), (4, 0.0), (4, 1.5), (4, f64::NAN)] {
-        let refused = session.set_policy(Policy::Sketch { bits, budget: Budget::Fraction(budget) });
+        let refused =
+            session.set_policy(Policy::Sketch { bits, budget: Budget::Fraction(budget), residual: false });
         assert!(matches!(refused, Err(EngineError::Invalid(_))), "{bits} {budget}");
     }
 }

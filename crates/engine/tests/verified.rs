@@ -11,7 +11,7 @@ const STEPS: u64 = 200;
 const AT_MOST: u64 = 45;
 
 fn sketch(budget: Budget) -> Policy {
-    Policy::Sketch { bits: 4, budget }
+    Policy::Sketch { bits: 4, residual: false, budget }
 }
 
 fn verified(epsilon: f64, delta: f64) -> Policy {

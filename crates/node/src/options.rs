@@ -116,6 +116,8 @@ pub struct NativePolicy {
     pub l: Option<f64>,
     /// `sketch`: bits of a code element: 1, 2 or 4, which is the default.
     pub bits: Option<f64>,
+    /// `sketch`: codes of values too, which drawn rows correct: fewer rows for the same error, twice the codes. Not by default.
+    pub residual: Option<bool>,
     /// `sketch`, `topk`, `oracle`, `quest`: mean fraction of the indexed keys that are used. By default 2% of 8,192 keys, and a number
     /// that goes with the root of the text's length.
     pub budget: Option<f64>,
@@ -140,6 +142,7 @@ impl NativePolicy {
             "sketch" => Ok(Policy::Sketch {
                 bits: integer("bits", self.bits.unwrap_or(SKETCH_BITS), u32::MAX)? as u32,
                 budget,
+                residual: self.residual.unwrap_or(false),
             }),
             "topk" => compare(Rule::TopK),
             "oracle" => compare(Rule::Oracle),

@@ -4,6 +4,7 @@ use core::arch::x86_64::*;
 
 pub(super) mod int8;
 mod sketch;
+pub(super) mod values;
 
 use self::sketch::{rotate, sketch_encode, sketch_sums, sketch_weights};
 use super::{GATHER_AHEAD, GemmShape, Isa, PANEL, RowKernels, STREAM_AHEAD, Table, scalar};
@@ -18,6 +19,8 @@ pub(super) static TABLE: Table = Table {
     sketch_encode,
     sketch_sums,
     sketch_weights,
+    value_encode: values::encode,
+    value_sums: values::sums,
     bf16: RowKernels { dot_gathered, add_gathered, dot_block, add_block },
     int8: int8::KERNELS,
     max,

@@ -7,7 +7,7 @@ pub(super) mod bf16;
 mod sketch;
 
 use self::sketch::{rotate, sketch_encode, sketch_sums, sketch_weights};
-use super::{GATHER_AHEAD, GemmShape, Isa, PANEL, RowKernels, STREAM_AHEAD, Table, scalar};
+use super::{GATHER_AHEAD, GemmShape, Isa, PANEL, RowKernels, STREAM_AHEAD, Table, avx2, scalar};
 use crate::hash::{HashPlan, LANES, Lanes};
 
 pub(super) static TABLE: Table = BASE;
@@ -21,6 +21,8 @@ const BASE: Table = Table {
     sketch_encode,
     sketch_sums,
     sketch_weights,
+    value_encode: avx2::values::encode,
+    value_sums: avx2::values::sums,
     bf16: RowKernels { dot_gathered, add_gathered, dot_block, add_block },
     // Whoever has AVX-512 has AVX2. Nobody has measured yet what wider ones would gain.
     int8: super::avx2::int8::KERNELS,

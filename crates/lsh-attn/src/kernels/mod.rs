@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 
 use crate::hash::{HashPlan, LANES, Lanes};
 use crate::rows::{RowType, Rows};
-use crate::sketch::{BLOCK_KEYS, SKETCH_BITS, SketchQueries, block_bytes};
+use crate::sketch::{BLOCK_KEYS, SKETCH_BITS, SketchQueries, ValueWeights, block_bytes};
 
 /// Runs `body::<G>` over groups of four queries and then one by one: four share each widened row.
 macro_rules! by_query_groups {
@@ -114,6 +114,15 @@ type SketchWeights = unsafe fn(
     queries: SketchQueries<'_>,
     out: &mut [[f32; BLOCK_KEYS]],
 );
+type ValueEncode = unsafe fn(bits: u32, x: &[Lanes], block: &mut [u8]);
+type ValueSums = unsafe fn(
+    bits: u32,
+    padded_dim: usize,
+    codes: (&[u8], &[u8]),
+    queries: SketchQueries<'_>,
+    sums: &mut [f32],
+    num: &mut [f32],
+);
 type DotGathered = unsafe fn(q: &[f32], rows: &[u16], head_dim: usize, ids: &[u16], out: &mut [f32]);
 type AddGathered = unsafe fn(acc: &mut [f32], rows: &[u16], head_dim: usize, ids: &[u16], weights: &[f32]);
 type DotBlock = unsafe fn(q: &[f32], rows: &[u16], head_dim: usize, out: &mut [f32]);
@@ -142,6 +151,8 @@ struct Table {
     sketch_encode: SketchEncode,
     sketch_sums: SketchSums,
     sketch_weights: SketchWeights,
+    value_encode: ValueEncode,
+    value_sums: ValueSums,
     bf16: RowKernels,
     int8: RowKernels,
     max: Max,
@@ -288,6 +299,40 @@ impl Kernels {
         assert_eq!(out.len(), queries.offsets.len());
         // SAFETY: features as above; the lengths were just checked.
         unsafe { (self.0.sketch_weights)(bits, padded_dim, block, queries, out) }
+    }
+
+    /// Codes of 16 rotated values, one a lane of `x` `[padded_dim]`, into `block`. Bit-exact on every ISA.
+    pub fn value_encode(self, bits: u32, x: &[Lanes], block: &mut [u8]) {
+        assert!(SKETCH_BITS.contains(&bits) && block.len() == block_bytes(x.len(), bits));
+        assert!(x.len().is_multiple_of(32));
+        // SAFETY: features as above; the lengths were just checked.
+        unsafe { (self.0.value_encode)(bits, x, block) }
+    }
+
+    /// As [`Kernels::sketch_sums`], and adds to `num` `[queries, padded_dim]` the sums of the weighted values that blocks of
+    /// codes `values` stand for. Weights times factors are rounded to 7 bits for each block and query, so that each is off by
+    /// at most 1/254 of the greatest; [`ValueWeights`] are what counts. Integers within a block, f32 from block to block: bit-exact
+    /// on every ISA.
+    pub fn value_sums(
+        self,
+        bits: u32,
+        padded_dim: usize,
+        (blocks, values): (&[u8], &[u8]),
+        queries: SketchQueries<'_>,
+        sums: &mut [f32],
+        num: &mut [f32],
+    ) {
+        let count = check_sketch(bits, padded_dim, blocks, queries);
+        assert_eq!(blocks.len(), values.len(), "values of the same keys");
+        assert_eq!(sums.len(), count * queries.offsets.len(), "one sum a block and query");
+        assert_eq!(num.len(), padded_dim * queries.offsets.len(), "one sum a query and element");
+        // SAFETY: features as above; the lengths were just checked.
+        unsafe { (self.0.value_sums)(bits, padded_dim, (blocks, values), queries, sums, num) }
+    }
+
+    /// What weights `[16]` of a block's keys are rounded to by [`Kernels::value_sums`].
+    pub fn value_weights(self, bits: u32, weights: &[f32; BLOCK_KEYS], values: &[u8]) -> ValueWeights {
+        scalar::values::rounded(bits, weights, values)
     }
 
     /// `out[g * n + i] = q[g] . k[ids[i]]` for every query g and the first n ids, where `q` is `[g, d]` and k are the keys of
@@ -460,6 +505,9 @@ const SKETCH_LOG2: (f32, f32) = (-126.0, 100.0);
 /// 2^23, an f32's exponent step as an integer, and the integer of 1.0: x * STEP + ONE, rounded, are the bits of about 2^x.
 const EXPONENT_STEP: f32 = 8_388_608.0;
 const EXPONENT_ONE: f32 = 127.0 * EXPONENT_STEP;
+
+/// A block whose weights are all below this adds no values: that they could be divided by the greatest of them is not sure.
+const LEAST_WEIGHT: f32 = 1e-30;
 
 /// ln 2 in two parts: the first has 9 trailing zero bits, so that n times it is exact for |n| < 512.
 const LN2_HIGH: f32 = 0.693_359_4;

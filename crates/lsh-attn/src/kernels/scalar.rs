@@ -1,6 +1,7 @@
 //! The meaning of every kernel, in portable Rust. Sums run in index order with one f32 accumulator.
 
 mod int8;
+pub(super) mod values;
 
 use super::{GemmShape, Isa, PANEL, RowKernels, Table};
 use crate::hash::{HashPlan, LANES, Lanes};
@@ -19,6 +20,8 @@ pub(super) static TABLE: Table = Table {
     sketch_encode,
     sketch_sums,
     sketch_weights,
+    value_encode: values::encode,
+    value_sums: values::sums,
     bf16: RowKernels { dot_gathered, add_gathered, dot_block, add_block },
     int8: int8::KERNELS,
     max,
@@ -69,52 +72,87 @@ fn steps(bits: u32) -> &'static [f32] {
     }
 }
 
-/// Inlined into each instruction set's `sketch_encode`: for each key the step with the best cosine between key and code.
+/// How 16 vectors, one a lane, are rounded: for each the step with the best cosine between it and its code.
+pub(super) struct Rounding {
+    middle: f32,
+    top: f32,
+    /// 1 / step of each vector.
+    inverse: Lanes,
+    /// <x, x>, <x, code> and <code, code>, of codes less their middle. The latter two are 0 for a vector of zeros.
+    pub square: Lanes,
+    pub product: Lanes,
+    pub length: Lanes,
+}
+
+impl Rounding {
+    #[inline(always)]
+    pub fn of(bits: u32, x: &[Lanes]) -> Rounding {
+        let (middle, top) = (middle(bits), ((1u32 << bits) - 1) as f32);
+        let zeros = Lanes([0.0; LANES]);
+        let (square, product, length) = (zeros, zeros, zeros);
+        let mut best = Rounding { middle, top, inverse: zeros, square, product, length };
+        for x in x {
+            for (square, x) in best.square.0.iter_mut().zip(x.0) {
+                *square += x * x;
+            }
+        }
+        let mut cosine = [0.0f32; LANES];
+        for step in steps(bits) {
+            let mut tried = [0.0f32; LANES];
+            let (mut product, mut length) = ([0.0f32; LANES], [0.0f32; LANES]);
+            for (tried, square) in tried.iter_mut().zip(best.square.0) {
+                let size = step * (square / x.len() as f32).sqrt();
+                *tried = if size > 0.0 { 1.0 / size } else { 0.0 };
+            }
+            for x in x {
+                for lane in 0..LANES {
+                    let value = rounded(middle, top, x.0[lane], tried[lane]) - middle;
+                    product[lane] += x.0[lane] * value;
+                    length[lane] += value * value;
+                }
+            }
+            for lane in 0..LANES {
+                // The square of the cosine, times the vector's own length.
+                let good = product[lane] * product[lane] / length[lane];
+                if good > cosine[lane] {
+                    cosine[lane] = good;
+                    best.product.0[lane] = product[lane];
+                    best.length.0[lane] = length[lane];
+                    best.inverse.0[lane] = tried[lane];
+                }
+            }
+        }
+        best
+    }
+
+    /// The code of an element of a vector.
+    #[inline(always)]
+    pub fn code(&self, lane: usize, x: f32) -> u8 {
+        rounded(self.middle, self.top, x, self.inverse.0[lane]) as u8
+    }
+}
+
+#[inline(always)]
+fn rounded(middle: f32, top: f32, x: f32, inverse: f32) -> f32 {
+    (x * inverse + (middle + 0.5)).max(0.0).min(top + 0.5) as i32 as f32
+}
+
+/// Inlined into each instruction set's `sketch_encode`.
 #[inline(always)]
 pub(super) fn encode_body(bits: u32, x: &[Lanes], block: &mut [u8]) {
-    let (middle, top) = (middle(bits), ((1u32 << bits) - 1) as f32);
-    let code = |x: f32, inverse: f32| (x * inverse + (middle + 0.5)).max(0.0).min(top + 0.5) as i32 as f32;
-    let mut square = [0.0f32; LANES];
-    for x in x {
-        for (square, x) in square.iter_mut().zip(x.0) {
-            *square += x * x;
-        }
-    }
-    let (mut best, mut factor, mut inverse) = ([0.0f32; LANES], [0.0f32; LANES], [0.0f32; LANES]);
-    for step in steps(bits) {
-        let mut tried = [0.0f32; LANES];
-        let (mut product, mut length) = ([0.0f32; LANES], [0.0f32; LANES]);
-        for lane in 0..LANES {
-            let size = step * (square[lane] / x.len() as f32).sqrt();
-            tried[lane] = if size > 0.0 { 1.0 / size } else { 0.0 };
-        }
-        for x in x {
-            for lane in 0..LANES {
-                let value = code(x.0[lane], tried[lane]) - middle;
-                product[lane] += x.0[lane] * value;
-                length[lane] += value * value;
-            }
-        }
-        for lane in 0..LANES {
-            // The square of the cosine, times the key's own length.
-            let good = product[lane] * product[lane] / length[lane];
-            if good > best[lane] {
-                best[lane] = good;
-                factor[lane] = square[lane] / product[lane];
-                inverse[lane] = tried[lane];
-            }
-        }
-    }
+    let rounding = Rounding::of(bits, x);
     let (codes, factors) = block.split_at_mut(code_bytes(x.len(), bits));
     codes.fill(0);
     let groups = (8 / bits) as usize;
     for (dim, x) in x.iter().enumerate() {
         let (line, shift) = (dim / 4 / groups, (dim / 4 % groups) as u32 * bits);
         for lane in 0..LANES {
-            codes[line * 64 + lane * 4 + dim % 4] |= (code(x.0[lane], inverse[lane]) as u8) << shift;
+            codes[line * 64 + lane * 4 + dim % 4] |= rounding.code(lane, x.0[lane]) << shift;
         }
     }
-    for (out, factor) in factors.chunks_exact_mut(2).zip(factor) {
+    for (lane, out) in factors.chunks_exact_mut(2).enumerate() {
+        let product = rounding.product.0[lane];
+        let factor = if product > 0.0 { rounding.square.0[lane] / product } else { 0.0 };
         // Factors of keys whose elements are all but equal, or huge, stay finite.
         out.copy_from_slice(&f16::from_f32(factor.min(65_000.0)).to_le_bytes());
     }

@@ -64,6 +64,19 @@ impl SketchPlan {
         out.resize(self.padded_dim, Lanes([0.0; LANES]));
         kernels.rotate(&self.signs, out);
     }
+
+    /// Takes a rotation back: [`LANES`] vectors `[padded_dim]`.
+    pub(crate) fn unrotate(&self, kernels: Kernels, x: &mut [Lanes]) {
+        // A rotation's rounds are H S with S^2 = 1/n and H^2 = n, so a round's inverse is S H. From the last to the first that
+        // is H, then H S for each round but the first, then the first one's S.
+        let rounds: Vec<&[f32]> = self.signs.chunks_exact(self.padded_dim).collect();
+        let mut signs = vec![1.0; self.padded_dim];
+        rounds[1..].iter().rev().for_each(|round| signs.extend_from_slice(round));
+        kernels.rotate(&signs, x);
+        for (x, sign) in x.iter_mut().zip(rounds[0]) {
+            x.0.iter_mut().for_each(|x| *x *= sign);
+        }
+    }
 }
 
 /// Which rows of a segment, `first..end`, have codes, and around which centre. The blocks of [`BLOCK_KEYS`] codes are the

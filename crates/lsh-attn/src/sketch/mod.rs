@@ -9,13 +9,18 @@
 //! pi is exact whatever the code's error is, so the estimate is unbiased; a better code only lowers its variance. One
 //! sample serves all queries of the group, and one lambda all heads: those that look at the static set draw almost nothing.
 //! The floor bounds the weight of a key whose estimate is wrong (a defensive mixture, Hesterberg 1995).
+//!
+//! With residual correction values have codes as well, and what keys' and values' codes say together is summed over all
+//! keys; the sample then only estimates what they get wrong.
 
 mod index;
 mod query;
+mod residual;
 mod sample;
 
 pub use index::{SketchIndex, SketchPlan};
 pub use query::{QueryCodes, SketchQueries};
+pub use residual::{Residual, ValueBlocks, ValueWeights};
 pub use sample::{Draw, Scanned, attend_drawn, draw, totals};
 
 /// Keys of a block: a SIMD lane each.
@@ -34,6 +39,16 @@ pub(crate) fn code_bytes(padded_dim: usize, bits: u32) -> usize {
 /// Bytes of a block: its codes, then the factors of its keys in f16.
 pub(crate) fn block_bytes(padded_dim: usize, bits: u32) -> usize {
     code_bytes(padded_dim, bits) + 2 * BLOCK_KEYS
+}
+
+/// Where in a block of values the code of an element of a key's value is: its byte, and the bits to shift by. Blocks are as
+/// long as those of keys; their 64-byte lines have pairs of keys for 32 elements each, at `8 / bits` positions, so that a line, shifted
+/// and masked, meets the weights of a pair in one instruction, and no sum is across lanes.
+#[inline(always)]
+pub(crate) fn value_code(bits: u32, dim: usize, key: usize) -> (usize, u32) {
+    let (pair, positions) = (key / 2, (8 / bits) as usize);
+    let line = dim / 32 * bits as usize + pair / positions;
+    (line * 64 + dim % 32 * 2 + key % 2, (pair % positions) as u32 * bits)
 }
 
 /// The code that stands for zero, which codes are symmetric about: the middle of 0..2^bits.

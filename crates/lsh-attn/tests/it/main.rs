@@ -4,6 +4,7 @@ mod attention;
 mod index;
 mod int8;
 mod kernels;
+mod residual;
 mod sketch;
 mod statistics;
 mod support;

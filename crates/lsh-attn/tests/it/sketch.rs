@@ -12,24 +12,24 @@ use lsh_attn::softmax::Partial;
 use crate::kernels::on_each_isa;
 use crate::support::{Random, bf16, rows};
 
-const LOG2_E: f32 = std::f32::consts::LOG2_E;
+pub(crate) const LOG2_E: f32 = std::f32::consts::LOG2_E;
 
-fn dot(a: &[f32], b: &[f32]) -> f32 {
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
 /// Keys with a common part, and queries that lean towards some of them.
-struct Scene {
-    dim: usize,
-    queries: usize,
-    q: Vec<f32>,
-    rows: Vec<u16>,
-    count: usize,
-    centre: Vec<f32>,
+pub(crate) struct Scene {
+    pub dim: usize,
+    pub queries: usize,
+    pub q: Vec<f32>,
+    pub rows: Vec<u16>,
+    pub count: usize,
+    pub centre: Vec<f32>,
 }
 
 impl Scene {
-    fn new(dim: usize, queries: usize, count: usize) -> Scene {
+    pub fn new(dim: usize, queries: usize, count: usize) -> Scene {
         let mut random = Random::new(dim as u64);
         let common = random.normals(dim);
         let topic = random.normals(dim);
@@ -51,11 +51,11 @@ impl Scene {
         }
     }
 
-    fn row(&self, id: usize) -> &[u16] {
+    pub fn row(&self, id: usize) -> &[u16] {
         &self.rows[id * 2 * self.dim..][..2 * self.dim]
     }
 
-    fn score(&self, query: usize, id: usize) -> f32 {
+    pub fn score(&self, query: usize, id: usize) -> f32 {
         let key: Vec<f32> = self.row(id)[..self.dim].iter().map(|&k| widen(k)).collect();
         dot(&self.q[query * self.dim..][..self.dim], &key)
     }
@@ -177,7 +177,7 @@ fn grown_in_pieces_is_made_at_once_and_truncating_takes_back() {
     assert_eq!((pieces.end(), pieces.count()), (4, 0));
 }
 
-fn uniform(seed: u64) -> f64 {
+pub(crate) fn uniform(seed: u64) -> f64 {
     (mix64(derive_seed(77, seed)) >> 11) as f64 / (1u64 << 53) as f64
 }
 

@@ -139,7 +139,7 @@ const fn lines_of_i16(bits: u32) -> usize {
 /// - `block` is whole, and queries `first..first + G` exist.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn estimates<const BITS: u32, const G: usize>(
+pub(super) unsafe fn estimates<const BITS: u32, const G: usize>(
     first: usize,
     padded_dim: usize,
     block: &[u8],
@@ -213,7 +213,7 @@ unsafe fn estimates<const BITS: u32, const G: usize>(
 /// Lanes folded to 8, 4, and pairs.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn lane_sum([low, high]: [__m256; 2]) -> f32 {
+pub(super) fn lane_sum([low, high]: [__m256; 2]) -> f32 {
     let eight = _mm256_add_ps(low, high);
     let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
     let two = _mm_hadd_ps(four, four);

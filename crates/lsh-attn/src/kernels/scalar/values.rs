@@ -1,0 +1,83 @@
+//! Codes of values: rounding them, and their sums weighted by estimates.
+
+use half::f16;
+
+use super::super::LEAST_WEIGHT;
+use super::{Rounding, estimates};
+use crate::hash::{LANES, Lanes};
+use crate::rounding::round;
+use crate::sketch::{SketchQueries, ValueWeights, block_bytes, code_bytes, middle, value_code};
+
+pub(in super::super) fn encode(bits: u32, x: &[Lanes], block: &mut [u8]) {
+    encode_body(bits, x, block);
+}
+
+/// Inlined into each instruction set's `value_encode`.
+#[inline(always)]
+pub(in super::super) fn encode_body(bits: u32, x: &[Lanes], block: &mut [u8]) {
+    let rounding = Rounding::of(bits, x);
+    let (codes, factors) = block.split_at_mut(code_bytes(x.len(), bits));
+    codes.fill(0);
+    for (dim, x) in x.iter().enumerate() {
+        for lane in 0..LANES {
+            let (byte, shift) = value_code(bits, dim, lane);
+            codes[byte] |= rounding.code(lane, x.0[lane]) << shift;
+        }
+    }
+    for (lane, out) in factors.chunks_exact_mut(2).enumerate() {
+        let length = rounding.length.0[lane];
+        let factor = if length > 0.0 { rounding.product.0[lane] / length } else { 0.0 };
+        out.copy_from_slice(&f16::from_f32(factor.min(65_000.0)).to_le_bytes());
+    }
+}
+
+pub(in super::super) fn sums(
+    bits: u32,
+    padded_dim: usize,
+    (blocks, values): (&[u8], &[u8]),
+    queries: SketchQueries<'_>,
+    sums: &mut [f32],
+    num: &mut [f32],
+) {
+    let count = queries.offsets.len();
+    let bytes = block_bytes(padded_dim, bits);
+    let blocks = blocks.chunks_exact(bytes).zip(values.chunks_exact(bytes));
+    for ((block, values), sums) in blocks.zip(sums.chunks_exact_mut(count)) {
+        for (query, (sum, num)) in sums.iter_mut().zip(num.chunks_exact_mut(padded_dim)).enumerate() {
+            let w = estimates(bits, padded_dim, block, queries, query);
+            // The order in which registers of 16, 8 and 4 lanes are folded.
+            let eight: [f32; 8] = std::array::from_fn(|i| w[i] + w[i + 8]);
+            let four: [f32; 4] = std::array::from_fn(|i| eight[i] + eight[i + 4]);
+            *sum = (four[0] + four[1]) + (four[2] + four[3]);
+            add(bits, values, &rounded(bits, &w, values), num);
+        }
+    }
+}
+
+/// Weights times the factors of a block of values, in 7 bits.
+pub(in super::super) fn rounded(bits: u32, weights: &[f32; LANES], values: &[u8]) -> ValueWeights {
+    let factors = &values[values.len() - 2 * LANES..];
+    let weighted: [f32; LANES] = std::array::from_fn(|lane| {
+        weights[lane] * f16::from_le_bytes([factors[2 * lane], factors[2 * lane + 1]]).to_f32()
+    });
+    let greatest = weighted.iter().copied().fold(0.0, f32::max);
+    if greatest < LEAST_WEIGHT {
+        return ValueWeights::default();
+    }
+    let inverse = 127.0 / greatest;
+    let quants = weighted.map(|weight| round(weight * inverse) as i8);
+    let sum: i32 = quants.iter().map(|&quant| i32::from(quant)).sum();
+    ValueWeights { quants, scale: greatest / 127.0, zero: middle(bits) * sum as f32 }
+}
+
+fn add(bits: u32, values: &[u8], weights: &ValueWeights, num: &mut [f32]) {
+    let mask = ((1u32 << bits) - 1) as u8;
+    for (dim, num) in num.iter_mut().enumerate() {
+        let mut product = 0i32;
+        for (lane, &quant) in weights.quants.iter().enumerate() {
+            let (byte, shift) = value_code(bits, dim, lane);
+            product += i32::from(values[byte] >> shift & mask) * i32::from(quant);
+        }
+        *num = (product as f32 - weights.zero).mul_add(weights.scale, *num);
+    }
+}
