@@ -9,7 +9,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use team::Team;
 
 use crate::audit::Audit;
-use crate::config::{Budget, Policy, SessionConfig, Shape};
+use crate::config::{Attention, Budget, Policy, SessionConfig, Shape};
 use crate::decode::{self, Step};
 use crate::decode_compare::compared;
 use crate::decode_sketch::sketched;
@@ -49,6 +49,7 @@ impl Index {
 #[derive(Debug)]
 pub struct Session {
     shape: Shape,
+    pub(crate) attention: Attention,
     pub(crate) seed: u64,
     kernels: Kernels,
     pool: Arc<ThreadPool>,
@@ -84,6 +85,7 @@ impl Session {
         let SessionConfig { shape, threads, seed, .. } = *config;
         Ok(Session {
             shape,
+            attention: config.attention.clone(),
             seed,
             kernels: Kernels::detect()?,
             pool: ThreadPoolBuilder::new()
@@ -136,10 +138,12 @@ impl Session {
                 index.set_budget(budget)
             }
             (Policy::Lsh { k, l }, _) => {
-                self.replace_index(Index::Lsh(LshIndex::new(self.shape, k, l, self.seed)))?;
+                let index = LshIndex::new(self.shape, k, l, self.seed).without_local(&self.attention);
+                self.replace_index(Index::Lsh(index))?;
             }
             (Policy::Sketch { bits, budget }, _) => {
-                self.replace_index(Index::Sketch(SessionSketch::new(self.shape, bits, budget, self.seed)))?;
+                let index = SessionSketch::new(self.shape, bits, budget, self.seed);
+                self.replace_index(Index::Sketch(index.without_local(&self.attention)))?;
             }
         }
         self.policy = policy;
@@ -220,11 +224,21 @@ impl Session {
         self.check(layer, 1, q.len(), k.len(), v.len(), out.len())?;
         self.append(layer, k, v)?;
         let tokens = self.lengths[layer];
-        if let (Policy::Sketch { .. }, Index::Sketch(index)) = (self.policy, &mut self.index) {
+        let local = self.attention.is_local(layer);
+        if let (Policy::Sketch { .. }, Index::Sketch(index), false) = (self.policy, &mut self.index, local) {
             index.keep_up(self.kernels, &mut self.storage, layer, tokens)?;
         }
-        let step = Step { shape: self.shape, kernels: self.kernels, storage: &self.storage, layer, tokens };
+        let step = Step {
+            shape: self.shape,
+            kernels: self.kernels,
+            storage: &self.storage,
+            layer,
+            tokens,
+            window: self.attention.window(layer),
+            score_cap: self.attention.score_cap,
+        };
         let read = match (self.policy, &mut self.index) {
+            _ if local => decode::exact(team, step, q, out),
             (Policy::Lsh { .. }, Index::Lsh(index)) => {
                 index.keep_up(team, step);
                 decode::sampled(team, step, index, q, out)
@@ -244,7 +258,7 @@ impl Session {
         self.stats.retrieve_time += read.retrieve / team.threads() as u32;
         self.stats.attend_time += started.elapsed();
         if let Some(audit) = &mut self.audit {
-            let index = if self.policy == Policy::Exact { &Index::None } else { &self.index };
+            let index = if self.policy == Policy::Exact || local { &Index::None } else { &self.index };
             audit.note(team, step, index, read, q, out);
         }
         Ok(())
@@ -290,6 +304,8 @@ impl Session {
                 layer,
                 position,
                 tokens,
+                window: self.attention.window(layer),
+                score_cap: self.attention.score_cap,
             },
             q,
             out,

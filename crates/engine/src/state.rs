@@ -73,7 +73,7 @@ fn decode(session: &Session, state: &[u8]) -> Result<Index, EngineError> {
         (SKETCH, &[bits, ..]) if words.len() == 4 => {
             let (bits, budget) = (bits as u32, Budget::ByLength);
             Policy::Sketch { bits, budget }.check().map_err(|_| unreadable())?;
-            let mut index = SessionSketch::new(shape, bits, budget, seed);
+            let mut index = SessionSketch::new(shape, bits, budget, seed).without_local(&session.attention);
             index.restore(&session.storage);
             index.set_steering([1, 2, 3].map(|word| f64::from_bits(words[word])));
             Ok(Index::Sketch(index))
@@ -83,7 +83,7 @@ fn decode(session: &Session, state: &[u8]) -> Result<Index, EngineError> {
             if ends.iter().any(|&end| end > session.tokens()) {
                 return Err(unreadable());
             }
-            let mut index = LshIndex::new(shape, k, l, seed);
+            let mut index = LshIndex::new(shape, k, l, seed).without_local(&session.attention);
             index.restore(session.kernels(), &session.pool(), &session.storage, ends);
             Ok(Index::Lsh(index))
         }

@@ -40,6 +40,11 @@ impl Partial {
         Partial { cap, ..self }
     }
 
+    /// What caps scores softly, if anything does.
+    pub fn score_cap(&self) -> Option<f32> {
+        self.cap
+    }
+
     /// Products with keys as scores: capped, where they are to be.
     pub fn cap(&self, kernels: Kernels, scores: &mut [f32]) {
         if let Some(cap) = self.cap {

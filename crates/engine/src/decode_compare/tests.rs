@@ -25,7 +25,8 @@ fn storage(tokens: usize) -> Storage {
 }
 
 fn step(storage: &Storage, tokens: usize) -> Step<'_> {
-    Step { shape: SHAPE, kernels: Kernels::detect().expect("kernels"), storage, layer: 0, tokens }
+    let kernels = Kernels::detect().expect("kernels");
+    Step { shape: SHAPE, kernels, storage, layer: 0, tokens, window: usize::MAX, score_cap: None }
 }
 
 fn key(storage: &Storage, token: usize) -> Vec<f32> {
