@@ -1,7 +1,7 @@
 import { MagicpigError } from '../errors.js';
 import type { GgufMetadata } from './gguf-metadata.js';
 import { malformed, quoted } from './gguf-metadata.js';
-import { bytePreTokenizer, digitPattern, gpt2Pattern, llama3Pattern } from './pre-tokenizers.js';
+import { bytePreTokenizer, digitPattern, gpt2Pattern, llama3Pattern, qwen2Pattern } from './pre-tokenizers.js';
 import { mergesFromScores } from './sentencepiece.js';
 import { readSiblingTokenizer } from './tokenizer-json.js';
 import type { TokenizerSource } from './types.js';
@@ -27,6 +27,7 @@ const preTokenizers: Readonly<Record<string, { patterns: readonly string[]; whol
   // What converters write when they do not know better; GPT-2's is what the tokenizer model's own name says.
   default: { patterns: [gpt2Pattern] },
   smollm: { patterns: [digitPattern, gpt2Pattern] },
+  qwen2: { patterns: [qwen2Pattern] },
   'llama-bpe': { patterns: [llama3Pattern], wholeWordsFirst: true, addBos: true },
 };
 
