@@ -99,7 +99,7 @@ test('rotary rows are exact far out, where angles in float32 are not', (t) => {
 });
 
 test('rotary factors divide the frequencies', (t) => {
-  const factors = Float32Array.of(1, 8);
+  const factors = Float64Array.of(1, 8);
   const { cos } = new Rope({ theta: 100, dimensions: 4, interleaved: true, factors }).rows(5, 2);
   t.deepEqual([...cos], [5, 0.5 / 8 , 6, 0.6 / 8].map((angle) => Math.fround(Math.cos(angle))));
 });

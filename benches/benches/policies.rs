@@ -25,16 +25,15 @@ fn policies(c: &mut Criterion) {
             }
             let synthetic = Synthetic::new(shape, context + 1, 1);
             let directory = std::env::temp_dir();
-            let mut session =
-                Session::new(SessionConfig {
-                    shape,
-                    attention: Attention::default(),
-                    rows: RowType::Bf16,
-                    threads,
-                    seed: 0,
-                    directory,
-                })
-                    .expect("a session");
+            let mut session = Session::new(SessionConfig {
+                shape,
+                attention: Attention::default(),
+                rows: RowType::Bf16,
+                threads,
+                seed: 0,
+                directory,
+            })
+            .expect("a session");
             let (k, v) = (&synthetic.keys, &synthetic.values);
             session.append(0, &k[..context * width], &v[..context * width]).expect("room for the rows");
             let (k, v) = (&k[context * width..], &v[context * width..]);

@@ -93,13 +93,6 @@ impl TransformerConfig {
             mismatch(format!("{name} is {}x{}, not {outputs}x{inputs}", span.outputs, span.inputs))
         };
         for layer in &self.layers {
-            expect("query", layer.query, queries, hidden)?;
-            expect("key", layer.key, keys, hidden)?;
-            expect("value", layer.value, keys, hidden)?;
-            expect("attention_output", layer.attention_output, hidden, queries)?;
-            expect("gate", layer.gate, intermediate, hidden)?;
-            expect("up", layer.up, intermediate, hidden)?;
-            expect("down", layer.down, hidden, intermediate)?;
             for (name, vector, size) in [
                 ("attention_norm", Some(layer.attention_norm), hidden),
                 ("mlp_norm", Some(layer.mlp_norm), hidden),
@@ -113,6 +106,13 @@ impl TransformerConfig {
             ] {
                 vector.map_or(Ok(()), |vector| expect(name, vector, 1, size))?;
             }
+            expect("query", layer.query, queries, hidden)?;
+            expect("key", layer.key, keys, hidden)?;
+            expect("value", layer.value, keys, hidden)?;
+            expect("attention_output", layer.attention_output, hidden, queries)?;
+            expect("gate", layer.gate, intermediate, hidden)?;
+            expect("up", layer.up, intermediate, hidden)?;
+            expect("down", layer.down, hidden, intermediate)?;
             if layer.rope >= self.ropes.len() {
                 return mismatch(format!("rope {} of {}", layer.rope, self.ropes.len()));
             }
