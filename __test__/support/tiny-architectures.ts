@@ -14,7 +14,7 @@ interface Shape {
 const FEED_FORWARD = 96;
 const CONTEXT = 256;
 
-const tokens = ['<|endoftext|>', 'Ġ', 'Ċ', ...'abcdefghijklmnopqrstuvwxyz', ...'ABCDEFGHIJKLMNOPQRSTUVWXYZ', ...'.,!?-:', 'he', 'll', 'in'];
+const tokens = ['<|endoftext|>', 'Ġ', 'Ċ', ...Array.from('abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.,!?-:'), 'he', 'll', 'in'];
 export const architectureVocabulary = tokens.length;
 
 /** The tokens of which logits are recorded. */

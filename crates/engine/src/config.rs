@@ -8,6 +8,7 @@ use lsh_attn::rows::RowType;
 use lsh_attn::sketch::SKETCH_BITS;
 
 use crate::EngineError;
+use crate::storage::Layout;
 
 /// Tokens at the start of a text that are always attended: models park attention there (Xiao et al. 2023).
 pub const SINKS: usize = 4;
@@ -247,6 +248,12 @@ pub struct SessionConfig {
 }
 
 impl SessionConfig {
+    /// The layout of a store without tables.
+    pub(crate) fn layout(&self) -> Layout {
+        let attention = self.attention.clone();
+        Layout { shape: self.shape, row_type: self.rows, tables: None, attention }
+    }
+
     pub(crate) fn check(&self) -> Result<(), EngineError> {
         self.shape.check()?;
         self.attention.check(self.shape.layers)?;

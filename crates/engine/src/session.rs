@@ -17,7 +17,7 @@ use crate::fingerprint::index_fields;
 use crate::index::LshIndex;
 use crate::prefill;
 use crate::sketch::SessionSketch;
-use crate::storage::{Layout, Storage};
+use crate::storage::Storage;
 use crate::{EngineError, Stats};
 
 /// What the policy samples from.
@@ -75,8 +75,7 @@ impl Session {
     /// cannot hold files.
     pub fn new(config: SessionConfig) -> Result<Session, EngineError> {
         config.check()?;
-        let layout = Layout { shape: config.shape, row_type: config.rows, tables: None };
-        let storage = Storage::ephemeral(&config.directory, layout)?;
+        let storage = Storage::ephemeral(&config.directory, config.layout())?;
         Session::over(&config, storage)
     }
 
