@@ -20,6 +20,7 @@ export function readRope(metadata: GgufMetadata, architecture: string, headDim: 
   if (metadata.has(key('scaling.yarn_log_multiplier'))) {
     throw unsupported(metadata.path, 'the rotary scaling "yarn" with a log multiplier; magicpig reads it without');
   }
+  if (theta <= 1) throw malformed(metadata.path, `${key('freq_base')} is ${theta}, which YaRN cannot scale`);
   const attention = metadata.positive(key('scaling.attn_factor'), { max: 1e6, otherwise: 1 });
   return {
     ...plain,
