@@ -124,6 +124,7 @@ test('an unknown architecture', failsToOpen, withMetadata(tiny, { 'general.archi
 test('no architecture', failsToOpen, withMetadata(tiny, { 'general.architecture': undefined }), 'GGUF_MALFORMED', /general.architecture is missing/);
 test('an unknown rotary scaling', failsToOpen, withMetadata(tiny, { 'llama.rope.scaling.type': string('longrope') }), 'UNSUPPORTED_ARCHITECTURE', /"longrope".*"none", "linear" and "yarn"/);
 test('yarn of another kind', failsToOpen, withMetadata(tiny, { 'llama.rope.scaling.type': string('yarn'), 'llama.rope.scaling.yarn_log_multiplier': f32(0.1) }), 'UNSUPPORTED_ARCHITECTURE', /log multiplier/);
+test('yarn over frequencies that are all one', failsToOpen, withMetadata(tiny, { 'llama.rope.scaling.type': string('yarn'), 'llama.rope.freq_base': f32(1) }), 'GGUF_MALFORMED', /YaRN cannot scale/);
 test('a qwen2 without its biases', failsToOpen, withTensor(tinyArchitectures.qwen2!.spec, 'blk.1.attn_k.bias', undefined), 'GGUF_MALFORMED', /attn_k\.bias" is missing/);
 test('a qwen2 with a window', failsToOpen, withMetadata(tinyArchitectures.qwen2!.spec, { 'qwen2.attention.sliding_window': u32(64) }), 'UNSUPPORTED_ARCHITECTURE', /a window of 64 tokens.*llama, gemma2 and gemma3/);
 test('a pattern of windows for other layers', failsToOpen, withMetadata(tinyArchitectures.gemma3!.spec, { 'gemma3.attention.sliding_window_pattern': i32s([1, 0]) }), 'GGUF_MALFORMED', /lists 2 layers of 7/);
