@@ -67,7 +67,8 @@ fn furthest(got: &[f32], want: &[f64]) -> f64 {
 #[test]
 fn a_window_is_what_is_attended_by_every_policy() {
     let text = Text { shape: SHAPE, seed: 21 };
-    for policy in [Policy::Exact, LSH, SKETCH] {
+    let verified = Policy::Sketch { bits: 4, budget: Budget::Verified { epsilon: 0.05, delta: 0.1 } };
+    for policy in [Policy::Exact, LSH, SKETCH, verified] {
         let mut session = Session::new(config()).expect("a session");
         session.set_policy(policy).expect("in range");
         let prefilled = text.prefill(&mut session, 0..PROMPT);
