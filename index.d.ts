@@ -161,17 +161,26 @@ export interface NativeFolder {
   create: boolean
 }
 
-/** The weights of one layer. */
+/** One layer: its weights, and those that only some architectures have. */
 export interface NativeLayer {
+  /** Which of the model's ropes turns its heads. */
+  rope: number
   attentionNorm: NativeTensor
   query: NativeTensor
+  queryBias?: NativeTensor
+  queryNorm?: NativeTensor
   key: NativeTensor
+  keyBias?: NativeTensor
+  keyNorm?: NativeTensor
   value: NativeTensor
+  valueBias?: NativeTensor
   attentionOutput: NativeTensor
+  attentionPostNorm?: NativeTensor
   mlpNorm: NativeTensor
   gate: NativeTensor
   up: NativeTensor
   down: NativeTensor
+  mlpPostNorm?: NativeTensor
 }
 
 /** Medians over steps of one layer on synthetic rows, in seconds. */
@@ -200,7 +209,7 @@ export interface NativeMeasurement {
   relativeL2: number
 }
 
-/** A model of the llama architecture, its rotary pairs interleaved. */
+/** A model's dense layers. */
 export interface NativeModelOptions {
   /** The model's file, which must not change while the model is used. */
   path: string
@@ -216,12 +225,16 @@ export interface NativeModelOptions {
   headDim: number
   /** Added to the mean square before its root. */
   normEpsilon: number
-  /** Base of the rotary frequencies. */
-  ropeTheta: number
-  /** Leading elements of a head that rotate. */
-  ropeDimensions: number
-  /** Divisors of the rotary frequencies, one a pair; none for all ones. */
-  ropeFactors: Array<number>
+  /** What the gate of the MLP goes through; `gelu` is its approximation with a tanh. */
+  activation: 'silu' | 'gelu'
+  /** What embeddings are multiplied with. */
+  embeddingScale: number
+  /** What rotated queries are multiplied with, besides the 1/sqrt(headDim) of attention. */
+  queryScale: number
+  /** Caps logits softly: l becomes cap tanh(l / cap). */
+  logitCap?: number
+  /** Kinds of positions, of which each layer has one. */
+  ropes: Array<NativeRope>
   embedding: NativeTensor
   finalNorm: NativeTensor
   lmHead: NativeTensor
@@ -281,6 +294,20 @@ export interface NativeReport {
   problems: Array<NativeProblem>
 }
 
+/** How heads of some layers rotate. */
+export interface NativeRope {
+  /** Base of the rotary frequencies. */
+  theta: number
+  /** Leading elements of a head that rotate. */
+  dimensions: number
+  /** Whether pairs are neighbours, and not half the dimensions apart. */
+  interleaved: boolean
+  /** Divisors of the frequencies, one a pair; none for all ones. */
+  factors: Array<number>
+  /** What rotated elements are multiplied with besides. */
+  magnitude: number
+}
+
 /** What a session's folder holds. */
 export interface NativeSessionInfo {
   /** Names and values that must be the same when it is opened. */
@@ -303,8 +330,15 @@ export interface NativeSessionOptions {
   heads: number
   /** KV heads of a layer; each serves `heads / kvHeads` query heads. */
   kvHeads: number
-  /** Elements of a head: 64, 80, 96, 128 or 256. */
+  /** Elements of a head: 64, 80, 96, 112, 128 or 256. */
   headDim: number
+  /**
+   * Of each layer how many of the newest tokens a token attends, its own among them; 0, and none given, for all. A layer
+   * with a window is always attended exactly, and keeps no index.
+   */
+  windows?: Array<number>
+  /** Caps scores softly: s becomes cap tanh(s / cap). */
+  scoreCap?: number
   /** How keys and values are stored: `bf16`, which is the default, or `int8`, at half the memory. */
   rows?: 'bf16' | 'int8'
   /** Threads that attention and indexing use, at least 1. */

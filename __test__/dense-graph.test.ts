@@ -4,7 +4,7 @@ import { join } from 'node:path';
 
 import test from 'ava';
 
-import { nativeModel } from '../src/decode/model.js';
+import { nativeModel, sessionShape } from '../src/decode/model.js';
 import { Sequence } from '../src/decode/sequence.js';
 import { loadModel } from '../src/index.js';
 import type { Model } from '../src/index.js';
@@ -47,7 +47,7 @@ const onnxTolerance = 5 * tolerance;
 async function throughOnnx(path: string): Promise<Float32Array> {
   await using file = await openGguf(path);
   const dense = await DenseGraph.load(file, { device: 'cpu', threads: 2 });
-  const native = NativeSession.create({ ...file.config, threads: 2, seed: 0, directory: tmpdir() });
+  const native = NativeSession.create({ ...sessionShape(file.config), threads: 2, seed: 0, directory: tmpdir() });
   native.setPolicy({ kind: 'exact' });
   const sequence = new Sequence(file.config, nativeModel(file), native, dense);
   await sequence.prefill(text.slice(0, -1), undefined, () => undefined);
@@ -99,7 +99,7 @@ test('rotary rows are exact far out, where angles in float32 are not', (t) => {
 });
 
 test('rotary factors divide the frequencies', (t) => {
-  const factors = Float32Array.of(1, 8);
+  const factors = Float64Array.of(1, 8);
   const { cos } = new Rope({ theta: 100, dimensions: 4, interleaved: true, factors }).rows(5, 2);
   t.deepEqual([...cos], [5, 0.5 / 8 , 6, 0.6 / 8].map((angle) => Math.fround(Math.cos(angle))));
 });

@@ -11,6 +11,7 @@ import { open } from 'node:fs/promises';
 import { array, bool, encodeGguf, f32, f32s, i32s, randomTensor, seededRandom, string, strings, u32, u64, writeGguf } from './support/gguf-writer.js';
 import type { GgufSpec } from './support/gguf-writer.js';
 import { temporaryFolder } from './support/temporary.js';
+import { tinyArchitectures } from './support/tiny-architectures.js';
 import { tinyLlama, tinyTokens, withMetadata, withTensor } from './support/tiny-llama.js';
 
 /** Opens what should not open; the message has to name the file, match, and be one line. */
@@ -119,9 +120,16 @@ test('a string longer than the file', failsToOpen, withMetadata(tiny, { x: { typ
 test('an odd alignment', failsToOpen, withMetadata(tiny, { 'general.alignment': u32(24) }), 'GGUF_MALFORMED', /power of two/);
 test('a part of a split file', failsToOpen, withMetadata(tiny, { 'split.count': u32(3) }), 'GGUF_MALFORMED', /one of 3 parts/);
 
-test('an unknown architecture', failsToOpen, withMetadata(tiny, { 'general.architecture': string('mamba') }), 'UNSUPPORTED_ARCHITECTURE', /"mamba"/);
+test('an unknown architecture', failsToOpen, withMetadata(tiny, { 'general.architecture': string('mamba') }), 'UNSUPPORTED_ARCHITECTURE', /"mamba"; magicpig reads llama, qwen2, qwen3, gemma2, gemma3/);
 test('no architecture', failsToOpen, withMetadata(tiny, { 'general.architecture': undefined }), 'GGUF_MALFORMED', /general.architecture is missing/);
-test('yarn', failsToOpen, withMetadata(tiny, { 'llama.rope.scaling.type': string('yarn') }), 'UNSUPPORTED_ARCHITECTURE', /"yarn"/);
+test('an unknown rotary scaling', failsToOpen, withMetadata(tiny, { 'llama.rope.scaling.type': string('longrope') }), 'UNSUPPORTED_ARCHITECTURE', /"longrope".*"none", "linear" and "yarn"/);
+test('yarn of another kind', failsToOpen, withMetadata(tiny, { 'llama.rope.scaling.type': string('yarn'), 'llama.rope.scaling.yarn_log_multiplier': f32(0.1) }), 'UNSUPPORTED_ARCHITECTURE', /log multiplier/);
+test('yarn over frequencies that are all one', failsToOpen, withMetadata(tiny, { 'llama.rope.scaling.type': string('yarn'), 'llama.rope.freq_base': f32(1) }), 'GGUF_MALFORMED', /YaRN cannot scale/);
+test('a qwen2 without its biases', failsToOpen, withTensor(tinyArchitectures.qwen2!.spec, 'blk.1.attn_k.bias', undefined), 'GGUF_MALFORMED', /attn_k\.bias" is missing/);
+test('a qwen2 with a window', failsToOpen, withMetadata(tinyArchitectures.qwen2!.spec, { 'qwen2.attention.sliding_window': u32(64) }), 'UNSUPPORTED_ARCHITECTURE', /a window of 64 tokens.*llama, gemma2 and gemma3/);
+test('a pattern of windows for other layers', failsToOpen, withMetadata(tinyArchitectures.gemma3!.spec, { 'gemma3.attention.sliding_window_pattern': i32s([1, 0]) }), 'GGUF_MALFORMED', /lists 2 layers of 7/);
+test('a norm of heads of another size', failsToOpen, withTensor(tinyArchitectures.qwen3!.spec, 'blk.0.attn_q_norm.weight', { shape: [64, 2] }), 'GGUF_MALFORMED', /call for \[128\]/);
+test('a tensor of another architecture', failsToOpen, { ...tiny, tensors: [...tiny.tensors, randomTensor('blk.0.attn_q_norm.weight', 'F32', [16], 1)] }, 'UNSUPPORTED_ARCHITECTURE', /magicpig's llama does not use/);
 test('no layers', failsToOpen, withMetadata(tiny, { 'llama.block_count': u32(0) }), 'GGUF_MALFORMED', /block_count is 0/);
 test('too many layers', failsToOpen, withMetadata(tiny, { 'llama.block_count': u32(4_000_000_000) }), 'GGUF_MALFORMED', /block_count is 4000000000/);
 test('a missing key', failsToOpen, withMetadata(tiny, { 'llama.embedding_length': undefined }), 'GGUF_MALFORMED', /embedding_length is missing/);
@@ -150,13 +158,13 @@ test('overlapping tensors', failsToOpen, withTensor(tiny, 'blk.0.attn_k.weight',
 test(
   'a bias that would go unused',
   failsToOpen,
-  { ...tiny, tensors: [...tiny.tensors, randomTensor('blk.0.attn_q.bias', 'F32', [64], 1)] },
+  { ...tiny, tensors: [...tiny.tensors, randomTensor('blk.0.attn_output.bias', 'F32', [64], 1)] },
   'UNSUPPORTED_ARCHITECTURE',
-  /"blk.0.attn_q.bias"/,
+  /"blk.0.attn_output.bias"/,
 );
 
 test('an unknown tokenizer', failsToOpen, withMetadata(tiny, { 'tokenizer.ggml.model': string('rwkv') }), 'UNSUPPORTED_TOKENIZER', /"rwkv"/);
-test('an unknown pre-tokenizer', failsToOpen, withMetadata(tiny, { 'tokenizer.ggml.pre': string('qwen2') }), 'UNSUPPORTED_TOKENIZER', /"qwen2"/);
+test('an unknown pre-tokenizer', failsToOpen, withMetadata(tiny, { 'tokenizer.ggml.pre': string('falcon') }), 'UNSUPPORTED_TOKENIZER', /"falcon"/);
 test('a pre-tokenizer named like a method', failsToOpen, withMetadata(tiny, { 'tokenizer.ggml.pre': string('toString') }), 'UNSUPPORTED_TOKENIZER', /"toString"/);
 test('a merge of nothing', failsToOpen, withMetadata(tiny, { 'tokenizer.ggml.merges': strings(['q z']) }), 'GGUF_MALFORMED', /"q z" does not make a token/);
 test('an end token past the vocabulary', failsToOpen, withMetadata(tiny, { 'tokenizer.ggml.eos_token_id': u32(60_000) }), 'GGUF_MALFORMED', /eos_token_id is 60000/);
@@ -176,11 +184,11 @@ test("Llama 3.1's divisors and linear scaling", async (t) => {
   const divisors = Float32Array.from([1, 1, 1, 1, 2, 4, 8, 8]);
   const tensors = [...tiny.tensors, { name: 'rope_freqs.weight', type: 'F32' as const, shape: [8], data: Buffer.from(divisors.buffer) }];
   await using scaled = await openGguf(writeGguf(join(folder, 'freqs.gguf'), { ...tiny, tensors }));
-  t.deepEqual(scaled.config.rope.factors, divisors);
+  t.deepEqual(scaled.config.rope.factors, Float64Array.from(divisors));
   await using linear = await openGguf(
     writeGguf(join(folder, 'linear.gguf'), withMetadata(tiny, { 'llama.rope.scaling.type': string('linear'), 'llama.rope.scaling.factor': f32(4) })),
   );
-  t.deepEqual(linear.config.rope.factors, new Float32Array(8).fill(4));
+  t.deepEqual(linear.config.rope.factors, new Float64Array(8).fill(4));
   const zero = [...tiny.tensors, { name: 'rope_freqs.weight', type: 'F32' as const, shape: [8], data: Buffer.alloc(32) }];
   await fails(t, writeGguf(join(folder, 'zero.gguf'), { ...tiny, tensors: zero }), 'GGUF_MALFORMED', /divisor that is not above 0/);
 });

@@ -21,11 +21,14 @@ async function options(t: ExecutionContext): Promise<NativeModelOptions> {
   await using file = await openGguf(path);
   const span = ({ type, shape: size, offset }: Tensor) => ({ type, outputs: size.length > 1 ? (size[0] as number) : 1, inputs: size.at(-1) as number, offset });
   const roles = ['attentionNorm', 'query', 'key', 'value', 'attentionOutput', 'mlpNorm', 'gate', 'up', 'down'] as const;
-  const layer = (number: number) => Object.fromEntries(roles.map((role) => [role, span(file.layerTensor(number, role))])) as Record<LayerTensor, ReturnType<typeof span>>;
+  const layer = (number: number) => ({
+    rope: 0,
+    ...(Object.fromEntries(roles.map((role) => [role, span(file.layerTensor(number, role))])) as Record<LayerTensor, ReturnType<typeof span>>),
+  });
   const { hiddenSize, intermediateSize, rmsNormEps, rope } = file.config;
   return {
-    path, hiddenSize, intermediateSize, heads: 2, kvHeads: 1, headDim: 64, normEpsilon: rmsNormEps, ropeTheta: rope.theta,
-    ropeDimensions: rope.dimensions, ropeFactors: [], embedding: span(file.embedding), finalNorm: span(file.finalNorm),
+    path, hiddenSize, intermediateSize, heads: 2, kvHeads: 1, headDim: 64, normEpsilon: rmsNormEps, activation: 'silu',
+    embeddingScale: 1, queryScale: 1, ropes: [{ theta: rope.theta, dimensions: rope.dimensions, interleaved: true, factors: [], magnitude: 1 }], embedding: span(file.embedding), finalNorm: span(file.finalNorm),
     lmHead: span(file.lmHead), layers: [layer(0), layer(1)],
   };
 }
@@ -101,5 +104,10 @@ test('weights that are not where they should be are refused before they are read
   fails({ embedding: { ...good.embedding, offset: 1.5 } }, 'INVALID_OPTION', /no number of bytes/);
   fails({ lmHead: { ...good.lmHead, type: 'Q3_K' } }, 'GGUF_MALFORMED', /type Q3_K is unknown/);
   fails({ hiddenSize: 32 }, 'GGUF_MALFORMED', /attention_norm is 1x64, not 1x32/);
-  fails({ ropeDimensions: 63 }, 'GGUF_MALFORMED', /63 of 64 dimensions rotate/);
+  const [rope] = good.ropes;
+  fails({ ropes: [{ ...rope!, dimensions: 63 }] }, 'GGUF_MALFORMED', /63 of 64 dimensions rotate/);
+  fails({ ropes: [] }, 'GGUF_MALFORMED', /rope 0 of 0/);
+  fails({ activation: 'relu' as 'silu' }, 'INVALID_OPTION', /activation relu is none of silu, gelu/);
+  const [first, second] = good.layers;
+  fails({ layers: [{ ...first!, queryBias: good.finalNorm }, second!] }, 'GGUF_MALFORMED', /query_bias is 1x64, not 1x128/);
 });

@@ -62,6 +62,19 @@ test('SmolLM2’s tokens are those of its own tokenizer', async (t) => {
   for (const text of ["I'll say: it's 3.14, isn't it?", '  two  spaces', 'fn main() {\n\tprintln!("hé");\n}']) t.is(tokenizer.decode(tokenizer.encode(text)), text);
 });
 
+test('Qwen’s words end before every digit, and characters are composed', async (t) => {
+  const of = (pre: string) => tokenizerOf(temporaryFolder(t), withMetadata(tinyLlama(), {
+    'tokenizer.ggml.pre': string(pre),
+    'tokenizer.ggml.tokens': strings([...tinyTokens.slice(0, -1), '12']),
+    'tokenizer.ggml.merges': strings(['h e', 'l l', 'he ll', 'hell o', '1 2']),
+  }));
+  const tokenizer = await of('qwen2');
+  t.deepEqual(tokenizer.encode('123'), [id('1'), id('2'), id('3')]);
+  t.deepEqual(tokenizer.encode('e\u0301'), tokenizer.encode('\u00e9'));
+  // Control: others join digits.
+  t.deepEqual((await of('gpt-2')).encode('123'), [tinyTokens.length - 1, id('3')]);
+});
+
 /** SentencePiece's kind of vocabulary: pieces with scores, bytes, ▁ for a space. */
 function sentencePiece(): GgufSpec {
   const bytes = Array.from({ length: 256 }, (_, byte) => `<0x${byte.toString(16).toUpperCase().padStart(2, '0')}>`);

@@ -34,8 +34,16 @@ export function elements({ type, data }: TensorSpec): number[] {
   return out;
 }
 
-/** A llama in float64, straight from its equations: logits [tokens, vocabulary] of a whole text at once. */
-export function referenceLogits(spec: GgufSpec, shape: TinyShape, tokens: readonly number[], theta = 10_000): Matrix {
+/**
+ * A llama in float64, straight from its equations: logits [tokens, vocabulary] of a whole text at once. With a window, of a
+ * token's own and the newest before it.
+ */
+export function referenceLogits(
+  spec: GgufSpec,
+  shape: TinyShape,
+  tokens: readonly number[],
+  { theta = 10_000, window = Infinity }: { theta?: number | undefined; window?: number | undefined } = {},
+): Matrix {
   const weight = (name: string): Matrix => {
     const tensor = spec.tensors.find((candidate) => candidate.name === name);
     if (tensor === undefined) throw new Error(`no tensor ${name}`);
@@ -70,13 +78,14 @@ export function referenceLogits(spec: GgufSpec, shape: TinyShape, tokens: readon
     const v = product(normed, weight(name('attn_v')));
     const attended = q.map((query, row) => Array.from({ length: heads }, (_, head) => {
       const kvHead = Math.floor(head / (heads / kvHeads));
-      const weights = k.slice(0, row + 1).map((key) => {
+      const first = Math.max(0, row + 1 - window);
+      const weights = k.slice(first, row + 1).map((key) => {
         let score = 0;
         for (let i = 0; i < headDim; i += 1) score += query[head * headDim + i]! * key[kvHead * headDim + i]!;
         return Math.exp(score / Math.sqrt(headDim));
       });
       const total = weights.reduce((a, b) => a + b);
-      return Array.from({ length: headDim }, (_, i) => weights.reduce((sum, w, at) => sum + (w / total) * v[at]![kvHead * headDim + i]!, 0));
+      return Array.from({ length: headDim }, (_, i) => weights.reduce((sum, w, at) => sum + (w / total) * v[first + at]![kvHead * headDim + i]!, 0));
     }).flat());
     x = add(x, product(attended, weight(name('attn_output'))));
     const mlp = norm(x, name('ffn_norm'));

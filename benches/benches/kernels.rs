@@ -52,7 +52,16 @@ fn prefill_block(c: &mut Criterion) {
         let (position, tokens) = (4032, 48);
         let rows = stored(RowType::Bf16, 3, position + tokens, dim);
         let q = normals(4, tokens * group * dim);
-        let block = QueryBlock { q: &q, stride: group * dim, group, head_dim: dim, tokens, position };
+        let block = QueryBlock {
+            q: &q,
+            stride: group * dim,
+            group,
+            head_dim: dim,
+            tokens,
+            position,
+            window: usize::MAX,
+            score_cap: None,
+        };
         let mut out = vec![0.0; q.len()];
         let mut scratch = PrefillScratch::default();
         let mut bench = c.benchmark_group(format!("exact prefill, {group} x 48 queries, 4080 rows, d {dim}"));

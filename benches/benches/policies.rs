@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use engine::{Budget, Policy, RowType, Session, SessionConfig, Shape, Synthetic};
+use engine::{Attention, Budget, Policy, RowType, Session, SessionConfig, Shape, Synthetic};
 
 /// Steps before a policy is timed, in which its budget settles.
 const WARM_UP: usize = 24;
@@ -25,9 +25,15 @@ fn policies(c: &mut Criterion) {
             }
             let synthetic = Synthetic::new(shape, context + 1, 1);
             let directory = std::env::temp_dir();
-            let mut session =
-                Session::new(SessionConfig { shape, rows: RowType::Bf16, threads, seed: 0, directory })
-                    .expect("a session");
+            let mut session = Session::new(SessionConfig {
+                shape,
+                attention: Attention::default(),
+                rows: RowType::Bf16,
+                threads,
+                seed: 0,
+                directory,
+            })
+            .expect("a session");
             let (k, v) = (&synthetic.keys, &synthetic.values);
             session.append(0, &k[..context * width], &v[..context * width]).expect("room for the rows");
             let (k, v) = (&k[context * width..], &v[context * width..]);

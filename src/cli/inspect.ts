@@ -1,4 +1,5 @@
 import type { CommandModule } from 'yargs';
+import { localCount } from '../model/local.js';
 import type { ModelFile } from '../model/types.js';
 import { bytes, count, table } from './format.js';
 import { REF_HELP, resolveWithProgress } from './model-option.js';
@@ -25,13 +26,14 @@ export const inspect = (terminal: Terminal): CommandModule<object, Arguments> =>
 });
 
 function describe({ path, config, quantisation, fileBytes, chatTemplate, tokenizer }: ModelFile) {
-  const { rope, ...shapes } = config;
+  const { rope, local, ...shapes } = config;
   const { theta, dimensions, factors } = rope;
   return {
     path,
     fileBytes,
     quantisation,
     ...shapes,
+    local: local && { window: local.window, layers: localCount(local) },
     rope: { theta, dimensions, scaled: factors !== undefined },
     rowBytesPerToken: 2 * BF16 * config.layers * config.kvHeads * config.headDim,
     endTokens: tokenizer.endTokens,
@@ -46,6 +48,7 @@ function asTable(model: ReturnType<typeof describe>): string {
     ['file', `${model.path}, ${bytes(model.fileBytes)}`],
     ['quantisation', model.quantisation],
     ['layers', `${model.layers}, hidden ${count(model.hiddenSize)}, MLP ${count(model.intermediateSize)}`],
+    ...(model.local ? [['local', `${model.local.layers} of the layers, a window of ${count(model.local.window)} tokens`] as const] : []),
     ['heads', `${model.heads} for queries, ${model.kvHeads} for keys and values, of ${model.headDim}`],
     ['vocabulary', `${count(model.vocabSize)} tokens`],
     ['context', `${count(model.contextLength)} tokens`],

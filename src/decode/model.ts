@@ -5,7 +5,8 @@ import { openGguf } from '../model/gguf.js';
 import { resolveModel } from '../model/resolve.js';
 import { type ChatMessage, renderChat } from '../model/template.js';
 import { Tokenizer } from '../model/tokenizer.js';
-import type { LayerTensor, ModelConfig, ModelFile, Tensor } from '../model/types.js';
+import { extraLayerTensors, layerTensors } from '../model/layer-tensors.js';
+import type { ExtraLayerTensor, LayerTensor, ModelConfig, ModelFile, RopeConfig, Tensor } from '../model/types.js';
 import { NativeModel, NativeSession, headDims } from '../native.js';
 import type { DenseGraph } from '../onnx/dense-graph.js';
 import type { RuntimeOptions } from '../onnx/runtime.js';
@@ -111,9 +112,9 @@ function checkAttention({ headDim }: ModelConfig): void {
 /** Maps the weights for the addon. */
 export function nativeModel(file: ModelFile, lmHead8Bits = false): NativeModel {
   const { path, config } = file;
-  const { hiddenSize, intermediateSize, heads, kvHeads, headDim, rope } = config;
+  const { layers, hiddenSize, intermediateSize, heads, kvHeads, headDim, local } = config;
   const span = ({ type, shape, offset }: Tensor) => ({ type, outputs: shape.length > 1 ? (shape[0] ?? 0) : 1, inputs: shape.at(-1) ?? 0, offset });
-  const roles = ['attentionNorm', 'query', 'key', 'value', 'attentionOutput', 'mlpNorm', 'gate', 'up', 'down'] as const satisfies LayerTensor[];
+  const rope = ({ factors = new Float64Array(), magnitude = 1, ...rest }: RopeConfig) => ({ ...rest, factors: [...factors], magnitude });
   return new NativeModel({
     path,
     hiddenSize,
@@ -122,18 +123,41 @@ export function nativeModel(file: ModelFile, lmHead8Bits = false): NativeModel {
     kvHeads,
     headDim,
     normEpsilon: config.rmsNormEps,
-    ropeTheta: rope.theta,
-    ropeDimensions: rope.dimensions,
-    ropeFactors: [...(rope.factors ?? [])],
+    activation: config.activation,
+    embeddingScale: config.embeddingScale,
+    // Attention has the rest.
+    queryScale: config.scoreScale * Math.sqrt(headDim),
+    ...(config.logitCap !== undefined && { logitCap: config.logitCap }),
+    ropes: [rope(config.rope), ...(local ? [rope(local.rope)] : [])],
     embedding: span(file.embedding),
     finalNorm: span(file.finalNorm),
     lmHead: span(file.lmHead),
     lmHead8Bits,
-    layers: Array.from({ length: config.layers }, (_, layer) => {
-      const spans = roles.map((role) => [role, span(file.layerTensor(layer, role))]);
-      return Object.fromEntries(spans) as Record<LayerTensor, ReturnType<typeof span>>;
+    layers: Array.from({ length: layers }, (_, layer) => {
+      const spans = layerTensors.map((role) => [role, span(file.layerTensor(layer, role))]);
+      const extraSpans = extraLayerTensors.flatMap((role) => {
+        const tensor = file.extraTensor(layer, role);
+        return tensor ? [[role, span(tensor)]] : [];
+      });
+      return {
+        rope: local?.layers[layer] ? 1 : 0,
+        ...(Object.fromEntries(spans) as Record<LayerTensor, ReturnType<typeof span>>),
+        ...(Object.fromEntries(extraSpans) as Partial<Record<ExtraLayerTensor, ReturnType<typeof span>>>),
+      };
     }),
   });
+}
+
+/** What a session must know of a model to attend for it. */
+export function sessionShape({ layers, heads, kvHeads, headDim, local, scoreCap }: ModelConfig) {
+  return {
+    layers,
+    heads,
+    kvHeads,
+    headDim,
+    windows: local ? local.layers.map((is) => (is ? local.window : 0)) : [],
+    ...(scoreCap !== undefined && { scoreCap }),
+  };
 }
 
 /** A loaded model. Sessions share its weights. */
@@ -227,8 +251,7 @@ export class Model implements AsyncDisposable {
   }
 
   #nativeOptions({ seed, rows }: { seed?: number | undefined; rows?: RowType | undefined }, directory = tmpdir()) {
-    const { layers, heads, kvHeads, headDim } = this.config;
-    return { layers, heads, kvHeads, headDim, rows: rowsFrom(rows), threads: this.#threads, seed: seedFrom(seed), directory };
+    return { ...sessionShape(this.config), rows: rowsFrom(rows), threads: this.#threads, seed: seedFrom(seed), directory };
   }
 
   #session(native: NativeSession, policy: PolicyOptions, home: 'memory' | 'folder'): Session {

@@ -1,5 +1,6 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { MagicpigError } from '../errors.js';
+import { localCount } from '../model/local.js';
 import type { ModelConfig } from '../model/types.js';
 import type { NativeModel, NativeSession } from '../native.js';
 import type { DenseGraph } from '../onnx/dense-graph.js';
@@ -96,7 +97,7 @@ export class Sequence {
     });
     this.counts.steps += 1;
     this.counts.seconds += (performance.now() - started) / 1000;
-    this.counts.allRows += this.#tokens.length * this.#config.layers * this.#config.heads;
+    this.counts.allRows += this.#config.heads * rowsAttended(this.#config, this.#tokens.length);
   }
 
   /** Forgets every token from position `tokens` on. The last one left must be given again to have logits. */
@@ -128,4 +129,10 @@ export class Sequence {
       signal?.removeEventListener('abort', cancel);
     }
   }
+}
+
+/** Rows that exact attention of the last of `tokens` tokens reads in all layers. */
+function rowsAttended({ layers, local }: ModelConfig, tokens: number): number {
+  const localLayers = localCount(local);
+  return (layers - localLayers) * tokens + localLayers * Math.min(tokens, local?.window ?? 0);
 }

@@ -1,4 +1,5 @@
 import { MagicpigError } from '../errors.js';
+import { localCount } from '../model/local.js';
 import type { ChatMessage } from '../model/template.js';
 import type { NativeAudit, NativeSession } from '../native.js';
 import type { Model } from './model.js';
@@ -66,7 +67,7 @@ export interface SessionStats {
   readonly budget: number;
   /** What steps said of their own error, with `targetError` or `epsilon`. */
   readonly relativeError: RelativeError | undefined;
-  /** Bytes of index for one token, layer and KV head. */
+  /** Bytes of index for one token, layer and KV head, of layers that have an index. */
   readonly indexBytesPerKey: number;
   readonly indexBytes: number;
   readonly rowBytes: number;
@@ -248,7 +249,7 @@ export class Session implements Disposable {
     this.#live();
     const native = this.#native.stats();
     const { steps, seconds, allRows } = this.#sequence.counts;
-    const { layers, kvHeads } = this.#model.config;
+    const { layers, kvHeads, local } = this.#model.config;
     const ratio = (part: number, whole: number) => (whole === 0 ? 0 : part / whole);
     return {
       policy: this.#policy.kind,
@@ -265,7 +266,7 @@ export class Session implements Disposable {
         max: native.errorMax,
         readWhole: native.readWhole / native.assessed,
       },
-      indexBytesPerKey: ratio(native.indexBytes, native.indexedTokens * layers * kvHeads),
+      indexBytesPerKey: ratio(native.indexBytes, native.indexedTokens * (layers - localCount(local)) * kvHeads),
       indexBytes: native.indexBytes,
       rowBytes: native.rowBytes,
       finishReason: this.#finishReason,

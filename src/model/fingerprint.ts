@@ -1,10 +1,9 @@
 import { createHash } from 'node:crypto';
-import type { LayerTensor, ModelFile, Tensor } from './types.js';
+import { extraLayerTensors, layerTensors } from './layer-tensors.js';
+import type { ModelConfig, ModelFile, Tensor } from './types.js';
 
 /** Tensors up to this many bytes are hashed whole, of larger ones the first, the middle and the last row. */
 const WHOLE_BYTES = 1 << 16;
-
-const roles = ['attentionNorm', 'query', 'key', 'value', 'attentionOutput', 'mlpNorm', 'gate', 'up', 'down'] as const satisfies LayerTensor[];
 
 /**
  * What tells one model from another, in named fields: a session made with one must not be continued with another. Of the
@@ -13,18 +12,29 @@ const roles = ['attentionNorm', 'query', 'key', 'value', 'attentionOutput', 'mlp
  */
 export function fingerprintOf(file: ModelFile): { name: string; value: string }[] {
   const { config, tokenizer } = file;
-  const { theta, dimensions, interleaved, factors } = config.rope;
   return [
     { name: 'architecture', value: config.architecture },
     { name: 'model', value: config.name },
     { name: 'weights', value: digest(weightSamples(file)) },
     { name: 'tokenizer', value: digest([JSON.stringify([tokenizer.tokenizerJson, tokenizer.bosToken, tokenizer.addBosToken])]) },
-    { name: 'rope', value: digest([JSON.stringify([theta, dimensions, interleaved, [...(factors ?? [])]])]) },
+    { name: 'rope', value: digest([JSON.stringify([config.rope, config.local?.rope].map(ropeNumbers))]) },
+    { name: 'attention', value: digest([JSON.stringify(attentionNumbers(config))]) },
   ];
 }
 
+function ropeNumbers(rope: ModelConfig['rope'] | undefined): unknown {
+  return rope && [rope.theta, rope.dimensions, rope.interleaved, [...(rope.factors ?? [])], rope.magnitude ?? 1];
+}
+
+function attentionNumbers({ scoreScale, scoreCap, local, embeddingScale, activation }: ModelConfig): unknown {
+  return [scoreScale, scoreCap, local?.window, local?.layers, embeddingScale, activation];
+}
+
 function* weightSamples(file: ModelFile): Generator<Uint8Array | string> {
-  const layers = Array.from({ length: file.config.layers }, (_, layer) => roles.map((role) => file.layerTensor(layer, role)));
+  const layers = Array.from({ length: file.config.layers }, (_, layer) => [
+    ...layerTensors.map((role) => file.layerTensor(layer, role)),
+    ...extraLayerTensors.flatMap((role) => file.extraTensor(layer, role) ?? []),
+  ]);
   for (const tensor of [file.embedding, file.finalNorm, file.lmHead, ...layers.flat()]) {
     const { name, type, shape } = tensor;
     yield JSON.stringify([name, type, shape]);

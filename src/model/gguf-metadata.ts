@@ -18,6 +18,11 @@ export function malformed(path: string, what: string): MagicpigError {
   return new MagicpigError('GGUF_MALFORMED', `${path} is not a GGUF file that can be read: ${what}`);
 }
 
+/** `what` says what the file has, and what is read instead. */
+export function unsupported(path: string, what: string): MagicpigError {
+  return new MagicpigError('UNSUPPORTED_ARCHITECTURE', `${path} has ${what}`);
+}
+
 /** A name out of the file, for a message: quoted, on one line, and short whatever the file says. */
 export function quoted(name: string): string {
   return JSON.stringify(name.length > 80 ? `${name.slice(0, 80)}...` : name);

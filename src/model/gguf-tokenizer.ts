@@ -1,7 +1,7 @@
 import { MagicpigError } from '../errors.js';
 import type { GgufMetadata } from './gguf-metadata.js';
 import { malformed, quoted } from './gguf-metadata.js';
-import { bytePreTokenizer, digitPattern, gpt2Pattern, llama3Pattern } from './pre-tokenizers.js';
+import { bytePreTokenizer, digitPattern, gpt2Pattern, llama3Pattern, qwen2Pattern } from './pre-tokenizers.js';
 import { mergesFromScores } from './sentencepiece.js';
 import { readSiblingTokenizer } from './tokenizer-json.js';
 import type { TokenizerSource } from './types.js';
@@ -22,11 +22,12 @@ const endTokenTexts = new Set([
 ]);
 
 /** How the text is split before byte-level BPE, by GGUF's names for it. */
-const preTokenizers: Readonly<Record<string, { patterns: readonly string[]; wholeWordsFirst?: true; addBos?: true }>> = {
+const preTokenizers: Readonly<Record<string, { patterns: readonly string[]; wholeWordsFirst?: true; addBos?: true; composed?: true }>> = {
   'gpt-2': { patterns: [gpt2Pattern] },
   // What converters write when they do not know better; GPT-2's is what the tokenizer model's own name says.
   default: { patterns: [gpt2Pattern] },
   smollm: { patterns: [digitPattern, gpt2Pattern] },
+  qwen2: { patterns: [qwen2Pattern], composed: true },
   'llama-bpe': { patterns: [llama3Pattern], wholeWordsFirst: true, addBos: true },
 };
 
@@ -83,7 +84,7 @@ function byteLevelBpe(metadata: GgufMetadata, vocabulary: Vocabulary, pre: strin
     }
   }
   return {
-    normalizer: null,
+    normalizer: rules.composed ? { type: 'NFC' } : null,
     pre_tokenizer: bytePreTokenizer(rules.patterns),
     post_processor: null,
     decoder: { type: 'ByteLevel' },

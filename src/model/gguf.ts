@@ -2,17 +2,27 @@ import { open, stat } from 'node:fs/promises';
 import type { FileHandle } from 'node:fs/promises';
 import { MagicpigError } from '../errors.js';
 import { OutOfBytes, readFully } from './byte-cursor.js';
+import type { Architecture } from './architectures/architecture.js';
 import { fileError } from './file-error.js';
 import { readGgufHeader } from './gguf-header.js';
 import type { GgufHeader, TensorInfo } from './gguf-header.js';
-import * as llama from './gguf-llama.js';
-import { malformed, quoted } from './gguf-metadata.js';
+import {
+  embeddingName,
+  expectedTensors,
+  finalNormName,
+  layerTensorName,
+  lmHeadName,
+  readArchitecture,
+  readConfig,
+  ropeFactorsName,
+} from './gguf-config.js';
+import { malformed, quoted, unsupported } from './gguf-metadata.js';
 import { readTokenizerSource } from './gguf-tokenizer.js';
 import { isTensorType, tensorLayouts, tensorTypeName } from './tensor-types.js';
-import type { LayerTensor, ModelConfig, ModelFile, Tensor, TensorType, TokenizerSource } from './types.js';
+import type { ExtraLayerTensor, LayerTensor, ModelConfig, ModelFile, Tensor, TensorType, TokenizerSource } from './types.js';
 
 /**
- * Opens a GGUF file of the `llama` architecture and checks all of it but the weights themselves: counts, ranges,
+ * Opens a GGUF file of one of the architectures in ./architectures and checks all of it but the weights themselves: counts, ranges,
  * shapes, and that every tensor lies inside the file and over no other. Weights are read when asked for.
  *
  * Throws FILE_NOT_FOUND, FILE_UNREADABLE, GGUF_MALFORMED, UNSUPPORTED_ARCHITECTURE, UNSUPPORTED_QUANTISATION or
@@ -30,9 +40,10 @@ export async function openGguf(path: string): Promise<ModelFile> {
   try {
     const { size } = await handle.stat();
     const header = readGgufHeader(handle.fd, path, size);
-    const config = llama.readLlamaConfig(header.metadata);
+    const architecture = readArchitecture(header.metadata);
+    const config = readConfig(header.metadata, architecture);
     const spans = checkedSpans(header, path, size);
-    checkShapes(spans, config, path);
+    checkShapes(spans, config, architecture, path);
     const tokenizer = await readTokenizerSource(header.metadata);
     return new GgufFile(path, size, handle, header, spans, config, tokenizer);
   } catch (error) {
@@ -75,13 +86,18 @@ class GgufFile implements ModelFile {
     this.config = this.#withRopeFactors(config);
     this.quantisation = predominantType(spans.values());
     this.chatTemplate = header.metadata.string('tokenizer.chat_template');
-    this.embedding = this.#tensor(llama.embeddingName);
-    this.finalNorm = this.#tensor(llama.finalNormName);
-    this.lmHead = spans.has(llama.lmHeadName) ? this.#tensor(llama.lmHeadName) : this.embedding;
+    this.embedding = this.#tensor(embeddingName);
+    this.finalNorm = this.#tensor(finalNormName);
+    this.lmHead = spans.has(lmHeadName) ? this.#tensor(lmHeadName) : this.embedding;
   }
 
   layerTensor(layer: number, role: LayerTensor): Tensor {
-    return this.#tensor(llama.layerTensorName(layer, role));
+    return this.#tensor(layerTensorName(layer, role));
+  }
+
+  extraTensor(layer: number, role: ExtraLayerTensor): Tensor | undefined {
+    const name = layerTensorName(layer, role);
+    return this.#spans.has(name) ? this.#tensor(name) : undefined;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -115,14 +131,16 @@ class GgufFile implements ModelFile {
     return bytes;
   }
 
-  /** Llama 3.1's divisors for long contexts are a tensor; linear scaling multiplies them. */
+  /** Llama 3.1's divisors for long contexts are a tensor; scaling by the metadata multiplies them. */
   #withRopeFactors(config: ModelConfig): ModelConfig {
-    const span = this.#spans.get(llama.ropeFactorsName);
+    const span = this.#spans.get(ropeFactorsName);
     if (span === undefined) return config;
     if (span.type !== 'F32') throw malformed(this.path, `${span.name} is ${span.type}, not F32`);
-    const factors = new Float32Array(this.#read(span).buffer).map((factor, i) => factor * (config.rope.factors?.[i] ?? 1));
+    const divisors = Float64Array.from(new Float32Array(this.#read(span).buffer));
+    const factors = divisors.map((factor, i) => factor * (config.rope.factors?.[i] ?? 1));
     if (!factors.every((factor) => factor > 0 && Number.isFinite(factor))) throw malformed(this.path, `${span.name} has a divisor that is not above 0`);
-    return { ...config, rope: { ...config.rope, factors } };
+    const rope = { ...config.rope, factors };
+    return { ...config, rope, local: config.local && { ...config.local, rope } };
   }
 }
 
@@ -175,9 +193,9 @@ function spanOf(info: TensorInfo, header: GgufHeader, path: string): Span {
 }
 
 /** All that the configuration calls for is there, in its shape, and nothing that it does not know of. */
-function checkShapes(spans: ReadonlyMap<string, Span>, config: ModelConfig, path: string): void {
+function checkShapes(spans: ReadonlyMap<string, Span>, config: ModelConfig, architecture: Architecture, path: string): void {
   const unknown = new Set(spans.keys());
-  for (const { name, shape, optional } of llama.expectedTensors(config)) {
+  for (const { name, shape, optional } of expectedTensors(config, architecture)) {
     unknown.delete(name);
     const span = spans.get(name);
     if (span === undefined) {
@@ -189,7 +207,7 @@ function checkShapes(spans: ReadonlyMap<string, Span>, config: ModelConfig, path
     }
   }
   // A bias or an expert that went unused would change what the model says without a word.
-  for (const name of unknown) throw llama.unsupported(path, `the tensor ${quoted(name)}, which magicpig's llama does not use`);
+  for (const name of unknown) throw unsupported(path, `the tensor ${quoted(name)}, which magicpig's ${architecture.name} does not use`);
 }
 
 /** The type of most bytes of the matrices: norms are always F32 and say nothing. */

@@ -1,3 +1,7 @@
+import type { ExtraLayerTensor, LayerTensor } from './layer-tensors.js';
+
+export type { ExtraLayerTensor, LayerTensor };
+
 /** The tensor types that are read, by GGUF's names. Quantised ones hold blocks of 32 along the last axis. */
 export type TensorType = 'F32' | 'F16' | 'BF16' | 'Q8_0' | 'Q4_0' | 'Q4_1';
 
@@ -14,19 +18,34 @@ export interface Tensor {
   row(index: number): Uint8Array;
 }
 
-/** Rotary position embedding: angle of pair i at position p is p * theta^(-2i/dimensions) / factors[i]. */
+/**
+ * Rotary position embedding: angle of pair i at position p is p * theta^(-2i/dimensions) / factors[i], and what has rotated is
+ * multiplied with `magnitude`.
+ */
 export interface RopeConfig {
   readonly theta: number;
   /** Leading dimensions of a head that rotate; the rest pass through. */
   readonly dimensions: number;
   /** True: pairs are (2i, 2i+1), as GGUF's llama stores them. False: (i, i + dimensions/2). */
   readonly interleaved: boolean;
-  /** Divisors per pair (Llama 3.1's long-context scaling), or undefined for all ones. */
-  readonly factors?: Float32Array;
+  /** Divisors per pair (scaling for long contexts), or undefined for all ones. */
+  readonly factors?: Float64Array;
+  /** YaRN's attention factor; default 1. */
+  readonly magnitude?: number;
+}
+
+/** Layers that attend the newest tokens alone. */
+export interface LocalAttention {
+  /** How many, a token's own among them. */
+  readonly window: number;
+  /** For each layer whether it is one of them. */
+  readonly layers: readonly boolean[];
+  readonly rope: RopeConfig;
 }
 
 export interface ModelConfig {
-  readonly architecture: 'llama';
+  /** GGUF's name: src/model/architectures has a file for each. */
+  readonly architecture: string;
   readonly name: string;
   readonly layers: number;
   readonly hiddenSize: number;
@@ -38,20 +57,19 @@ export interface ModelConfig {
   /** Positions the model was trained for. */
   readonly contextLength: number;
   readonly rmsNormEps: number;
+  /** Positions in layers that are not local. */
   readonly rope: RopeConfig;
+  /** What the gate of the MLP goes through; `gelu` is its approximation with a tanh. */
+  readonly activation: 'silu' | 'gelu';
+  /** What embeddings are multiplied with. */
+  readonly embeddingScale: number;
+  /** What products of queries and keys are multiplied with. */
+  readonly scoreScale: number;
+  /** Soft caps: a score, or a logit, x becomes cap * tanh(x / cap). */
+  readonly scoreCap: number | undefined;
+  readonly logitCap: number | undefined;
+  readonly local: LocalAttention | undefined;
 }
-
-/** The roles of tensors within a layer, whatever the file calls them. */
-export type LayerTensor =
-  | 'attentionNorm'
-  | 'query'
-  | 'key'
-  | 'value'
-  | 'attentionOutput'
-  | 'mlpNorm'
-  | 'gate'
-  | 'up'
-  | 'down';
 
 /** An opened model file: its shape, tokenizer and tensors. Close it once the weights are loaded. */
 export interface ModelFile extends AsyncDisposable {
@@ -63,6 +81,8 @@ export interface ModelFile extends AsyncDisposable {
   readonly tokenizer: TokenizerSource;
   readonly chatTemplate: string | undefined;
   layerTensor(layer: number, role: LayerTensor): Tensor;
+  /** Undefined where the model has no such tensor. */
+  extraTensor(layer: number, role: ExtraLayerTensor): Tensor | undefined;
   readonly embedding: Tensor;
   readonly finalNorm: Tensor;
   /** The embedding again where the two are tied. */

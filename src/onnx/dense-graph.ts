@@ -1,8 +1,8 @@
 import type { ModelConfig, ModelFile } from '../model/types.js';
 import { Embedding } from './embedding.js';
-import { llamaParts } from './llama.js';
 import { Rope } from './rope.js';
 import { Part, type RuntimeOptions } from './runtime.js';
+import { transformerParts } from './transformer.js';
 
 /** Queries, keys (both rotated) and values of the rows of a run: [rows, heads * headDim], [rows, kvHeads * headDim] twice. */
 export interface Projections {
@@ -20,12 +20,15 @@ export class DenseGraph {
   readonly #parts: readonly Part[];
   readonly #embedding: Embedding;
   readonly #rope: Rope;
+  readonly #localRope: Rope | undefined;
 
   private constructor(model: ModelFile, parts: readonly Part[]) {
     this.#config = model.config;
     this.#parts = parts;
-    this.#embedding = new Embedding(model.embedding);
-    this.#rope = new Rope(model.config.rope);
+    const { rope, local, embeddingScale } = model.config;
+    this.#embedding = new Embedding(model.embedding, embeddingScale);
+    this.#rope = new Rope(rope);
+    this.#localRope = local && new Rope(local.rope);
   }
 
   /** Loads every part. The model file must stay open, since embeddings are read from it. */
@@ -36,7 +39,7 @@ export class DenseGraph {
   ): Promise<DenseGraph> {
     const parts: Part[] = [];
     try {
-      const builders = llamaParts(model);
+      const builders = transformerParts(model);
       for (const build of builders) {
         signal?.throwIfAborted();
         parts.push(await Part.load(build(), options));
@@ -53,9 +56,13 @@ export class DenseGraph {
   async run(tokens: readonly number[], position: number, attend: Attend): Promise<void> {
     const rows = tokens.length;
     const matrix = (data: Float32Array) => ({ data, shape: [rows, data.length / rows] });
-    const { cos, sin } = this.#rope.rows(position, rows);
-    const angles = { cos: matrix(cos), sin: matrix(sin) };
-    const { heads, kvHeads, headDim, hiddenSize } = this.#config;
+    const angles = (rope: Rope) => {
+      const { cos, sin } = rope.rows(position, rows);
+      return { cos: matrix(cos), sin: matrix(sin) };
+    };
+    const globalAngles = angles(this.#rope);
+    const localAngles = this.#localRope && angles(this.#localRope);
+    const { heads, kvHeads, headDim, hiddenSize, local } = this.#config;
     const buffer = (width: number) => new Float32Array(rows * width);
     const [q, k, v] = [buffer(heads * headDim), buffer(kvHeads * headDim), buffer(kvHeads * headDim)];
     const projections = { q: matrix(q), k: matrix(k), v: matrix(v) };
@@ -63,7 +70,7 @@ export class DenseGraph {
     let next: Float32Array = buffer(hiddenSize);
     let o: Float32Array | undefined;
     for (const [layer, part] of this.#parts.entries()) {
-      const inputs = { x: matrix(x), ...(o && { o: matrix(o) }), ...angles };
+      const inputs = { x: matrix(x), ...(o && { o: matrix(o) }), ...(local?.layers[layer] ? localAngles : globalAngles) };
       await part.run(inputs, { ...projections, ...(o && { x_out: matrix(next) }) });
       if (o !== undefined) [x, next] = [next, x];
       o = await attend(layer, { q, k, v });

@@ -8,8 +8,11 @@ import { dequantise } from './quantised-blocks.js';
 export class Embedding {
   readonly #table: Tensor;
   readonly #size: number;
+  readonly #scale: number;
 
-  constructor(table: Tensor) {
+  /** `scale` is what rows are multiplied with. */
+  constructor(table: Tensor, scale: number) {
+    this.#scale = scale;
     this.#table = table;
     this.#size = table.shape[1] ?? 0;
   }
@@ -18,7 +21,8 @@ export class Embedding {
   rows(tokens: readonly number[]): Float32Array {
     const rows = new Float32Array(tokens.length * this.#size);
     tokens.forEach((token, index) => {
-      rows.set(dequantise(this.#table.type, this.#table.row(token)), index * this.#size);
+      const row = dequantise(this.#table.type, this.#table.row(token));
+      rows.set(this.#scale === 1 ? row : row.map((x) => x * this.#scale), index * this.#size);
     });
     return rows;
   }

@@ -9,9 +9,11 @@ export interface RopeRows {
 /** Makes the rows for any positions. Angles are computed in float64: at position 100,000 a float32 angle is off by 0.004. */
 export class Rope {
   readonly #frequencies: Float64Array;
+  readonly #magnitude: number;
 
   constructor(config: RopeConfig) {
-    const { theta, dimensions, factors } = config;
+    const { theta, dimensions, factors, magnitude = 1 } = config;
+    this.#magnitude = magnitude;
     this.#frequencies = Float64Array.from(
       { length: dimensions / 2 },
       (_, pair) => theta ** ((-2 * pair) / dimensions) / (factors?.[pair] ?? 1),
@@ -25,8 +27,8 @@ export class Rope {
     for (let row = 0; row < count; row += 1) {
       this.#frequencies.forEach((frequency, pair) => {
         const angle = (first + row) * frequency;
-        rows.cos[row * pairs + pair] = Math.cos(angle);
-        rows.sin[row * pairs + pair] = Math.sin(angle);
+        rows.cos[row * pairs + pair] = this.#magnitude * Math.cos(angle);
+        rows.sin[row * pairs + pair] = this.#magnitude * Math.sin(angle);
       });
     }
     return rows;

@@ -6,9 +6,10 @@
 
 use lsh_attn::kernels::{GemmShape, PANEL};
 
-use crate::llama::{Llama, LlamaConfig};
+use crate::config::TransformerConfig;
+use crate::kernels::GateActivation;
 use crate::matrix::{Cores, Matrix};
-use crate::rope::Rope;
+use crate::transformer::Transformer;
 
 /// Rows of weights that a task dequantises at a time: few enough for the second-level cache, many enough to use each load
 /// of activations again.
@@ -32,9 +33,9 @@ pub(crate) struct ChunkScratch {
     attended: Vec<f32>,
 }
 
-impl Llama {
+impl Transformer {
     /// Takes many tokens at consecutive positions from `position` on through all layers, up to the last one's attention: for
-    /// their rows, not for logits. `attend` as in [`Llama::forward`].
+    /// their rows, not for logits. `attend` as in [`Transformer::forward`].
     ///
     /// # Errors
     /// What `attend` says.
@@ -49,7 +50,7 @@ impl Llama {
         scratch: &mut ChunkScratch,
         mut attend: impl FnMut(usize, &[f32], &[f32], &[f32], &mut [f32]) -> Result<(), E>,
     ) -> Result<(), E> {
-        let LlamaConfig { hidden, heads, kv_heads, head_dim, intermediate, .. } = *self.config();
+        let TransformerConfig { hidden, heads, kv_heads, head_dim, intermediate, .. } = *self.config();
         let (queries, keys) = (heads * head_dim, kv_heads * head_dim);
         let n = tokens.len().next_multiple_of(PANEL);
         let ChunkScratch { x, pairs, product, gate, up, q, k, v, attended } = scratch;
@@ -60,11 +61,13 @@ impl Llama {
                 x[feature * n + column] = value;
             }
         }
-        let angles: Vec<_> = (position..position + tokens.len()).map(|at| self.rope().angles(at)).collect();
+        let angles = self.angles(position, tokens.len());
+        let (epsilon, activation) = (self.config().norm_epsilon, self.config().activation);
 
         let last = self.config().layers.len() - 1;
         for (number, layer) in self.config().layers.iter().enumerate() {
-            normed(cores, x, n, self.norm_weights(2 * number), self.config().norm_epsilon, pairs);
+            let vectors = self.vectors(number);
+            normed(cores, x, n, &vectors.attention_norm, epsilon, pairs);
             product.clear();
             product.resize((queries + 2 * keys) * n, 0.0);
             let (q_columns, rest) = product.split_at_mut(queries * n);
@@ -76,27 +79,34 @@ impl Llama {
             {
                 by_token(cores, columns, n, width, tokens.len(), rows);
             }
-            for ((q, k), angles) in q.chunks_exact_mut(queries).zip(k.chunks_exact_mut(keys)).zip(&angles) {
-                Rope::rotate(q, head_dim, angles);
-                Rope::rotate(k, head_dim, angles);
-            }
+            self.finish_heads(cores.kernels, number, &angles[layer.rope], (&mut *q, &mut *k, &mut *v));
             attended.resize(q.len(), 0.0);
             attend(number, q, k, v, attended)?;
             if number == last {
                 break;
             }
             columns_of(cores, attended, queries, n, pairs);
-            add_products(cores, pairs, n, &mut [(self.matrix(layer.attention_output), &mut *x)]);
+            let output = self.matrix(layer.attention_output);
+            add_output(
+                cores,
+                pairs,
+                n,
+                output,
+                (vectors.attention_post_norm.as_deref(), epsilon),
+                x,
+                product,
+            );
 
-            normed(cores, x, n, self.norm_weights(2 * number + 1), self.config().norm_epsilon, pairs);
+            normed(cores, x, n, &vectors.mlp_norm, epsilon, pairs);
             for out in [&mut *gate, &mut *up] {
                 out.clear();
                 out.resize(intermediate * n, 0.0);
             }
             let (gate_weights, up_weights) = (self.matrix(layer.gate), self.matrix(layer.up));
             add_products(cores, pairs, n, &mut [(gate_weights, &mut *gate), (up_weights, &mut *up)]);
-            gated(cores, gate, up, n, pairs);
-            add_products(cores, pairs, n, &mut [(self.matrix(layer.down), &mut *x)]);
+            gated(cores, activation, gate, up, n, pairs);
+            let output = self.matrix(layer.down);
+            add_output(cores, pairs, n, output, (vectors.mlp_post_norm.as_deref(), epsilon), x, product);
         }
         Ok(())
     }
@@ -117,6 +127,35 @@ fn add_products(cores: Cores<'_>, x: &[u32], n: usize, products: &mut [(Matrix<'
     });
 }
 
+/// What a product adds to the residual stream `x` `[hidden, n]`, each column normalised where there are weights to do so;
+/// `product` is scratch space.
+fn add_output(
+    cores: Cores<'_>,
+    pairs: &[u32],
+    n: usize,
+    output: Matrix<'_>,
+    (norm, epsilon): (Option<&[f32]>, f32),
+    x: &mut [f32],
+    product: &mut Vec<f32>,
+) {
+    let Some(weights) = norm else {
+        return add_products(cores, pairs, n, &mut [(output, x)]);
+    };
+    product.clear();
+    product.resize(x.len(), 0.0);
+    add_products(cores, pairs, n, &mut [(output, &mut *product)]);
+    let mut scales = vec![0.0f32; n];
+    for row in product.chunks_exact(n) {
+        scales.iter_mut().zip(row).for_each(|(square, y)| *square += y * y);
+    }
+    scales.iter_mut().for_each(|x| *x = 1.0 / (*x / weights.len() as f32 + epsilon).sqrt());
+    for ((x, y), weight) in x.chunks_exact_mut(n).zip(product.chunks_exact(n)).zip(weights) {
+        for ((x, y), scale) in x.iter_mut().zip(y).zip(&scales) {
+            *x += y * scale * weight;
+        }
+    }
+}
+
 /// Each column of x, divided by its root mean square and times the norm's weights.
 fn normed(cores: Cores<'_>, x: &[f32], n: usize, weights: &[f32], epsilon: f32, pairs: &mut Vec<u32>) {
     each_panel(cores, weights.len(), n, pairs, |column, panel| {
@@ -124,10 +163,17 @@ fn normed(cores: Cores<'_>, x: &[f32], n: usize, weights: &[f32], epsilon: f32, 
     });
 }
 
-/// gate * sigmoid(gate) * up.
-fn gated(cores: Cores<'_>, gate: &[f32], up: &[f32], n: usize, pairs: &mut Vec<u32>) {
+/// activation(gate) * up.
+fn gated(
+    cores: Cores<'_>,
+    activation: GateActivation,
+    gate: &[f32],
+    up: &[f32],
+    n: usize,
+    pairs: &mut Vec<u32>,
+) {
     each_panel(cores, gate.len() / n, n, pairs, |column, panel| {
-        cores.kernels.gate_panel(gate, up, n, column, panel);
+        cores.kernels.gate_panel(activation, gate, up, n, column, panel);
     });
 }
 

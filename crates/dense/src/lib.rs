@@ -8,15 +8,18 @@
 
 mod activations;
 mod chunk;
+mod config;
 mod kernels;
-mod llama;
+mod layer;
 mod matrix;
 mod rope;
+mod transformer;
 mod weights_file;
 
 pub use activations::Activations;
-pub use kernels::{DenseKernels, ROW_GROUP};
-pub use llama::{LayerSpans, Llama, LlamaConfig, Scratch};
+pub use config::{LayerConfig, TransformerConfig};
+pub use kernels::{DenseKernels, GateActivation, ROW_GROUP};
 pub use matrix::{Cores, Matrix, WeightType, multiply};
-pub use rope::RopeConfig;
+pub use rope::{RopeConfig, RopePairs};
+pub use transformer::{Scratch, Transformer};
 pub use weights_file::{TensorSpan, WeightsError, WeightsFile};

@@ -86,7 +86,7 @@ impl Audit {
             }
         }
         let row_bytes = step.storage.row_type().row_bytes(d);
-        self.exact_bytes += (step.tokens * kv_heads * row_bytes) as f64;
+        self.exact_bytes += (step.attended().len() * kv_heads * row_bytes) as f64;
         // Rows that all queries of a KV head share.
         let shared = ((read.fixed + read.sampled) as usize / step.shape.group() * row_bytes) as f64;
         self.bytes_read += match index {

@@ -8,6 +8,7 @@ use lsh_attn::rows::RowType;
 use lsh_attn::sketch::SKETCH_BITS;
 
 use crate::EngineError;
+use crate::storage::Layout;
 
 /// Tokens at the start of a text that are always attended: models park attention there (Xiao et al. 2023).
 pub const SINKS: usize = 4;
@@ -28,7 +29,7 @@ pub struct Shape {
     pub heads: usize,
     /// KV heads of a layer; each serves `heads / kv_heads` query heads.
     pub kv_heads: usize,
-    /// Elements of a head: 64, 80, 96, 128 or 256.
+    /// Elements of a head: 64, 80, 96, 112, 128 or 256.
     pub head_dim: usize,
 }
 
@@ -59,6 +60,44 @@ impl Shape {
             return Err(EngineError::Invalid(format!("head dimension {head_dim} is none of {HEAD_DIMS:?}")));
         }
         Ok(())
+    }
+}
+
+/// Where a model's attention is not the softmax of all scaled products.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Attention {
+    /// Of each layer how many of the newest tokens a token attends, its own among them: such a layer is local, always attended
+    /// exactly, and keeps no index. None, as for layers that are not listed, is all tokens.
+    pub windows: Vec<Option<usize>>,
+    /// A score s becomes cap tanh(s / cap).
+    pub score_cap: Option<f32>,
+}
+
+impl Attention {
+    /// Whether a layer attends a window alone.
+    pub fn is_local(&self, layer: usize) -> bool {
+        self.windows.get(layer).is_some_and(Option::is_some)
+    }
+
+    /// How many of the newest tokens a layer attends at most.
+    pub(crate) fn window(&self, layer: usize) -> usize {
+        self.windows.get(layer).copied().flatten().unwrap_or(usize::MAX)
+    }
+
+    fn check(&self, layers: usize) -> Result<(), EngineError> {
+        let Attention { windows, score_cap } = self;
+        if windows.len() > layers || windows.contains(&Some(0)) {
+            return Err(EngineError::Invalid(format!(
+                "windows of {} layers, of {layers}; none may be of 0 tokens",
+                windows.len()
+            )));
+        }
+        match *score_cap {
+            Some(cap) if !(cap > 0.0 && cap.is_finite()) => {
+                Err(EngineError::Invalid(format!("scores capped at {cap}; it must be above 0")))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -206,6 +245,8 @@ impl Policy {
 pub struct SessionConfig {
     /// The model's shape.
     pub shape: Shape,
+    /// What its attention is like.
+    pub attention: Attention,
     /// How K and V are stored.
     pub rows: RowType,
     /// Threads that attention and indexing use, at least 1.
@@ -217,8 +258,15 @@ pub struct SessionConfig {
 }
 
 impl SessionConfig {
+    /// The layout of a store without tables.
+    pub(crate) fn layout(&self) -> Layout {
+        let attention = self.attention.clone();
+        Layout { shape: self.shape, row_type: self.rows, tables: None, attention }
+    }
+
     pub(crate) fn check(&self) -> Result<(), EngineError> {
         self.shape.check()?;
+        self.attention.check(self.shape.layers)?;
         if self.threads == 0 {
             return Err(EngineError::Invalid("0 threads; at least 1 is needed".to_owned()));
         }

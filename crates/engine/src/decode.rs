@@ -33,9 +33,23 @@ pub(crate) struct Step<'a> {
     pub storage: &'a Storage,
     pub layer: usize,
     pub tokens: usize,
+    /// How many of the newest tokens it attends.
+    pub window: usize,
+    /// What caps scores softly, if anything does.
+    pub score_cap: Option<f32>,
 }
 
 impl Step<'_> {
+    /// Tokens that exact attention reads.
+    pub fn attended(&self) -> Range<usize> {
+        self.tokens.saturating_sub(self.window)..self.tokens
+    }
+
+    /// Attention of `queries` queries over no keys yet.
+    pub fn partial(&self, queries: usize) -> Partial {
+        Partial::new(queries, self.shape.head_dim).with_cap(self.score_cap)
+    }
+
     /// K of the step's own token, `[head_dim]`.
     pub fn newest_key(&self, kv_head: usize) -> Vec<f32> {
         let newest = self.tokens - 1;
@@ -67,11 +81,11 @@ enum Task {
     Sample { kv_head: usize, query: usize, segment: usize },
 }
 
-/// Attends all rows.
+/// Attends all rows, or those of the layer's window.
 pub(crate) fn exact(team: &Team<'_>, step: Step<'_>, q: &[f32], out: &mut [f32]) -> RowsRead {
     let mut tasks = Vec::new();
     for kv_head in 0..step.shape.kv_heads {
-        push_rows(&mut tasks, kv_head, 0..step.tokens);
+        push_rows(&mut tasks, kv_head, step.attended());
     }
     run(team, step, None, &[], &scaled(step.shape, q), &tasks, out)
 }
@@ -123,7 +137,7 @@ pub(crate) fn hash_queries(step: Step<'_>, plan: &HashPlan, q: &[f32]) -> Vec<u1
 /// All query heads of a KV head over consecutive rows, which may be in several segments. `q` is of all heads.
 pub(crate) fn attend_rows(step: Step<'_>, kv_head: usize, rows: Range<usize>, q: &[f32]) -> Partial {
     let (group, d) = (step.shape.group(), step.shape.head_dim);
-    let mut partial = Partial::new(group, d);
+    let mut partial = step.partial(group);
     let mut start = rows.start;
     while start < rows.end {
         let (segment, first) = (start / SEGMENT_ROWS, start % SEGMENT_ROWS);
@@ -181,7 +195,7 @@ fn run(
             let tables = index.layer(step.layer).plan.tables();
             let query = SampledQuery { q: &q[head * d..][..d], codes: &codes[head * tables..][..tables] };
             let rows = step.storage.rows(step.layer, *kv_head, *segment);
-            let mut partial = Partial::new(1, d);
+            let mut partial = step.partial(1);
             let (sampled, retrieve) = SCRATCH.with_borrow_mut(|scratch| {
                 let started = Instant::now();
                 let sampled = retrieve(step.kernels, segment_index, query, scratch) as u64;

@@ -56,10 +56,11 @@ pub(crate) fn compared(
         let mut partial = attend_rows(step, kv_head, 0..indexed.start, &q);
         partial.merge(0, &attend_rows(step, kv_head, indexed.end..step.tokens, &q));
         let own = &q[kv_head * group * d..][..group * d];
-        let scores = match rule {
+        let mut scores = match rule {
             Rule::TopK | Rule::Oracle if wanted > 0 => scores(step, kv_head, indexed.clone(), own),
             _ => Vec::new(),
         };
+        partial.cap(step.kernels, &mut scores);
         let bounds = match rule {
             Rule::Quest if wanted > 0 => page_bounds(step, kv_head, indexed.clone(), own),
             _ => Vec::new(),
@@ -120,7 +121,7 @@ pub(crate) fn compared(
     read
 }
 
-/// True scores `[queries, range]` of the queries `[queries, head_dim]` of a KV head.
+/// Products `[queries, range]` with the queries `[queries, head_dim]` of a KV head.
 pub(crate) fn scores(step: Step<'_>, kv_head: usize, range: Range<usize>, q: &[f32]) -> Vec<f32> {
     let d = step.shape.head_dim;
     let (queries, keys) = (q.len() / d, range.len());
@@ -220,12 +221,13 @@ fn inclusion(scores: &[f32], wanted: usize) -> Vec<f64> {
 
 /// One query over chosen keys, whose places count from row `first` on.
 fn attend_chosen(step: Step<'_>, kv_head: usize, first: usize, q: &[f32], chosen: &[Chosen]) -> Partial {
-    let mut partial = Partial::new(1, step.shape.head_dim);
+    let mut partial = step.partial(1);
     for chosen in chosen.chunk_by(|a, b| (first + a.0) / SEGMENT_ROWS == (first + b.0) / SEGMENT_ROWS) {
         let rows = step.storage.rows(step.layer, kv_head, (first + chosen[0].0) / SEGMENT_ROWS);
         let ids: Vec<u16> = chosen.iter().map(|(place, _)| ((first + place) % SEGMENT_ROWS) as u16).collect();
         let mut logits = vec![0.0; ids.len()];
         step.kernels.dot_gathered(q, rows, &ids, &mut logits);
+        partial.cap(step.kernels, &mut logits);
         logits.iter_mut().zip(chosen).for_each(|(logit, (_, ln_pi))| *logit -= ln_pi);
         partial.add_gathered(step.kernels, rows, &ids, &mut logits);
     }

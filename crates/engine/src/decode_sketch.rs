@@ -9,6 +9,7 @@ use lsh_attn::mix::{derive_seed, mix64};
 use lsh_attn::sketch::{
     BLOCK_KEYS, Draw, QueryCodes, Residual, Scanned, SketchIndex, ValueBlocks, attend_drawn, draw, totals,
 };
+use lsh_attn::soft_cap::before_soft_cap;
 use lsh_attn::softmax::Partial;
 use team::Team;
 
@@ -135,7 +136,10 @@ pub(crate) fn sketched(
                 read.fixed += (rows * group) as u64;
                 for query in 0..group {
                     let head = number * group + query;
-                    let relative = f64::from(partial.max(query) - references[head]);
+                    // Estimates are of scores as they were before a cap.
+                    let before = |cap| before_soft_cap(cap, partial.max(query));
+                    let max = step.score_cap.map_or(partial.max(query), before);
+                    let relative = f64::from(max - references[head]);
                     weight[head] = f64::from(partial.den(query)) * relative.exp();
                     fixed_weight[head] = weight[head];
                 }
@@ -176,7 +180,7 @@ pub(crate) fn sketched(
             sums,
         };
         let rows = step.storage.rows(step.layer, task.kv_head, task.segment);
-        let mut partial = Partial::new(group, d);
+        let mut partial = step.partial(group);
         SCRATCH.with_borrow_mut(|Scratch { ids, ln_pi, scores }| {
             ids.clear();
             ln_pi.clear();

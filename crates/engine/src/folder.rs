@@ -48,7 +48,7 @@ impl Session {
             Err(error) => return Err(error.into()),
         };
         let index = found.clone().unwrap_or_else(|| index_fields(policy));
-        let layout = Layout { shape: config.shape, row_type: config.rows, tables: tables_of(&index) };
+        let layout = Layout { tables: tables_of(&index), ..config.layout() };
         let storage = match found {
             Some(_) => Storage::open(path, layout, &fingerprint(index), *access)?,
             None => Storage::create(path, layout, &fingerprint(index))?,

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use team::Team;
 
 use crate::EngineError;
-use crate::config::{SINKS, Shape, WINDOW};
+use crate::config::{Attention, SINKS, Shape, WINDOW};
 use crate::decode::Step;
 use crate::storage::{Centres, Storage, count_lsh, count_tables};
 
@@ -68,6 +68,16 @@ impl LshIndex {
             inclusion: InclusionTable::new(k, l),
             layers: (0..shape.layers).map(layer).collect(),
         }
+    }
+
+    /// Without tables of layers that attend a window alone.
+    pub fn without_local(mut self, attention: &Attention) -> LshIndex {
+        for (number, layer) in self.layers.iter_mut().enumerate() {
+            if attention.is_local(number) {
+                layer.heads.clear();
+            }
+        }
+        self
     }
 
     /// Bits a table, and tables.
@@ -164,7 +174,7 @@ impl LshIndex {
 
     /// Where each layer's tables end.
     pub fn ends(&self) -> Vec<usize> {
-        self.layers.iter().map(|layer| layer.heads[0].end()).collect()
+        self.layers.iter().map(|layer| layer.heads.first().map_or(0, HeadIndex::end)).collect()
     }
 
     /// Takes up the tables that the store has, and makes those of segments that are not full again, up to `ends`, around the

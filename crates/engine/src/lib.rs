@@ -24,8 +24,10 @@ mod synthetic;
 mod verified;
 
 pub use audit::{Audit, Coverage};
-pub use config::{Budget, MOST_DELTA, Policy, Rule, SINKS, SessionConfig, Shape, WINDOW};
-pub use dense::{LayerSpans, Llama, LlamaConfig, RopeConfig, TensorSpan};
+pub use config::{Attention, Budget, MOST_DELTA, Policy, Rule, SINKS, SessionConfig, Shape, WINDOW};
+pub use dense::{
+    GateActivation, LayerConfig, RopeConfig, RopePairs, TensorSpan, Transformer, TransformerConfig,
+};
 pub use error::EngineError;
 pub use folder::Folder;
 pub use kv_store::{

@@ -1,4 +1,4 @@
-//! Exact causal attention of a chunk of tokens, in parallel over KV heads and blocks of tokens.
+//! Exact causal attention of a chunk of tokens, of all before it or of a window, in parallel over KV heads and blocks of tokens.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,6 +25,8 @@ pub(crate) struct Chunk<'a> {
     pub layer: usize,
     pub position: usize,
     pub tokens: usize,
+    pub window: usize,
+    pub score_cap: Option<f32>,
 }
 
 /// `q` and `out` are `[tokens, heads * head_dim]`.
@@ -65,6 +67,8 @@ pub(crate) fn causal(
             head_dim,
             tokens: *tokens,
             position: chunk.position + *first,
+            window: chunk.window,
+            score_cap: chunk.score_cap,
         };
         SCRATCH.with_borrow_mut(|scratch| {
             attend_causal(chunk.kernels, block, &segments[*head], out, scratch, cancel);

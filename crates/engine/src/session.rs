@@ -9,7 +9,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use team::Team;
 
 use crate::audit::Audit;
-use crate::config::{Budget, Policy, SessionConfig, Shape};
+use crate::config::{Attention, Budget, Policy, SessionConfig, Shape};
 use crate::decode::{self, Step};
 use crate::decode_compare::compared;
 use crate::decode_sketch::sketched;
@@ -17,7 +17,7 @@ use crate::fingerprint::index_fields;
 use crate::index::LshIndex;
 use crate::prefill;
 use crate::sketch::SessionSketch;
-use crate::storage::{Layout, Storage};
+use crate::storage::Storage;
 use crate::{EngineError, Stats};
 
 /// What the policy samples from.
@@ -52,6 +52,7 @@ impl Index {
 #[derive(Debug)]
 pub struct Session {
     shape: Shape,
+    pub(crate) attention: Attention,
     pub(crate) seed: u64,
     kernels: Kernels,
     pool: Arc<ThreadPool>,
@@ -77,8 +78,7 @@ impl Session {
     /// cannot hold files.
     pub fn new(config: SessionConfig) -> Result<Session, EngineError> {
         config.check()?;
-        let layout = Layout { shape: config.shape, row_type: config.rows, tables: None };
-        let storage = Storage::ephemeral(&config.directory, layout)?;
+        let storage = Storage::ephemeral(&config.directory, config.layout())?;
         Session::over(&config, storage)
     }
 
@@ -87,6 +87,7 @@ impl Session {
         let SessionConfig { shape, threads, seed, .. } = *config;
         Ok(Session {
             shape,
+            attention: config.attention.clone(),
             seed,
             kernels: Kernels::detect()?,
             pool: ThreadPoolBuilder::new()
@@ -129,9 +130,14 @@ impl Session {
     /// made anew by [`Session::build_index`] or the next step.
     ///
     /// # Errors
-    /// If K or L is out of range.
+    /// If K or L is out of range, or what codes of values add would be compared with capped scores.
     pub fn set_policy(&mut self, policy: Policy) -> Result<(), EngineError> {
         policy.check()?;
+        if matches!(policy, Policy::Sketch { residual: true, .. }) && self.attention.score_cap.is_some() {
+            return Err(EngineError::Invalid(
+                "the model caps its scores, which codes do not; it has no residual correction".to_owned(),
+            ));
+        }
         match (policy, &mut self.index) {
             (Policy::Exact | Policy::Compare { .. }, _) => {}
             (Policy::Lsh { k, l }, Index::Lsh(index)) if index.parameters() == (k, l) => {}
@@ -141,11 +147,12 @@ impl Session {
                 index.set_budget(budget)
             }
             (Policy::Lsh { k, l }, _) => {
-                self.replace_index(Index::Lsh(LshIndex::new(self.shape, k, l, self.seed)))?;
+                let index = LshIndex::new(self.shape, k, l, self.seed).without_local(&self.attention);
+                self.replace_index(Index::Lsh(index))?;
             }
             (Policy::Sketch { bits, budget, residual }, _) => {
                 let index = SessionSketch::new(self.shape, (bits, residual), budget, self.seed);
-                self.replace_index(Index::Sketch(index))?;
+                self.replace_index(Index::Sketch(index.without_local(&self.attention)))?;
             }
         }
         self.policy = policy;
@@ -226,11 +233,21 @@ impl Session {
         self.check(layer, 1, q.len(), k.len(), v.len(), out.len())?;
         self.append(layer, k, v)?;
         let tokens = self.lengths[layer];
-        if let (Policy::Sketch { .. }, Index::Sketch(index)) = (self.policy, &mut self.index) {
+        let local = self.attention.is_local(layer);
+        if let (Policy::Sketch { .. }, Index::Sketch(index), false) = (self.policy, &mut self.index, local) {
             index.keep_up(self.kernels, &mut self.storage, layer, tokens)?;
         }
-        let step = Step { shape: self.shape, kernels: self.kernels, storage: &self.storage, layer, tokens };
+        let step = Step {
+            shape: self.shape,
+            kernels: self.kernels,
+            storage: &self.storage,
+            layer,
+            tokens,
+            window: self.attention.window(layer),
+            score_cap: self.attention.score_cap,
+        };
         let read = match (self.policy, &mut self.index) {
+            _ if local => decode::exact(team, step, q, out),
             (Policy::Lsh { .. }, Index::Lsh(index)) => {
                 index.keep_up(team, step);
                 decode::sampled(team, step, index, q, out)
@@ -250,7 +267,7 @@ impl Session {
         self.stats.retrieve_time += read.retrieve / team.threads() as u32;
         self.stats.attend_time += started.elapsed();
         if let Some(audit) = &mut self.audit {
-            let index = if self.policy == Policy::Exact { &Index::None } else { &self.index };
+            let index = if self.policy == Policy::Exact || local { &Index::None } else { &self.index };
             audit.note(team, step, index, read, q, out);
         }
         Ok(())
@@ -296,6 +313,8 @@ impl Session {
                 layer,
                 position,
                 tokens,
+                window: self.attention.window(layer),
+                score_cap: self.attention.score_cap,
             },
             q,
             out,

@@ -13,7 +13,7 @@ use rayon::ThreadPool;
 use rayon::prelude::*;
 
 use crate::EngineError;
-use crate::config::{Budget, SINKS, Shape, WINDOW};
+use crate::config::{Attention, Budget, SINKS, Shape, WINDOW};
 use crate::storage::{Centres, Storage, count_sketch};
 
 mod steering;
@@ -79,6 +79,16 @@ impl SessionSketch {
         }
     }
 
+    /// Without codes of layers that attend a window alone.
+    pub fn without_local(mut self, attention: &Attention) -> SessionSketch {
+        for (number, layer) in self.layers.iter_mut().enumerate() {
+            if attention.is_local(number) {
+                layer.heads.clear();
+            }
+        }
+        self
+    }
+
     /// Bits of a code element.
     pub fn bits(&self) -> u32 {
         self.bits
@@ -115,6 +125,11 @@ impl SessionSketch {
     /// Least probability of every one of a head's `keys`: at most a quarter of the budget goes this way.
     pub fn floor(&self, keys: usize) -> f64 {
         FLOOR.min(self.budget.of(keys) / 4.0)
+    }
+
+    /// Whether a layer is the first that has codes, with which a step begins.
+    fn begins_step(&self, layer: usize) -> bool {
+        self.layers.iter().position(|layer| !layer.heads.is_empty()) == Some(layer)
     }
 
     /// Indexes every layer up to its window.

@@ -73,7 +73,8 @@ fn decode(session: &Session, state: &[u8]) -> Result<Index, EngineError> {
         (SKETCH, &[bits, residual @ (0 | 1), ..]) if words.len() == 5 => {
             let (bits, residual, budget) = (bits as u32, residual == 1, Budget::ByLength);
             Policy::Sketch { bits, budget, residual }.check().map_err(|_| unreadable())?;
-            let mut index = SessionSketch::new(shape, (bits, residual), budget, seed);
+            let mut index =
+                SessionSketch::new(shape, (bits, residual), budget, seed).without_local(&session.attention);
             index.restore(&session.storage);
             index.set_steering([2, 3, 4].map(|word| f64::from_bits(words[word])));
             Ok(Index::Sketch(index))
@@ -83,7 +84,7 @@ fn decode(session: &Session, state: &[u8]) -> Result<Index, EngineError> {
             if ends.iter().any(|&end| end > session.tokens()) {
                 return Err(unreadable());
             }
-            let mut index = LshIndex::new(shape, k, l, seed);
+            let mut index = LshIndex::new(shape, k, l, seed).without_local(&session.attention);
             index.restore(session.kernels(), &session.pool(), &session.storage, ends);
             Ok(Index::Lsh(index))
         }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicBool;
 
-use dense::{Cores, DenseKernels, Llama};
+use dense::{Cores, DenseKernels, Transformer};
 use team::Team;
 
 use crate::{EngineError, Session, Shape};
@@ -17,7 +17,12 @@ impl Session {
     /// # Errors
     /// If the model has another shape than the session, the token is not in its vocabulary, `logits` has another
     /// length, or the rows cannot be stored; layers may then differ in length until [`Session::truncate`].
-    pub fn decode_token(&mut self, model: &Llama, token: u32, logits: &mut [f32]) -> Result<(), EngineError> {
+    pub fn decode_token(
+        &mut self,
+        model: &Transformer,
+        token: u32,
+        logits: &mut [f32],
+    ) -> Result<(), EngineError> {
         self.forward(model, &[token], logits, |session, team, layer, rows, out| {
             session.decode_with(team, layer, rows, out)
         })?;
@@ -30,7 +35,7 @@ impl Session {
     /// As [`Session::decode_token`], and [`EngineError::Cancelled`] soon after `cancel` is set.
     pub fn prefill_tokens(
         &mut self,
-        model: &Llama,
+        model: &Transformer,
         tokens: &[u32],
         logits: &mut [f32],
         cancel: &AtomicBool,
@@ -47,7 +52,7 @@ impl Session {
     ///
     /// # Errors
     /// If the model has another shape than the session, or `logits` has another length.
-    pub fn logits(&mut self, model: &Llama, logits: &mut [f32]) -> Result<bool, EngineError> {
+    pub fn logits(&mut self, model: &Transformer, logits: &mut [f32]) -> Result<bool, EngineError> {
         self.check_model(model, logits)?;
         let mut scratch = std::mem::take(&mut self.scratch);
         let known = !scratch.residual().is_empty();
@@ -61,7 +66,7 @@ impl Session {
         Ok(known)
     }
 
-    fn check_model(&self, model: &Llama, logits: &[f32]) -> Result<(), EngineError> {
+    fn check_model(&self, model: &Transformer, logits: &[f32]) -> Result<(), EngineError> {
         let Shape { layers, heads, kv_heads, head_dim } = self.shape();
         if model.attention() != (layers, heads, kv_heads, head_dim) {
             return Err(EngineError::Invalid(
@@ -80,7 +85,7 @@ impl Session {
 
     fn forward(
         &mut self,
-        model: &Llama,
+        model: &Transformer,
         tokens: &[u32],
         logits: &mut [f32],
         mut attend: impl FnMut(&mut Session, &Team<'_>, usize, Rows<'_>, &mut [f32]) -> Result<(), EngineError>

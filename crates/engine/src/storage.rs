@@ -9,7 +9,7 @@ use lsh_attn::segment_index::{SegmentIndex, SegmentView};
 use lsh_attn::sketch::{BLOCK_KEYS, SKETCH_BITS, SketchPlan};
 use lsh_attn::tables::{Tables, stored_words};
 
-use crate::config::Shape;
+use crate::config::{Attention, Shape};
 
 /// K and V of each token.
 const ROWS: usize = 0;
@@ -31,13 +31,15 @@ pub(crate) struct Storage {
     layout: Layout,
 }
 
-/// What decides how long the elements of columns are.
-#[derive(Clone, Copy, Debug)]
+/// What decides how long the elements of columns are, and which regions have them.
+#[derive(Clone, Debug)]
 pub(crate) struct Layout {
     pub shape: Shape,
     pub row_type: RowType,
     /// K and L of tables that outlast the process.
     pub tables: Option<(usize, usize)>,
+    /// Local layers have no index.
+    pub attention: Attention,
 }
 
 /// Which centres.
@@ -85,8 +87,8 @@ impl Storage {
     /// Makes room for tables of K bits and L tables, or for none. A session in a folder has the room that it was made with.
     pub fn set_tables(&mut self, tables: Option<(usize, usize)>) -> Result<(), StoreError> {
         if self.layout.tables != tables && self.store.fingerprint().is_empty() {
-            let layout = Layout { tables, ..self.layout };
-            self.store.replace_columns(TABLES, &layout.spec().columns[TABLES..])?;
+            let layout = Layout { tables, ..self.layout.clone() };
+            self.store.replace_columns(TABLES, &layout.spec())?;
             self.layout = layout;
         }
         Ok(())
@@ -121,7 +123,7 @@ impl Storage {
 
     /// The blocks of codes of `bits` bits in one segment.
     pub fn codes(&self, bits: u32, layer: usize, kv_head: usize, segment: usize) -> &[u8] {
-        self.store.read(codes(bits), self.region(layer, kv_head), segment)
+        self.store.read(codes(bits), self.index_region(layer, kv_head), segment)
     }
 
     /// Writes blocks of codes from a segment's block `block` on.
@@ -133,12 +135,12 @@ impl Storage {
         blocks: &[u8],
     ) -> Result<(), StoreError> {
         let position = segment * (SEGMENT_ROWS / BLOCK_KEYS) + block;
-        self.store.write(codes(bits), self.region(layer, kv_head), position, blocks)
+        self.store.write(codes(bits), self.index_region(layer, kv_head), position, blocks)
     }
 
     /// The blocks of values' codes in one segment.
     pub fn value_codes(&self, bits: u32, layer: usize, kv_head: usize, segment: usize) -> &[u8] {
-        self.store.read(value_codes(bits), self.region(layer, kv_head), segment)
+        self.store.read(value_codes(bits), self.index_region(layer, kv_head), segment)
     }
 
     /// Writes blocks of values' codes from a segment's block `block` on.
@@ -150,12 +152,12 @@ impl Storage {
         blocks: &[u8],
     ) -> Result<(), StoreError> {
         let position = segment * (SEGMENT_ROWS / BLOCK_KEYS) + block;
-        self.store.write(value_codes(bits), self.region(layer, kv_head), position, blocks)
+        self.store.write(value_codes(bits), self.index_region(layer, kv_head), position, blocks)
     }
 
     /// The centre `[head_dim]` of a segment, if it has one.
     pub fn centre(&self, of: Centres, layer: usize, kv_head: usize, segment: usize) -> Option<Vec<f32>> {
-        let bytes = self.store.read(of.column(), self.region(layer, kv_head), segment);
+        let bytes = self.store.read(of.column(), self.index_region(layer, kv_head), segment);
         (!bytes.is_empty()).then(|| floats(bytes))
     }
 
@@ -167,7 +169,7 @@ impl Storage {
         centre: &[f32],
     ) -> Result<(), StoreError> {
         let bytes: Vec<u8> = centre.iter().flat_map(|x| x.to_le_bytes()).collect();
-        self.store.write(of.column(), self.region(layer, kv_head), segment, &bytes)
+        self.store.write(of.column(), self.index_region(layer, kv_head), segment, &bytes)
     }
 
     /// Stores the tables and norms of a full segment, if the columns are there.
@@ -177,7 +179,7 @@ impl Storage {
         index: &SegmentIndex,
     ) -> Result<(), StoreError> {
         let (Some((k, l)), Some(run)) = (self.layout.tables, index.whole()) else { return Ok(()) };
-        let region = self.region(layer, kv_head);
+        let region = self.index_region(layer, kv_head);
         let mut stored = vec![0; l * stored_words(k)];
         run.tables().copy_to(&mut stored);
         self.store.write(TABLES, region, segment * l, bytemuck::cast_slice(&stored))?;
@@ -192,7 +194,7 @@ impl Storage {
         centre: &'a [f32],
     ) -> Option<SegmentView<'a>> {
         let (k, l) = self.layout.tables?;
-        let read = |column| self.store.read(column, self.region(layer, kv_head), segment);
+        let read = |column| self.store.read(column, self.index_region(layer, kv_head), segment);
         let (tables, norms) = (read(TABLES), read(NORMS));
         let rows = SEGMENT_ROWS - first;
         if tables.len() != l * stored_words(k) * size_of::<u16>() || norms.len() != rows * size_of::<f16>() {
@@ -217,6 +219,12 @@ impl Storage {
 
     fn region(&self, layer: usize, kv_head: usize) -> usize {
         layer * self.layout.shape.kv_heads + kv_head
+    }
+
+    /// Where the index of a layer is that attends everything.
+    fn index_region(&self, layer: usize, kv_head: usize) -> usize {
+        let before = (0..layer).filter(|&layer| !self.layout.attention.is_local(layer)).count();
+        before * self.layout.shape.kv_heads + kv_head
     }
 }
 
@@ -266,8 +274,8 @@ fn place(bits: u32) -> usize {
 }
 
 impl Layout {
-    fn spec(self) -> Spec {
-        let Layout { shape, row_type, tables } = self;
+    fn spec(&self) -> Spec {
+        let Layout { shape, row_type, tables, ref attention } = *self;
         let column = |name: &str, element_bytes, per_segment, pattern| Column {
             name: name.to_owned(),
             element_bytes,
@@ -290,6 +298,14 @@ impl Layout {
             columns.push(column("lsh-tables", size_of::<u16>() * stored_words(k), l, Pattern::Random));
             columns.push(column("lsh-norms", size_of::<f16>(), SEGMENT_ROWS, Pattern::Random));
         }
-        Spec::new(shape.layers * shape.kv_heads, columns)
+        let mut spec = Spec::new(shape.layers * shape.kv_heads, columns);
+        let local = (0..shape.layers).filter(|&layer| attention.is_local(layer)).count();
+        if local > 0 {
+            // A column must be in one region at least: where no layer has an index, those stay empty.
+            let indexed = (shape.layers - local).max(1) * shape.kv_heads;
+            spec.column_regions = vec![indexed; spec.columns.len()];
+            spec.column_regions[ROWS] = spec.regions;
+        }
+        spec
     }
 }

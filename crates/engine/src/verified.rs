@@ -12,6 +12,7 @@
 
 use lsh_attn::kernels::Kernels;
 use lsh_attn::rows::Rows;
+use lsh_attn::soft_cap::soft_cap;
 use lsh_attn::softmax::Partial;
 
 /// Squares of one query head's relative error: |o - exact o|^2 / |o|^2.
@@ -75,6 +76,7 @@ pub(crate) struct Output {
     inverse_squares: Vec<f64>,
     /// `[queries, head_dim]`
     o: Vec<f32>,
+    score_cap: Option<f32>,
 }
 
 impl Output {
@@ -90,6 +92,7 @@ impl Output {
                 .map(|o| 1.0 / square(o).max(f64::MIN_POSITIVE))
                 .collect(),
             o,
+            score_cap: whole.score_cap(),
         }
     }
 
@@ -109,6 +112,9 @@ impl Output {
             return spreads;
         }
         kernels.dot_gathered(q, rows, ids, &mut scores);
+        if let Some(cap) = self.score_cap {
+            soft_cap(kernels, cap, &mut scores);
+        }
         let mut value = vec![0.0; d];
         for (key, (&id, &ln_pi)) in ids.iter().zip(ln_pi).enumerate() {
             rows.value(usize::from(id), &mut value);

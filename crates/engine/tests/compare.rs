@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicBool;
 
-use engine::{Budget, Policy, RowType, Rule, Session, SessionConfig, Shape, Synthetic};
+use engine::{Attention, Budget, Policy, RowType, Rule, Session, SessionConfig, Shape, Synthetic};
 
 const SHAPE: Shape = Shape { layers: 1, heads: 6, kv_heads: 2, head_dim: 64 };
 const TOKENS: usize = 3000;
@@ -19,9 +19,15 @@ fn sketch(fraction: f64) -> Policy {
 /// A session with the rows of a synthetic text.
 fn session(text: &Synthetic, tokens: usize, threads: usize) -> Session {
     let directory = std::env::temp_dir();
-    let mut session =
-        Session::new(SessionConfig { shape: SHAPE, rows: RowType::Bf16, threads, seed: 0, directory })
-            .expect("a session");
+    let mut session = Session::new(SessionConfig {
+        shape: SHAPE,
+        attention: Attention::default(),
+        rows: RowType::Bf16,
+        threads,
+        seed: 0,
+        directory,
+    })
+    .expect("a session");
     let width = SHAPE.kv_len();
     session.append(0, &text.keys[..tokens * width], &text.values[..tokens * width]).expect("room");
     session
@@ -209,6 +215,7 @@ fn a_session_with_another_seed_is_one_that_was_made_with_it() {
         let directory = std::env::temp_dir();
         let mut session = Session::new(SessionConfig {
             shape: SHAPE,
+            attention: Attention::default(),
             rows: RowType::Bf16,
             threads: 1,
             seed: made,

@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 use std::{env, fs, process};
 
-use engine::{Access, Budget, Folder, Policy, RowType, Session, SessionConfig, Shape};
+use engine::{Access, Attention, Budget, Folder, Policy, RowType, Session, SessionConfig, Shape};
 use support::Text;
 
 const CHILD: &str = "MAGICPIG_LARGER_THAN_MEMORY";
@@ -60,8 +60,14 @@ fn run(folder: &Path, group: Option<&Group>) -> Output {
 /// Writes a session in pieces, opens it again and decodes.
 fn work(path: &Path) {
     let text = Text { shape: SHAPE, seed: 4 };
-    let config =
-        SessionConfig { shape: SHAPE, rows: RowType::Bf16, threads: 2, seed: 0, directory: env::temp_dir() };
+    let config = SessionConfig {
+        shape: SHAPE,
+        attention: Attention::default(),
+        rows: RowType::Bf16,
+        threads: 2,
+        seed: 0,
+        directory: env::temp_dir(),
+    };
     let folder = Folder { path: path.to_owned(), model: Vec::new(), access: Access::Write, create: true };
     let policy = Policy::Sketch { bits: 4, budget: Budget::Fraction(0.005), residual: false };
     let mut session = Session::open(&config, &folder, policy).expect("a new session");

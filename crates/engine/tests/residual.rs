@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicBool;
 
-use engine::{Budget, Policy, RowType, Session, SessionConfig, Shape};
+use engine::{Attention, Budget, Policy, RowType, Session, SessionConfig, Shape};
 
 mod support;
 
@@ -17,7 +17,14 @@ fn sketch(residual: bool) -> Policy {
 
 fn session(threads: usize, seed: u64, policy: Policy) -> Session {
     let directory = std::env::temp_dir();
-    let config = SessionConfig { shape: SHAPE, rows: RowType::Bf16, threads, seed, directory };
+    let config = SessionConfig {
+        shape: SHAPE,
+        rows: RowType::Bf16,
+        threads,
+        seed,
+        directory,
+        attention: Attention::default(),
+    };
     let mut session = Session::new(config).expect("a session");
     session.set_policy(policy).expect("in range");
     session
@@ -83,4 +90,16 @@ fn it_is_the_same_on_any_number_of_threads_and_as_it_grows() {
     };
     let centres = (SHAPE.layers * SHAPE.kv_heads * 4 * SHAPE.head_dim) as u64;
     assert_eq!(bytes - centres, 2 * (alone - centres), "a copy of K and one of V");
+}
+
+#[test]
+fn capped_scores_are_refused() {
+    let attention = Attention { score_cap: Some(50.0), ..Attention::default() };
+    let directory = std::env::temp_dir();
+    let config =
+        SessionConfig { shape: SHAPE, rows: RowType::Bf16, threads: 1, seed: 1, directory, attention };
+    let mut session = Session::new(config).expect("a session");
+    let policy = |residual| Policy::Sketch { bits: 4, residual, budget: Budget::ByLength };
+    assert!(session.set_policy(policy(true)).is_err());
+    session.set_policy(policy(false)).expect("without correction");
 }

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::AtomicBool;
 
-use engine::{Budget, EngineError, Policy, RowType, SINKS, Session, SessionConfig, Shape, WINDOW};
+use engine::{Attention, Budget, EngineError, Policy, RowType, SINKS, Session, SessionConfig, Shape, WINDOW};
 
 mod support;
 
@@ -13,8 +13,15 @@ const SHAPE: Shape = Shape { layers: 2, heads: 6, kv_heads: 2, head_dim: 64 };
 const LSH: Policy = Policy::Lsh { k: 6, l: 40 };
 
 fn session(shape: Shape, threads: usize, seed: u64) -> Session {
-    Session::new(SessionConfig { shape, rows: RowType::Bf16, threads, seed, directory: std::env::temp_dir() })
-        .expect("a session")
+    Session::new(SessionConfig {
+        shape,
+        attention: Attention::default(),
+        rows: RowType::Bf16,
+        threads,
+        seed,
+        directory: std::env::temp_dir(),
+    })
+    .expect("a session")
 }
 
 fn distance(a: &[f32], b: &[f32]) -> f32 {
@@ -196,6 +203,7 @@ fn bad_arguments_are_refused_and_change_nothing() {
     ] {
         let config = SessionConfig {
             shape,
+            attention: Attention::default(),
             rows: RowType::Bf16,
             threads: 1,
             seed: 0,
@@ -204,7 +212,14 @@ fn bad_arguments_are_refused_and_change_nothing() {
         assert_eq!(Session::new(config).expect_err("refused").code(), "INVALID_OPTION");
     }
     let directory = "/dev/null/nowhere".into();
-    let config = SessionConfig { shape: SHAPE, rows: RowType::Bf16, threads: 1, seed: 0, directory };
+    let config = SessionConfig {
+        shape: SHAPE,
+        attention: Attention::default(),
+        rows: RowType::Bf16,
+        threads: 1,
+        seed: 0,
+        directory,
+    };
     assert_eq!(Session::new(config).expect_err("refused").code(), "STORE_IO");
 }
 
@@ -366,6 +381,7 @@ fn sketch_options_out_of_range_are_refused() {
 fn a_layer_is_measured_with_figures_that_fit_each_other() {
     let config = SessionConfig {
         shape: Shape { layers: 1, heads: 4, kv_heads: 2, head_dim: 64 },
+        attention: Attention::default(),
         rows: RowType::Bf16,
         threads: 1,
         seed: 0,

@@ -2,7 +2,9 @@
 
 use std::sync::atomic::AtomicBool;
 
-use engine::{Budget, EngineError, Policy, RowType, Rule, Session, SessionConfig, Shape, Synthetic};
+use engine::{
+    Attention, Budget, EngineError, Policy, RowType, Rule, Session, SessionConfig, Shape, Synthetic,
+};
 
 const SHAPE: Shape = Shape { layers: 1, heads: 6, kv_heads: 2, head_dim: 64 };
 const TOKENS: usize = 3000;
@@ -21,7 +23,14 @@ fn verified(epsilon: f64, delta: f64) -> Policy {
 /// A session with the rows of a synthetic text, indexed, whose steps are audited.
 fn session(text: &Synthetic, threads: usize, policy: Policy) -> Session {
     let directory = std::env::temp_dir();
-    let config = SessionConfig { shape: SHAPE, rows: RowType::Bf16, threads, seed: 3, directory };
+    let config = SessionConfig {
+        shape: SHAPE,
+        attention: Attention::default(),
+        rows: RowType::Bf16,
+        threads,
+        seed: 3,
+        directory,
+    };
     let mut session = Session::new(config).expect("a session");
     let rows = ..TOKENS * SHAPE.kv_len();
     session.append(0, &text.keys[rows], &text.values[rows]).expect("room");

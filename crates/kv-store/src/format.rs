@@ -236,6 +236,10 @@ pub(crate) fn encode_manifest(manifest: &Manifest) -> Vec<u8> {
             put_u64(&mut into, *frozen);
         }
     }
+    if !spec.column_regions.is_empty() {
+        put_u64(&mut into, spec.column_regions.len());
+        spec.column_regions.iter().for_each(|&regions| put_u64(&mut into, regions));
+    }
     into
 }
 
@@ -268,6 +272,9 @@ pub(crate) fn decode_manifest(header: Header, body: &[u8]) -> Option<Manifest> {
     })?;
     let mut spec = Spec::new(regions, columns);
     spec.segment_tokens = segment_tokens;
+    if !reader.0.is_empty() {
+        spec.column_regions = reader.list(size_of::<u64>(), Reader::number)?;
+    }
     reader.0.is_empty().then_some(Manifest {
         session: header.session,
         generation: header.generation,

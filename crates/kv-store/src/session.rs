@@ -17,7 +17,7 @@ use crate::lock::Lock;
 use crate::manifest::Manifest;
 use crate::spec::Lane;
 use crate::sums::LaneSums;
-use crate::{Column, Spec, StoreError};
+use crate::{Spec, StoreError};
 
 pub(crate) use create::{Nursery, entries, is_session_file, sibling};
 
@@ -169,18 +169,19 @@ impl SessionStore {
         })
     }
 
-    /// Exchanges the columns from number `kept` on, and forgets what they have. Only a session without a folder can: one in a
+    /// Exchanges the columns from number `kept` on for those of `with`, and forgets what they have. Only a session without a folder can: one in a
     /// folder has the columns that it was made with.
     ///
     /// # Errors
     /// If there is a folder, or the columns do not fit.
-    pub fn replace_columns(&mut self, kept: usize, columns: &[Column]) -> Result<(), StoreError> {
+    pub fn replace_columns(&mut self, kept: usize, with: &Spec) -> Result<(), StoreError> {
         if !matches!(self.home, Home::Ephemeral) {
             return Err(StoreError::Argument("a session in a folder keeps its columns".to_owned()));
         }
         let before = self.spec.columns.len();
         let mut spec = self.spec.clone();
-        spec.columns.splice(kept.min(before).., columns.iter().cloned());
+        spec.columns.splice(kept.min(before).., with.columns.iter().skip(kept).cloned());
+        spec.column_regions.clone_from(&with.column_regions);
         let lanes = spec.lanes()?;
         for Segment { cells, .. } in &mut self.segments {
             cells.splice(
@@ -227,7 +228,8 @@ impl SessionStore {
     /// # Panics
     /// If there is no such column or region.
     pub fn written(&self, column: usize, region: usize, segment: usize) -> usize {
-        assert!(column < self.spec.columns.len() && region < self.spec.regions, "no such column or region");
+        let columns = self.spec.columns.len();
+        assert!(column < columns && region < self.lanes[column].regions, "no such column or region");
         self.segments.get(segment).map_or(0, |segment| segment.cells[column].written[region])
     }
 
@@ -273,10 +275,10 @@ impl SessionStore {
         bytes: &[u8],
     ) -> Result<(), StoreError> {
         let columns = self.spec.columns.len();
-        if column >= columns || region >= self.spec.regions {
+        if column >= columns || region >= self.lanes[column].regions {
             return Err(StoreError::Argument(format!(
                 "column {column}, region {region}: there are {columns} and {}",
-                self.spec.regions
+                self.lanes.get(column).map_or(self.spec.regions, |lane| lane.regions)
             )));
         }
         self.write_lane(column, region, position, bytes)

@@ -55,6 +55,8 @@ pub struct Spec {
     pub segment_tokens: usize,
     /// The columns, in the order in which calls number them.
     pub columns: Vec<Column>,
+    /// Of each column how many regions have it, the first ones of all; empty where every column has all of them.
+    pub column_regions: Vec<usize>,
     /// Bytes of the journal at which a commit moves everything into the column files. No part of the format.
     pub journal_limit: u64,
 }
@@ -62,7 +64,17 @@ pub struct Spec {
 impl Spec {
     /// Segments of [`SEGMENT_ROWS`] tokens, a journal of [`JOURNAL_LIMIT`].
     pub fn new(regions: usize, columns: Vec<Column>) -> Spec {
-        Spec { regions, segment_tokens: SEGMENT_ROWS, columns, journal_limit: JOURNAL_LIMIT }
+        Spec {
+            regions,
+            segment_tokens: SEGMENT_ROWS,
+            columns,
+            column_regions: Vec::new(),
+            journal_limit: JOURNAL_LIMIT,
+        }
+    }
+
+    fn regions_of(&self, column: usize) -> usize {
+        self.column_regions.get(column).copied().unwrap_or(self.regions)
     }
 
     /// What the files of a segment hold: the columns, then the tokens.
@@ -72,6 +84,16 @@ impl Spec {
     pub(crate) fn lanes(&self) -> Result<Vec<Lane>, StoreError> {
         if self.columns.is_empty() {
             return Err(StoreError::Spec("a session needs at least one column".to_owned()));
+        }
+        let listed = &self.column_regions;
+        if !listed.is_empty() && listed.len() != self.columns.len()
+            || listed.iter().any(|&regions| regions > self.regions)
+        {
+            return Err(StoreError::Spec(format!(
+                "{listed:?} are no regions of {} columns, of {}",
+                self.columns.len(),
+                self.regions
+            )));
         }
         let mut lanes = Vec::with_capacity(self.columns.len() + 1);
         for (index, column) in self.columns.iter().enumerate() {
@@ -86,7 +108,7 @@ impl Spec {
             {
                 return Err(StoreError::Spec(format!("{name:?} is no name for a column, or is taken")));
             }
-            lanes.push(Lane::new(name, self.regions, *element_bytes, *per_segment, *pattern)?);
+            lanes.push(Lane::new(name, self.regions_of(index), *element_bytes, *per_segment, *pattern)?);
         }
         lanes.push(Lane::new(TOKENS, 1, size_of::<u32>(), self.segment_tokens, Pattern::Sequential)?);
         let all: u128 = lanes.iter().map(|lane| lane.file_bytes() as u128).sum();
@@ -113,8 +135,12 @@ impl Spec {
             ("tokens of a segment".to_owned(), self.segment_tokens.to_string()),
             ("columns".to_owned(), self.columns.len().to_string()),
         ];
-        for Column { name, element_bytes, per_segment, .. } in &self.columns {
-            fields.push((format!("column {name}"), format!("{per_segment} x {element_bytes} bytes")));
+        for (index, Column { name, element_bytes, per_segment, .. }) in self.columns.iter().enumerate() {
+            let regions = self.regions_of(index);
+            let regions =
+                if regions == self.regions { String::new() } else { format!(" in {regions} regions") };
+            fields
+                .push((format!("column {name}"), format!("{per_segment} x {element_bytes} bytes{regions}")));
         }
         fields
     }

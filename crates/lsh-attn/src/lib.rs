@@ -18,6 +18,7 @@ pub mod rows;
 pub mod sampled;
 pub mod segment_index;
 pub mod sketch;
+pub mod soft_cap;
 pub mod softmax;
 pub mod tables;
 
@@ -25,4 +26,4 @@ pub mod tables;
 pub const SEGMENT_ROWS: usize = 32_768;
 
 /// Head dimensions that the kernels take: multiples of 16 that real models use.
-pub const HEAD_DIMS: [usize; 5] = [64, 80, 96, 128, 256];
+pub const HEAD_DIMS: [usize; 6] = [64, 80, 96, 112, 128, 256];

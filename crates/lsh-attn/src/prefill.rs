@@ -1,9 +1,11 @@
 //! Exact causal attention of many rows: flash attention by tiles (Dao et al. 2022), products of bf16 summed in f32.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::kernels::{GemmShape, Kernels, PANEL};
 use crate::rows::{RowType, Rows};
+use crate::soft_cap::soft_cap;
 
 /// Keys of a tile: with 64 its K, V and the scores of a query block stay in the second-level cache.
 const TILE_KEYS: usize = 64;
@@ -25,8 +27,12 @@ pub struct QueryBlock<'a> {
     pub head_dim: usize,
     /// Tokens in the block.
     pub tokens: usize,
-    /// Position of the block's first token; token i attends keys 0..=position + i.
+    /// Position of the block's first token; token i attends the keys up to position + i.
     pub position: usize,
+    /// How many of these it attends at most, the newest ones.
+    pub window: usize,
+    /// What caps scores softly, if anything does.
+    pub score_cap: Option<f32>,
 }
 
 /// Scratch space of [`attend_causal`], kept by a thread between calls.
@@ -44,7 +50,15 @@ pub struct PrefillScratch {
     den: Vec<f32>,
 }
 
-/// Attends a block of queries to all keys up to their own, into `out` `[tokens, group * head_dim]`.
+impl QueryBlock<'_> {
+    /// Positions of the keys that a query `[tokens * group]` attends.
+    fn visible(&self, query: usize) -> Range<usize> {
+        let end = self.position + query / self.group + 1;
+        end.saturating_sub(self.window)..end
+    }
+}
+
+/// Attends a block of queries to the keys up to their own that are in their window, into `out` `[tokens, group * head_dim]`.
 ///
 /// `segments` are the KV head's rows in order, all but the last a multiple of 64 rows long. Returns false, with
 /// `out` unfinished, once `cancel` is set. Scaled queries and the weights of values are rounded to bf16, as rows are (those
@@ -74,11 +88,16 @@ pub fn attend_causal(
     out.fill(0.0);
 
     let keys = block.position + block.tokens;
+    let start = block.visible(0).start;
     let mut first = 0;
     for segment in segments {
         for rows in segment.chunks(TILE_KEYS) {
             if first >= keys {
                 break;
+            }
+            if first + rows.len() <= start {
+                first += rows.len();
+                continue;
             }
             if cancel.load(Ordering::Relaxed) {
                 return false;
@@ -125,11 +144,17 @@ fn add_tile(
     let shape = GemmShape { m, n: TILE_KEYS, k: d };
     kernels.gemm(shape, &scratch.queries, &scratch.keys, &mut scratch.scores);
 
+    if let Some(cap) = block.score_cap {
+        soft_cap(kernels, cap, &mut scratch.scores);
+    }
+
     for (query, scores) in scratch.scores.chunks_exact_mut(TILE_KEYS).enumerate() {
-        // Keys up to and including the query's own token.
-        let visible = (block.position + query / block.group + 1).saturating_sub(first).min(count);
-        let (seen, unseen) = scores.split_at_mut(visible);
-        unseen.fill(0.0);
+        let visible = block.visible(query);
+        let in_tile = |position: usize| position.saturating_sub(first).min(count);
+        let (before, rest) = scores.split_at_mut(in_tile(visible.start));
+        let (seen, after) = rest.split_at_mut(in_tile(visible.end) - before.len());
+        before.fill(0.0);
+        after.fill(0.0);
         if seen.is_empty() {
             continue;
         }

@@ -28,6 +28,8 @@ pub struct SampledQuery<'a> {
 pub struct SampleScratch {
     collisions: Collisions,
     ids: Vec<u16>,
+    /// Scores before their cap, from which angles follow.
+    products: Vec<f32>,
     logits: Vec<f32>,
 }
 
@@ -59,15 +61,17 @@ pub fn attend_retrieved(
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
     let q_norm = dot(query.q, query.q).sqrt();
     let q_centre = dot(query.q, index.centre());
-    let SampleScratch { ids, logits, .. } = scratch;
+    let SampleScratch { ids, products, logits, .. } = scratch;
     // In chunks: the V of a row is still in a near cache when its weight is known.
     for first in (0..ids.len()).step_by(CHUNK) {
         let (from, count) = (&ids[first..], CHUNK.min(ids.len() - first));
         logits.clear();
         logits.resize(count, 0.0);
         kernels.dot_gathered(query.q, rows, from, logits);
-        for (logit, &id) in logits.iter_mut().zip(from) {
-            let cosine = (*logit - q_centre) / (q_norm * index.norm(id)).max(f32::MIN_POSITIVE);
+        products.clone_from(logits);
+        partial.cap(kernels, logits);
+        for ((logit, product), &id) in logits.iter_mut().zip(&*products).zip(from) {
+            let cosine = (product - q_centre) / (q_norm * index.norm(id)).max(f32::MIN_POSITIVE);
             *logit -= inclusion.ln_u(cosine);
         }
         partial.add_gathered(kernels, rows, &from[..count], logits);

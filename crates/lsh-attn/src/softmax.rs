@@ -1,11 +1,12 @@
 //! Partial softmax attention in the log domain: parts over disjoint keys merge without loss.
 //!
 //! For each query a part keeps the greatest logit m, `den = sum e^(l - m)` and `num = sum e^(l - m) v`
-//! (Milakov and Gimelshein 2018). A logit is the score s_i, less ln pi_i where key i was sampled with
-//! probability pi_i.
+//! (Milakov and Gimelshein 2018). A logit is the score s_i, softly capped where the model does that, less ln pi_i where
+//! key i was sampled with probability pi_i.
 
 use crate::kernels::Kernels;
 use crate::rows::Rows;
+use crate::soft_cap::soft_cap;
 
 /// Bytes of rows whose logits are held at once when consecutive rows are added: their K and V take half of a first-level
 /// cache and stay there between the two passes.
@@ -15,6 +16,7 @@ const BLOCK_BYTES: usize = 16 << 10;
 #[derive(Clone, Debug)]
 pub struct Partial {
     head_dim: usize,
+    cap: Option<f32>,
     max: Vec<f32>,
     den: Vec<f32>,
     /// `[queries, head_dim]`
@@ -26,9 +28,27 @@ impl Partial {
     pub fn new(queries: usize, head_dim: usize) -> Partial {
         Partial {
             head_dim,
+            cap: None,
             max: vec![f32::NEG_INFINITY; queries],
             den: vec![0.0; queries],
             num: vec![0.0; queries * head_dim],
+        }
+    }
+
+    /// The same, of scores that are capped softly.
+    pub fn with_cap(self, cap: Option<f32>) -> Partial {
+        Partial { cap, ..self }
+    }
+
+    /// What caps scores softly, if anything does.
+    pub fn score_cap(&self) -> Option<f32> {
+        self.cap
+    }
+
+    /// Products with keys as scores: capped, where they are to be.
+    pub fn cap(&self, kernels: Kernels, scores: &mut [f32]) {
+        if let Some(cap) = self.cap {
+            soft_cap(kernels, cap, scores);
         }
     }
 
@@ -39,6 +59,7 @@ impl Partial {
             logits.clear();
             logits.resize(queries * block.len(), 0.0);
             kernels.dot_block(q, block, logits);
+            self.cap(kernels, logits);
             for (query, logits) in logits.chunks_exact_mut(block.len()).enumerate() {
                 self.weigh(kernels, query, logits);
             }

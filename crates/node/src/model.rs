@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use engine::{LayerSpans, Llama, LlamaConfig, RopeConfig, TensorSpan};
+use engine::{
+    GateActivation, LayerConfig, RopeConfig, RopePairs, TensorSpan, Transformer, TransformerConfig,
+};
 use napi_derive::napi;
 
 use crate::arguments::integer;
@@ -23,21 +25,45 @@ pub struct NativeTensor {
     pub offset: f64,
 }
 
-/// The weights of one layer.
+/// How heads of some layers rotate.
+#[napi(object, object_to_js = false)]
+pub struct NativeRope {
+    /// Base of the rotary frequencies.
+    pub theta: f64,
+    /// Leading elements of a head that rotate.
+    pub dimensions: f64,
+    /// Whether pairs are neighbours, and not half the dimensions apart.
+    pub interleaved: bool,
+    /// Divisors of the frequencies, one a pair; none for all ones.
+    pub factors: Vec<f64>,
+    /// What rotated elements are multiplied with besides.
+    pub magnitude: f64,
+}
+
+/// One layer: its weights, and those that only some architectures have.
 #[napi(object, object_to_js = false)]
 pub struct NativeLayer {
+    /// Which of the model's ropes turns its heads.
+    pub rope: f64,
     pub attention_norm: NativeTensor,
     pub query: NativeTensor,
+    pub query_bias: Option<NativeTensor>,
+    pub query_norm: Option<NativeTensor>,
     pub key: NativeTensor,
+    pub key_bias: Option<NativeTensor>,
+    pub key_norm: Option<NativeTensor>,
     pub value: NativeTensor,
+    pub value_bias: Option<NativeTensor>,
     pub attention_output: NativeTensor,
+    pub attention_post_norm: Option<NativeTensor>,
     pub mlp_norm: NativeTensor,
     pub gate: NativeTensor,
     pub up: NativeTensor,
     pub down: NativeTensor,
+    pub mlp_post_norm: Option<NativeTensor>,
 }
 
-/// A model of the llama architecture, its rotary pairs interleaved.
+/// A model's dense layers.
 #[napi(object, object_to_js = false)]
 pub struct NativeModelOptions {
     /// The model's file, which must not change while the model is used.
@@ -54,12 +80,17 @@ pub struct NativeModelOptions {
     pub head_dim: f64,
     /// Added to the mean square before its root.
     pub norm_epsilon: f64,
-    /// Base of the rotary frequencies.
-    pub rope_theta: f64,
-    /// Leading elements of a head that rotate.
-    pub rope_dimensions: f64,
-    /// Divisors of the rotary frequencies, one a pair; none for all ones.
-    pub rope_factors: Vec<f64>,
+    /// What the gate of the MLP goes through; `gelu` is its approximation with a tanh.
+    #[napi(ts_type = "'silu' | 'gelu'")]
+    pub activation: String,
+    /// What embeddings are multiplied with.
+    pub embedding_scale: f64,
+    /// What rotated queries are multiplied with, besides the 1/sqrt(headDim) of attention.
+    pub query_scale: f64,
+    /// Caps logits softly: l becomes cap tanh(l / cap).
+    pub logit_cap: Option<f64>,
+    /// Kinds of positions, of which each layer has one.
+    pub ropes: Vec<NativeRope>,
     pub embedding: NativeTensor,
     pub final_norm: NativeTensor,
     pub lm_head: NativeTensor,
@@ -71,7 +102,7 @@ pub struct NativeModelOptions {
 /// The dense layers of a model, for the tokens that sessions take through it one by one or a few at a time.
 #[napi]
 pub struct NativeModel {
-    pub(crate) llama: Arc<Llama>,
+    pub(crate) transformer: Arc<Transformer>,
 }
 
 #[napi]
@@ -80,48 +111,73 @@ impl NativeModel {
     #[napi(constructor)]
     pub fn new(options: NativeModelOptions) -> napi::Result<Self, Code> {
         let (path, config) = options.config()?;
-        let llama = contained(|| Ok(Llama::open(&path, config)?)).flatten()?;
-        Ok(NativeModel { llama: Arc::new(llama) })
+        let transformer = contained(|| Ok(Transformer::open(&path, config)?)).flatten()?;
+        Ok(NativeModel { transformer: Arc::new(transformer) })
     }
 }
 
 impl NativeModelOptions {
-    fn config(self) -> Result<(PathBuf, LlamaConfig), Failure> {
+    fn config(self) -> Result<(PathBuf, TransformerConfig), Failure> {
         let size = |name: &str, value: f64| integer(name, value, u32::MAX);
-        let config = LlamaConfig {
+        let config = TransformerConfig {
             hidden: size("hiddenSize", self.hidden_size)?,
             intermediate: size("intermediateSize", self.intermediate_size)?,
             heads: size("heads", self.heads)?,
             kv_heads: size("kvHeads", self.kv_heads)?,
             head_dim: size("headDim", self.head_dim)?,
             norm_epsilon: self.norm_epsilon as f32,
-            rope: RopeConfig {
-                theta: self.rope_theta,
-                dimensions: size("ropeDimensions", self.rope_dimensions)?,
-                factors: self.rope_factors.iter().map(|&factor| factor as f32).collect(),
+            activation: match self.activation.as_str() {
+                "silu" => GateActivation::Silu,
+                "gelu" => GateActivation::Gelu,
+                other => return Err(Failure::invalid(format!("activation {other} is none of silu, gelu"))),
             },
+            embedding_scale: self.embedding_scale as f32,
+            query_scale: self.query_scale as f32,
+            logit_cap: self.logit_cap.map(|cap| cap as f32),
+            ropes: self.ropes.into_iter().map(NativeRope::config).collect::<Result<_, _>>()?,
             embedding: self.embedding.span()?,
             final_norm: self.final_norm.span()?,
             lm_head: self.lm_head.span()?,
             lm_head_8_bits: self.lm_head_8_bits.unwrap_or(false),
-            layers: self.layers.into_iter().map(NativeLayer::spans).collect::<Result<_, _>>()?,
+            layers: self.layers.into_iter().map(NativeLayer::config).collect::<Result<_, _>>()?,
         };
         Ok((PathBuf::from(self.path), config))
     }
 }
 
+impl NativeRope {
+    fn config(self) -> Result<RopeConfig, Failure> {
+        Ok(RopeConfig {
+            theta: self.theta,
+            dimensions: integer("dimensions", self.dimensions, u32::MAX)?,
+            pairs: if self.interleaved { RopePairs::Interleaved } else { RopePairs::Halves },
+            factors: self.factors,
+            magnitude: self.magnitude,
+        })
+    }
+}
+
 impl NativeLayer {
-    fn spans(self) -> Result<LayerSpans, Failure> {
-        Ok(LayerSpans {
+    fn config(self) -> Result<LayerConfig, Failure> {
+        let optional = |tensor: Option<NativeTensor>| tensor.map(NativeTensor::span).transpose();
+        Ok(LayerConfig {
+            rope: integer("rope", self.rope, u32::MAX)?,
             attention_norm: self.attention_norm.span()?,
             query: self.query.span()?,
+            query_bias: optional(self.query_bias)?,
+            query_norm: optional(self.query_norm)?,
             key: self.key.span()?,
+            key_bias: optional(self.key_bias)?,
+            key_norm: optional(self.key_norm)?,
             value: self.value.span()?,
+            value_bias: optional(self.value_bias)?,
             attention_output: self.attention_output.span()?,
+            attention_post_norm: optional(self.attention_post_norm)?,
             mlp_norm: self.mlp_norm.span()?,
             gate: self.gate.span()?,
             up: self.up.span()?,
             down: self.down.span()?,
+            mlp_post_norm: optional(self.mlp_post_norm)?,
         })
     }
 }

@@ -3,7 +3,7 @@
 use std::env;
 use std::path::PathBuf;
 
-use engine::{Access, Budget, Folder, Policy, RowType, Rule, SessionConfig, Shape};
+use engine::{Access, Attention, Budget, Folder, Policy, RowType, Rule, SessionConfig, Shape};
 use napi_derive::napi;
 
 use crate::arguments::integer;
@@ -31,8 +31,13 @@ pub struct NativeSessionOptions {
     pub heads: f64,
     /// KV heads of a layer; each serves `heads / kvHeads` query heads.
     pub kv_heads: f64,
-    /// Elements of a head: 64, 80, 96, 128 or 256.
+    /// Elements of a head: 64, 80, 96, 112, 128 or 256.
     pub head_dim: f64,
+    /// Of each layer how many of the newest tokens a token attends, its own among them; 0, and none given, for all. A layer
+    /// with a window is always attended exactly, and keeps no index.
+    pub windows: Option<Vec<f64>>,
+    /// Caps scores softly: s becomes cap tanh(s / cap).
+    pub score_cap: Option<f64>,
     /// How keys and values are stored: `bf16`, which is the default, or `int8`, at half the memory.
     #[napi(ts_type = "'bf16' | 'int8'")]
     pub rows: Option<String>,
@@ -47,7 +52,13 @@ pub struct NativeSessionOptions {
 
 impl NativeSessionOptions {
     pub fn config(self) -> Result<SessionConfig, Failure> {
+        let window = |&window: &f64| {
+            let tokens = integer("a window", window, u32::MAX)?;
+            Ok::<_, Failure>((tokens > 0).then_some(tokens))
+        };
+        let windows = self.windows.iter().flatten().map(window).collect::<Result<_, _>>()?;
         Ok(SessionConfig {
+            attention: Attention { windows, score_cap: self.score_cap.map(|cap| cap as f32) },
             shape: Shape {
                 layers: integer("layers", self.layers, MOST)?,
                 heads: integer("heads", self.heads, MOST)?,

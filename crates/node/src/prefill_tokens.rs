@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use engine::Llama;
+use engine::Transformer;
 use napi::bindgen_prelude::Float32Array;
 use napi::{Env, Task};
 use napi_derive::napi;
@@ -13,16 +13,16 @@ use crate::slot::Claim;
 /// Tokens, the model they go through, and the session that takes them.
 pub struct PrefillTokens {
     pub claim: Claim,
-    pub llama: Arc<Llama>,
+    pub transformer: Arc<Transformer>,
     pub tokens: Vec<u32>,
 }
 
 impl PrefillTokens {
     fn run(&mut self) -> Result<Vec<f32>, Failure> {
-        let PrefillTokens { claim, llama, tokens } = self;
+        let PrefillTokens { claim, transformer, tokens } = self;
         claim.run(|session, cancel| {
-            let mut logits = vec![0.0; llama.vocabulary()];
-            session.prefill_tokens(llama, tokens, &mut logits, cancel)?;
+            let mut logits = vec![0.0; transformer.vocabulary()];
+            session.prefill_tokens(transformer, tokens, &mut logits, cancel)?;
             Ok(logits)
         })
     }

@@ -127,17 +127,17 @@ impl NativeSession {
         #[napi(ts_arg_type = "Float32Array")] logits: Written<'_>,
     ) -> napi::Result<(), Code> {
         let token = integer("token", token, u32::MAX)? as u32;
-        Ok(self.slot.with(|session| session.decode_token(&model.llama, token, logits))?)
+        Ok(self.slot.with(|session| session.decode_token(&model.transformer, token, logits))?)
     }
 
     /// Takes a few tokens through the whole model, attended exactly; resolves with the logits [vocabulary] after the
     /// last one.
     #[napi]
     pub fn prefill_tokens(&self, model: &NativeModel, tokens: &[u32]) -> AsyncTask<PrefillTokensTask> {
-        let (llama, tokens) = (Arc::clone(&model.llama), tokens.to_vec());
+        let (transformer, tokens) = (Arc::clone(&model.transformer), tokens.to_vec());
         AsyncTask::new(PrefillTokensTask(self.slot.claim().map(|claim| PrefillTokens {
             claim,
-            llama,
+            transformer,
             tokens,
         })))
     }
@@ -149,7 +149,7 @@ impl NativeSession {
         model: &NativeModel,
         #[napi(ts_arg_type = "Float32Array")] logits: Written<'_>,
     ) -> napi::Result<bool, Code> {
-        Ok(self.slot.with(|session| session.logits(&model.llama, logits))?)
+        Ok(self.slot.with(|session| session.logits(&model.transformer, logits))?)
     }
 
     /// Indexes what the policy samples from, up to the newest rows.

@@ -2,7 +2,7 @@
 
 use core::arch::x86_64::*;
 
-use super::{STREAM_AHEAD, Table, by_token_groups, format, panels, scalar};
+use super::{GateActivation, STREAM_AHEAD, Table, by_token_groups, format, panels, scalar};
 use crate::activations::{Activations, BLOCK, Factors, QuantBytes};
 use crate::matrix::WeightType;
 
@@ -27,8 +27,8 @@ fn norm(x: &[f32], weights: &[f32], epsilon: f32, out: &mut [f32]) {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn gate(gate: &mut [f32], up: &[f32]) {
-    panels::gate(gate, up);
+fn gate(activation: GateActivation, gate: &mut [f32], up: &[f32]) {
+    panels::gate(activation, gate, up);
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -47,8 +47,15 @@ fn norm_panel(x: &[f32], n: usize, column: usize, weights: &[f32], epsilon: f32,
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn gate_panel(gate: &[f32], up: &[f32], n: usize, column: usize, panel: &mut [u32]) {
-    panels::gate_panel(gate, up, n, column, panel);
+fn gate_panel(
+    activation: GateActivation,
+    gate: &[f32],
+    up: &[f32],
+    n: usize,
+    column: usize,
+    panel: &mut [u32],
+) {
+    panels::gate_panel(activation, gate, up, n, column, panel);
 }
 
 /// f32 lanes of a register.

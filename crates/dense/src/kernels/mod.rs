@@ -42,17 +42,33 @@ macro_rules! by_token_groups {
 }
 pub(crate) use by_token_groups;
 
+/// What a gate of an MLP goes through before it meets `up`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GateActivation {
+    /// x sigmoid(x).
+    Silu,
+    /// x Phi(x), approximated with a tanh.
+    Gelu,
+}
+
 /// `y[row, token]` of the rows in `bytes`, each of `row_bytes`, which the format and `x.size` call for.
 type Multiply = unsafe fn(bytes: &[u8], row_bytes: usize, x: &Activations, y: &mut [f32]);
 
 type Norm = unsafe fn(x: &[f32], weights: &[f32], epsilon: f32, out: &mut [f32]);
-type Gate = unsafe fn(gate: &mut [f32], up: &[f32]);
+type Gate = unsafe fn(activation: GateActivation, gate: &mut [f32], up: &[f32]);
 type Quantise = unsafe fn(&[f32], &mut Vec<i16>, &mut Vec<QuantBytes>, &mut Vec<Factors>);
 /// Blocks as bf16.
 type Dequantise = unsafe fn(kind: WeightType, blocks: &[u8], out: &mut [u16]);
 type NormPanel =
     unsafe fn(x: &[f32], n: usize, column: usize, weights: &[f32], epsilon: f32, panel: &mut [u32]);
-type GatePanel = unsafe fn(gate: &[f32], up: &[f32], n: usize, column: usize, panel: &mut [u32]);
+type GatePanel = unsafe fn(
+    activation: GateActivation,
+    gate: &[f32],
+    up: &[f32],
+    n: usize,
+    column: usize,
+    panel: &mut [u32],
+);
 
 /// One function per format, which every instruction set's file has. They are unsafe since the CPU must have the
 /// features, and since they trust the lengths; [`DenseKernels::multiply`] checks them.
@@ -121,10 +137,10 @@ impl DenseKernels {
         unsafe { (self.table.norm)(x, weights, epsilon, out) }
     }
 
-    /// `gate = gate * sigmoid(gate) * up`.
-    pub(crate) fn gate(self, gate: &mut [f32], up: &[f32]) {
+    /// `gate = activation(gate) * up`.
+    pub(crate) fn gate(self, activation: GateActivation, gate: &mut [f32], up: &[f32]) {
         // SAFETY: the CPU has the features (`From`); there is no other precondition.
-        unsafe { (self.table.gate)(gate, up) }
+        unsafe { (self.table.gate)(activation, gate, up) }
     }
 
     /// Appends the blocks of `values`, rounded to 16 bits.
@@ -161,10 +177,18 @@ impl DenseKernels {
         unsafe { (self.table.norm_panel)(x, n, column, weights, epsilon, panel) }
     }
 
-    /// A panel of pairs of gate * sigmoid(gate) * up, both `[features, n]`, from `column` on.
-    pub(crate) fn gate_panel(self, gate: &[f32], up: &[f32], n: usize, column: usize, panel: &mut [u32]) {
+    /// A panel of pairs of activation(gate) * up, both `[features, n]`, from `column` on.
+    pub(crate) fn gate_panel(
+        self,
+        activation: GateActivation,
+        gate: &[f32],
+        up: &[f32],
+        n: usize,
+        column: usize,
+        panel: &mut [u32],
+    ) {
         // SAFETY: the CPU has the features (`From`); there is no other precondition.
-        unsafe { (self.table.gate_panel)(gate, up, n, column, panel) }
+        unsafe { (self.table.gate_panel)(activation, gate, up, n, column, panel) }
     }
 
     /// `y[row, token] = row . x[token]` for the rows in `bytes`.

@@ -6,6 +6,7 @@ use lsh_attn::kernels::PANEL;
 use lsh_attn::rounding::{narrow, round};
 
 use crate::activations::{BLOCK, Factors, GREATEST, QuantBytes};
+use crate::kernels::GateActivation;
 use crate::matrix::WeightType;
 
 /// Two numbers as a pair of bf16, the first in the lower half.
@@ -81,12 +82,33 @@ pub(super) fn norm(x: &[f32], weights: &[f32], epsilon: f32, out: &mut [f32]) {
     }
 }
 
-/// `gate = gate * sigmoid(gate) * up`.
+/// `gate = activation(gate) * up`.
 #[inline(always)]
-pub(super) fn gate(gate: &mut [f32], up: &[f32]) {
-    for (gate, up) in gate.iter_mut().zip(up) {
-        *gate = *gate / (1.0 + exp(-*gate)) * up;
+pub(super) fn gate(activation: GateActivation, gate: &mut [f32], up: &[f32]) {
+    match activation {
+        GateActivation::Silu => gated(gate, up, silu),
+        GateActivation::Gelu => gated(gate, up, gelu),
     }
+}
+
+#[inline(always)]
+fn gated(gate: &mut [f32], up: &[f32], activation: impl Fn(f32) -> f32) {
+    for (gate, up) in gate.iter_mut().zip(up) {
+        *gate = activation(*gate) * up;
+    }
+}
+
+/// x sigmoid(x).
+#[inline(always)]
+fn silu(x: f32) -> f32 {
+    x / (1.0 + exp(-x))
+}
+
+/// x Phi(x) by its approximation with a tanh (Hendrycks and Gimpel 2016): x (1 + tanh z) / 2 = x sigmoid(2 z).
+#[inline(always)]
+fn gelu(x: f32) -> f32 {
+    const ROOT_2_OVER_PI: f32 = 0.797_884_6;
+    x / (1.0 + exp(-2.0 * ROOT_2_OVER_PI * (x + 0.044_715 * x * x * x)))
 }
 
 /// The quants of a block, and its factors.
@@ -164,13 +186,35 @@ pub(super) fn norm_panel(
 }
 
 #[inline(always)]
-pub(super) fn gate_panel(gate: &[f32], up: &[f32], n: usize, column: usize, panel: &mut [u32]) {
+pub(super) fn gate_panel(
+    activation: GateActivation,
+    gate: &[f32],
+    up: &[f32],
+    n: usize,
+    column: usize,
+    panel: &mut [u32],
+) {
+    match activation {
+        GateActivation::Silu => gated_panel(gate, up, n, column, panel, silu),
+        GateActivation::Gelu => gated_panel(gate, up, n, column, panel, gelu),
+    }
+}
+
+#[inline(always)]
+fn gated_panel(
+    gate: &[f32],
+    up: &[f32],
+    n: usize,
+    column: usize,
+    panel: &mut [u32],
+    activation: impl Fn(f32) -> f32,
+) {
     for (i, pairs) in panel.as_chunks_mut::<PANEL>().0.iter_mut().enumerate() {
         let [even, odd] = [2 * i, 2 * i + 1].map(|row| {
             let (gate, up) = (lanes(gate, n, row, column), lanes(up, n, row, column));
             let mut out = [0.0; PANEL];
             for lane in 0..PANEL {
-                out[lane] = gate[lane] / (1.0 + exp(-gate[lane])) * up[lane];
+                out[lane] = activation(gate[lane]) * up[lane];
             }
             out
         });
@@ -196,7 +240,7 @@ fn exp(x: f32) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use super::exp;
+    use super::{exp, gelu, silu};
 
     #[test]
     fn exp_is_near_enough() {
@@ -204,6 +248,19 @@ mod tests {
             let x = i as f32 / 10.0 + 0.013;
             let want = f64::from(x.clamp(-87.0, 87.0)).exp();
             assert!((f64::from(exp(x)) / want - 1.0).abs() < 4e-6, "{x}: {} {want}", exp(x));
+        }
+    }
+
+    #[test]
+    fn activations_are_their_formulas() {
+        for i in -400..=400 {
+            let x = f64::from(i) / 20.0;
+            let tanh = ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh();
+            for (got, want) in
+                [(silu(x as f32), x / (1.0 + (-x).exp())), (gelu(x as f32), x * (1.0 + tanh) / 2.0)]
+            {
+                assert!((f64::from(got) - want).abs() < 1e-5 * (1.0 + x.abs()), "{x}: {got} {want}");
+            }
         }
     }
 }

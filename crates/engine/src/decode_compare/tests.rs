@@ -6,14 +6,15 @@ use lsh_attn::rows::RowType;
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::Shape;
+use crate::config::{Attention, Shape};
 use crate::storage::{Layout, Storage};
 
 const SHAPE: Shape = Shape { layers: 1, heads: 2, kv_heads: 1, head_dim: 64 };
 
 /// A store of one KV head with `tokens` rows, roughly normal.
 fn storage(tokens: usize) -> Storage {
-    let layout = Layout { shape: SHAPE, row_type: RowType::Bf16, tables: None };
+    let layout =
+        Layout { shape: SHAPE, row_type: RowType::Bf16, tables: None, attention: Attention::default() };
     let mut storage = Storage::ephemeral(&std::env::temp_dir(), layout).expect("a store");
     let mut row = vec![0; 128];
     for token in 0..tokens {
@@ -25,7 +26,8 @@ fn storage(tokens: usize) -> Storage {
 }
 
 fn step(storage: &Storage, tokens: usize) -> Step<'_> {
-    Step { shape: SHAPE, kernels: Kernels::detect().expect("kernels"), storage, layer: 0, tokens }
+    let kernels = Kernels::detect().expect("kernels");
+    Step { shape: SHAPE, kernels, storage, layer: 0, tokens, window: usize::MAX, score_cap: None }
 }
 
 fn key(storage: &Storage, token: usize) -> Vec<f32> {

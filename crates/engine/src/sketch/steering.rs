@@ -26,10 +26,10 @@ impl SessionSketch {
         }
     }
 
-    /// Notes a layer's draw, which was expected to be of so many from `keys` of each of its KV heads; the first layer's begins a step
+    /// Notes a layer's draw, which was expected to be of so many from `keys` of each of its KV heads; the first layer's that has codes begins a step
     /// and steers by what the one before expected.
     pub fn steer(&mut self, layer: usize, expected: f64, keys: usize) {
-        if layer == 0 && self.possible > 0.0 {
+        if self.begins_step(layer) && self.possible > 0.0 {
             let spread = self.floor(keys) * self.possible;
             let ratio = (self.budget.of(keys) * self.possible - spread) / (self.noted - spread).max(1.0);
             self.turn(ratio.clamp(0.25, 4.0).powf(0.3));
@@ -39,7 +39,7 @@ impl SessionSketch {
 
     /// Notes the errors that a layer's sample predicts for its heads, likewise.
     pub fn steer_by_error(&mut self, layer: usize, target: f64, errors: &[f64]) {
-        if layer == 0 && self.possible > 0.0 {
+        if self.begins_step(layer) && self.possible > 0.0 {
             let mean = self.noted / self.possible;
             // In the ratio itself and not its logarithm, so that the mean settles at the target and not their geometric mean.
             self.turn((0.6 * (mean / target - 1.0)).clamp(-0.4, 0.4).exp());
@@ -50,7 +50,7 @@ impl SessionSketch {
 
     /// Notes how many of a layer's KV heads had to draw again, likewise.
     pub fn steer_by_repeats(&mut self, layer: usize, repeated: usize) {
-        if layer == 0 && self.possible > 0.0 {
+        if self.begins_step(layer) && self.possible > 0.0 {
             self.turn((0.5 * (self.noted / self.possible - REPEATED)).exp());
         }
         self.note(repeated as f64, self.layers[layer].heads.len());

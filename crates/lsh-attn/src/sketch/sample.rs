@@ -130,6 +130,7 @@ pub fn attend_drawn(
         scores.clear();
         scores.resize(q.len() / rows.head_dim() * count, 0.0);
         kernels.dot_gathered(q, rows, from, scores);
+        partial.cap(kernels, scores);
         for scores in scores.chunks_exact_mut(count) {
             for (score, ln_pi) in scores.iter_mut().zip(ln_pi) {
                 *score -= ln_pi;

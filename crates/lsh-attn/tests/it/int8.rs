@@ -213,7 +213,16 @@ fn a_chunk_of_tokens_is_causal() {
         let stored = rows_of(RowType::Int8, &random.normals(count * d), &random.normals(count * d), d);
         let rows = int8(&stored, d);
         let q: Vec<f32> = random.normals(tokens * group * d).iter().map(|x| 3.0 * x).collect();
-        let block = QueryBlock { q: &q, stride: group * d, group, head_dim: d, tokens, position };
+        let block = QueryBlock {
+            q: &q,
+            stride: group * d,
+            group,
+            head_dim: d,
+            tokens,
+            position,
+            window: usize::MAX,
+            score_cap: None,
+        };
         let mut out = vec![f32::NAN; q.len()];
         let segments = [rows.slice(0..64), rows.slice(64..count)];
         let mut scratch = PrefillScratch::default();

@@ -242,7 +242,7 @@ fn inclusion_is_pi_for_every_key() {
 
 /// How many standard errors the mean of num and den over 2,000 draws is off, worst over queries, with pi replaced by
 /// `known_as(pi)` in the estimator.
-fn worst_deviation(bits: u32, known_as: impl Fn(f32) -> f32) -> f64 {
+fn worst_deviation(bits: u32, cap: Option<f32>, known_as: impl Fn(f32) -> f32) -> f64 {
     let kernels = Kernels::detect().expect("a kernel");
     let scene = Scene::new(64, 3, 1600);
     let scanned = scan(kernels, &scene, bits);
@@ -252,7 +252,7 @@ fn worst_deviation(bits: u32, known_as: impl Fn(f32) -> f32) -> f64 {
     for seed in 0..2000 {
         let (ids, ln_pi, _) = drawn(&scanned, &coefficients, floor, seed);
         let known: Vec<f32> = ln_pi.iter().map(|ln_pi| known_as(ln_pi.exp()).ln()).collect();
-        let mut partial = Partial::new(scene.queries, scene.dim);
+        let mut partial = Partial::new(scene.queries, scene.dim).with_cap(cap);
         let drawn = (ids.as_slice(), known.as_slice());
         attend_drawn(kernels, &scene.q, bf16(&scene.rows, scene.dim), drawn, &mut Vec::new(), &mut partial);
         for query in 0..scene.queries {
@@ -265,7 +265,8 @@ fn worst_deviation(bits: u32, known_as: impl Fn(f32) -> f32) -> f64 {
     for query in 0..scene.queries {
         let (mut den, mut num) = (0.0, 0.0);
         for id in 0..scene.count {
-            let weight = f64::from(scene.score(query, id)).exp();
+            let score = f64::from(scene.score(query, id));
+            let weight = cap.map(f64::from).map_or(score, |cap| cap * (score / cap).tanh()).exp();
             den += weight;
             num += weight * scene.row(id)[scene.dim..].iter().map(|&v| f64::from(widen(v))).sum::<f64>();
         }
@@ -282,13 +283,15 @@ fn worst_deviation(bits: u32, known_as: impl Fn(f32) -> f32) -> f64 {
 #[test]
 fn numerator_and_denominator_are_unbiased_at_every_code_length() {
     for bits in SKETCH_BITS {
-        let worst = worst_deviation(bits, |pi| pi);
+        let worst = worst_deviation(bits, None, |pi| pi);
         assert!(worst <= 3.0, "{bits} bits: off by {worst:.2} standard errors");
     }
+    let worst = worst_deviation(4, Some(2.0), |pi| pi);
+    assert!(worst <= 3.0, "capped scores: off by {worst:.2} standard errors");
 }
 
 #[test]
 fn a_softened_probability_fails_the_same_test() {
-    let worst = worst_deviation(4, |pi| pi + 1e-3);
+    let worst = worst_deviation(4, None, |pi| pi + 1e-3);
     assert!(worst > 3.0, "off by {worst:.2} standard errors only");
 }

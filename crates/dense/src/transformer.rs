@@ -1,77 +1,30 @@
-//! The llama architecture without its attention: what comes before, between and after the attention calls.
+//! A decoder without its attention: what comes before, between and after the attention calls.
 
 use std::path::Path;
 
+use lsh_attn::soft_cap::soft_cap;
+
 use crate::activations::Activations;
 use crate::chunk::ChunkScratch;
+use crate::config::{LayerConfig, TransformerConfig};
+use crate::kernels::DenseKernels;
+use crate::layer::LayerVectors;
 use crate::matrix::{Cores, Matrix, WeightType, multiply, quantise_q8_0};
-use crate::rope::{Rope, RopeConfig};
+use crate::rope::Rope;
 use crate::weights_file::{TensorSpan, WeightsError, WeightsFile};
 
 /// So many tokens at most are multiplied vector by vector. More of them, but for the last, whose logits are wanted, make
 /// matrix products (`chunk`).
 const FEW: usize = 32;
 
-/// The shape of a model, and where its weights are in the file.
-#[derive(Clone, Debug)]
-pub struct LlamaConfig {
-    /// Elements of the residual stream.
-    pub hidden: usize,
-    /// Elements inside the MLP.
-    pub intermediate: usize,
-    /// Query heads.
-    pub heads: usize,
-    /// KV heads.
-    pub kv_heads: usize,
-    /// Elements of a head.
-    pub head_dim: usize,
-    /// Added to the mean square before its root.
-    pub norm_epsilon: f32,
-    /// Positions.
-    pub rope: RopeConfig,
-    /// `[vocabulary, hidden]`
-    pub embedding: TensorSpan,
-    /// `[hidden]`
-    pub final_norm: TensorSpan,
-    /// `[vocabulary, hidden]`
-    pub lm_head: TensorSpan,
-    /// Whether an lm_head of 16 or 32 bits is kept in 8 in memory. A step reads all of it, for one token.
-    pub lm_head_8_bits: bool,
-    /// Weights of each layer.
-    pub layers: Vec<LayerSpans>,
-}
-
-/// The weights of one layer.
-#[derive(Clone, Copy, Debug)]
-pub struct LayerSpans {
-    /// `[hidden]`
-    pub attention_norm: TensorSpan,
-    /// `[heads * head_dim, hidden]`
-    pub query: TensorSpan,
-    /// `[kv_heads * head_dim, hidden]`
-    pub key: TensorSpan,
-    /// `[kv_heads * head_dim, hidden]`
-    pub value: TensorSpan,
-    /// `[hidden, heads * head_dim]`
-    pub attention_output: TensorSpan,
-    /// `[hidden]`
-    pub mlp_norm: TensorSpan,
-    /// `[intermediate, hidden]`
-    pub gate: TensorSpan,
-    /// `[intermediate, hidden]`
-    pub up: TensorSpan,
-    /// `[hidden, intermediate]`
-    pub down: TensorSpan,
-}
-
 /// A model whose weights are mapped. Several sequences may step through it at once.
 #[derive(Debug)]
-pub struct Llama {
-    config: LlamaConfig,
+pub struct Transformer {
+    config: TransformerConfig,
     file: WeightsFile,
-    rope: Rope,
-    /// Norms of attention and MLP, a layer after the other, and the final one.
-    norms: Vec<Vec<f32>>,
+    ropes: Vec<Rope>,
+    layers: Vec<LayerVectors>,
+    final_norm: Vec<f32>,
     /// lm_head as Q8_0, if it is not taken from the file.
     lm_head: Option<Vec<u8>>,
 }
@@ -97,7 +50,7 @@ pub struct Scratch {
 
 impl Scratch {
     /// The residual stream `[hidden]` of the last token that went through all layers; empty if there was none. From it
-    /// [`Llama::logits`] makes that token's logits again.
+    /// [`Transformer::logits`] makes that token's logits again.
     pub fn residual(&self) -> &[f32] {
         &self.residual
     }
@@ -108,32 +61,31 @@ impl Scratch {
     }
 }
 
-impl Llama {
+impl Transformer {
     /// Maps the model and checks that every weight is there in its shape.
     ///
     /// # Errors
     /// If the file cannot be mapped, or a tensor is not in it or of another shape than the configuration's.
-    pub fn open(path: &Path, config: LlamaConfig) -> Result<Llama, WeightsError> {
+    pub fn open(path: &Path, config: TransformerConfig) -> Result<Transformer, WeightsError> {
         let file = WeightsFile::open(path)?;
-        check(&config)?;
-        let vector = |span: TensorSpan| Ok::<_, WeightsError>(file.matrix(span)?.row(0));
-        let mut norms = Vec::with_capacity(2 * config.layers.len() + 1);
-        for layer in &config.layers {
-            norms.push(vector(layer.attention_norm)?);
-            norms.push(vector(layer.mlp_norm)?);
-            let LayerSpans { query, key, value, attention_output, gate, up, down, .. } = *layer;
+        config.check()?;
+        let layers = config.layers.iter().map(|layer| {
+            let LayerConfig { query, key, value, attention_output, gate, up, down, .. } = *layer;
             for span in [query, key, value, attention_output, gate, up, down] {
                 file.matrix(span)?;
             }
-        }
-        norms.push(vector(config.final_norm)?);
+            LayerVectors::read(&file, layer)
+        });
+        let layers = layers.collect::<Result<_, _>>()?;
+        let final_norm = file.matrix(config.final_norm)?.row(0);
         for span in [config.embedding, config.lm_head] {
             file.matrix(span)?;
         }
         let lm_head = file.matrix(config.lm_head)?;
         let wide = matches!(lm_head.kind(), WeightType::F32 | WeightType::F16 | WeightType::Bf16);
         let lm_head = if config.lm_head_8_bits && wide { quantise_q8_0(lm_head) } else { None };
-        Ok(Llama { rope: Rope::new(&config.rope), config, file, norms, lm_head })
+        let ropes = config.ropes.iter().map(Rope::new).collect();
+        Ok(Transformer { config, file, ropes, layers, final_norm, lm_head })
     }
 
     /// Tokens that the model knows.
@@ -143,7 +95,7 @@ impl Llama {
 
     /// Layers, query heads, KV heads and elements of a head: what attends must have the same.
     pub fn attention(&self) -> (usize, usize, usize, usize) {
-        let LlamaConfig { heads, kv_heads, head_dim, .. } = self.config;
+        let TransformerConfig { heads, kv_heads, head_dim, .. } = self.config;
         (self.config.layers.len(), heads, kv_heads, head_dim)
     }
 
@@ -174,7 +126,7 @@ impl Llama {
         self.forward_few(cores, few, position + many, scratch, logits, attend)
     }
 
-    /// [`Llama::forward`] of a few tokens, with activations of 16 bits.
+    /// [`Transformer::forward`] of a few tokens, with activations of 16 bits.
     fn forward_few<E>(
         &self,
         cores: Cores<'_>,
@@ -184,37 +136,32 @@ impl Llama {
         logits: &mut [f32],
         mut attend: impl FnMut(usize, &[f32], &[f32], &[f32], &mut [f32]) -> Result<(), E>,
     ) -> Result<(), E> {
-        let LlamaConfig { hidden, heads, kv_heads, head_dim, .. } = self.config;
+        let TransformerConfig { hidden, heads, head_dim, .. } = self.config;
         scratch.x.clear();
         for &token in tokens {
             scratch.x.extend(self.embedding(token));
         }
-        let angles: Vec<_> = (position..position + tokens.len()).map(|at| self.rope.angles(at)).collect();
+        let angles = self.angles(position, tokens.len());
 
-        for (number, layer) in self.config.layers.iter().enumerate() {
+        for (number, (layer, vectors)) in self.config.layers.iter().zip(&self.layers).enumerate() {
             let Scratch { x, normed, activations, product, q, k, v, attended, gate, up, .. } = scratch;
-            self.norm(cores, x, 2 * number, normed);
+            self.norm(cores, x, &vectors.attention_norm, normed);
             activations.set(cores.kernels, normed, hidden);
             self.linear(cores, activations, product, [(layer.query, q), (layer.key, k), (layer.value, v)]);
-            for ((q, k), angles) in
-                q.chunks_exact_mut(heads * head_dim).zip(k.chunks_exact_mut(kv_heads * head_dim)).zip(&angles)
-            {
-                Rope::rotate(q, head_dim, angles);
-                Rope::rotate(k, head_dim, angles);
-            }
+            self.finish_heads(cores.kernels, number, &angles[layer.rope], (q, k, v));
             attended.resize(q.len(), 0.0);
             attend(number, q, k, v, attended)?;
 
             activations.set(cores.kernels, attended, heads * head_dim);
             self.linear(cores, activations, product, [(layer.attention_output, normed)]);
-            add(x, normed);
-            self.norm(cores, x, 2 * number + 1, normed);
+            self.add(cores, x, normed, vectors.attention_post_norm.as_deref(), product);
+            self.norm(cores, x, &vectors.mlp_norm, normed);
             activations.set(cores.kernels, normed, hidden);
             self.linear(cores, activations, product, [(layer.gate, gate), (layer.up, up)]);
-            cores.kernels.gate(gate, up);
+            cores.kernels.gate(self.config.activation, gate, up);
             activations.set(cores.kernels, gate, self.config.intermediate);
             self.linear(cores, activations, product, [(layer.down, normed)]);
-            add(x, normed);
+            self.add(cores, x, normed, vectors.mlp_post_norm.as_deref(), product);
         }
 
         let last = scratch.x.len() - hidden;
@@ -231,9 +178,12 @@ impl Llama {
     pub fn logits(&self, cores: Cores<'_>, scratch: &mut Scratch, logits: &mut [f32]) {
         let Scratch { residual, normed, activations, .. } = scratch;
         assert_eq!(residual.len(), self.config.hidden, "the residual stream of this model");
-        self.norm(cores, residual, 2 * self.config.layers.len(), normed);
+        self.norm(cores, residual, &self.final_norm, normed);
         activations.set(cores.kernels, normed, self.config.hidden);
-        multiply(cores, activations, &mut [(self.lm_head(), logits)]);
+        multiply(cores, activations, &mut [(self.lm_head(), &mut *logits)]);
+        if let Some(cap) = self.config.logit_cap {
+            soft_cap(cores.kernels.base(), cap, logits);
+        }
     }
 
     fn lm_head(&self) -> Matrix<'_> {
@@ -242,22 +192,52 @@ impl Llama {
         in_memory.and_then(quantised).unwrap_or_else(|| self.matrix(self.config.lm_head))
     }
 
-    pub(crate) fn config(&self) -> &LlamaConfig {
+    pub(crate) fn config(&self) -> &TransformerConfig {
         &self.config
     }
 
-    pub(crate) fn rope(&self) -> &Rope {
-        &self.rope
-    }
-
-    /// Weights of a norm: those of attention and MLP, a layer after the other, and the final one's.
-    pub(crate) fn norm_weights(&self, number: usize) -> &[f32] {
-        &self.norms[number]
+    /// Norms and biases of a layer.
+    pub(crate) fn vectors(&self, layer: usize) -> &LayerVectors {
+        &self.layers[layer]
     }
 
     /// The residual stream's beginning for a token.
     pub(crate) fn embedding(&self, token: u32) -> Vec<f32> {
-        self.matrix(self.config.embedding).row(token as usize)
+        let mut row = self.matrix(self.config.embedding).row(token as usize);
+        row.iter_mut().for_each(|x| *x *= self.config.embedding_scale);
+        row
+    }
+
+    /// Angles of consecutive positions, by each of the ropes: `[ropes][tokens][pairs]`.
+    pub(crate) fn angles(&self, position: usize, tokens: usize) -> Vec<Vec<Vec<(f32, f32)>>> {
+        let of = |rope: &Rope| (position..position + tokens).map(|at| rope.angles(at)).collect();
+        self.ropes.iter().map(of).collect()
+    }
+
+    /// Makes of a layer's products what attention takes: `q` `[tokens, heads * head_dim]`, `k` and `v`
+    /// `[tokens, kv_heads * head_dim]`, with biases and norms, q and k rotated by the tokens' angles.
+    pub(crate) fn finish_heads(
+        &self,
+        kernels: DenseKernels,
+        layer: usize,
+        angles: &[Vec<(f32, f32)>],
+        (q, k, v): (&mut [f32], &mut [f32], &mut [f32]),
+    ) {
+        let TransformerConfig { heads, kv_heads, head_dim, norm_epsilon, query_scale, .. } = self.config;
+        let LayerVectors { query, key, value, .. } = &self.layers[layer];
+        query.apply(kernels, q, norm_epsilon);
+        key.apply(kernels, k, norm_epsilon);
+        value.apply(kernels, v, norm_epsilon);
+        let rope = &self.ropes[self.config.layers[layer].rope];
+        for ((q, k), angles) in
+            q.chunks_exact_mut(heads * head_dim).zip(k.chunks_exact_mut(kv_heads * head_dim)).zip(angles)
+        {
+            rope.rotate(q, head_dim, angles);
+            rope.rotate(k, head_dim, angles);
+        }
+        if query_scale != 1.0 {
+            q.iter_mut().for_each(|q| *q *= query_scale);
+        }
     }
 
     pub(crate) fn matrix(&self, span: TensorSpan) -> Matrix<'_> {
@@ -293,56 +273,32 @@ impl Llama {
         }
     }
 
+    /// Adds `y`, normalised where there are weights to do so, to the residual stream; `normed` is scratch space.
+    fn add(
+        &self,
+        cores: Cores<'_>,
+        x: &mut [f32],
+        y: &[f32],
+        weights: Option<&[f32]>,
+        normed: &mut Vec<f32>,
+    ) {
+        let y = match weights {
+            Some(weights) => {
+                self.norm(cores, y, weights, normed);
+                normed
+            }
+            None => y,
+        };
+        x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+    }
+
     /// x / sqrt(mean(x^2) + epsilon) times the norm's weights, for each vector.
-    fn norm(&self, cores: Cores<'_>, x: &[f32], number: usize, out: &mut Vec<f32>) {
-        let weights = &self.norms[number];
+    fn norm(&self, cores: Cores<'_>, x: &[f32], weights: &[f32], out: &mut Vec<f32>) {
         out.resize(x.len(), 0.0);
         for (x, out) in x.chunks_exact(weights.len()).zip(out.chunks_exact_mut(weights.len())) {
             cores.kernels.norm(x, weights, self.config.norm_epsilon, out);
         }
     }
-}
-
-fn add(x: &mut [f32], y: &[f32]) {
-    for (x, y) in x.iter_mut().zip(y) {
-        *x += y;
-    }
-}
-
-/// Every tensor has the shape that the configuration calls for.
-fn check(config: &LlamaConfig) -> Result<(), WeightsError> {
-    let LlamaConfig { hidden, intermediate, heads, kv_heads, head_dim, .. } = *config;
-    let (queries, keys) = (heads * head_dim, kv_heads * head_dim);
-    let mismatch = |what: String| Err(WeightsError::Mismatch(what));
-    let expect = |name: &str, span: TensorSpan, outputs: usize, inputs: usize| {
-        if (span.outputs, span.inputs) == (outputs, inputs) {
-            return Ok(());
-        }
-        mismatch(format!("{name} is {}x{}, not {outputs}x{inputs}", span.outputs, span.inputs))
-    };
-    for layer in &config.layers {
-        expect("attention_norm", layer.attention_norm, 1, hidden)?;
-        expect("query", layer.query, queries, hidden)?;
-        expect("key", layer.key, keys, hidden)?;
-        expect("value", layer.value, keys, hidden)?;
-        expect("attention_output", layer.attention_output, hidden, queries)?;
-        expect("mlp_norm", layer.mlp_norm, 1, hidden)?;
-        expect("gate", layer.gate, intermediate, hidden)?;
-        expect("up", layer.up, intermediate, hidden)?;
-        expect("down", layer.down, hidden, intermediate)?;
-    }
-    let vocabulary = config.embedding.outputs;
-    expect("embedding", config.embedding, vocabulary, hidden)?;
-    expect("final_norm", config.final_norm, 1, hidden)?;
-    expect("lm_head", config.lm_head, vocabulary, hidden)?;
-    if !hidden.is_multiple_of(2) || !intermediate.is_multiple_of(2) {
-        return mismatch(format!("{hidden} and {intermediate} elements a layer; both must be even"));
-    }
-    let rotating = config.rope.dimensions;
-    if rotating > head_dim || !rotating.is_multiple_of(2) {
-        return mismatch(format!("{rotating} of {head_dim} dimensions rotate"));
-    }
-    Ok(())
 }
 
 impl TensorSpan {

@@ -4,7 +4,7 @@ import { Activation, linear } from './linear.js';
 import { dequantise } from './quantised-blocks.js';
 
 /**
- * The dense graph of the llama architecture up to the last layer's queries, keys and values, cut at the attention calls
+ * The dense graph of a decoder up to the last layer's queries, keys and values, cut at the attention calls
  * into a part a layer:
  *
  * - part 0: norm, q k v and rotary embedding of layer 0;
@@ -15,11 +15,11 @@ import { dequantise } from './quantised-blocks.js';
  * Inputs and outputs, in f32: `x` [rows, hidden] the residual stream, `o` [rows, heads * headDim] attention's output,
  * `cos` and `sin` [rows, rotating dimensions / 2], `q`, `k` and `v`.
  */
-export function llamaParts(model: ModelFile): (() => Uint8Array)[] {
-  return Array.from({ length: model.config.layers }, (_, layer) => () => llamaPart(model, layer));
+export function transformerParts(model: ModelFile): (() => Uint8Array)[] {
+  return Array.from({ length: model.config.layers }, (_, layer) => () => part(model, layer));
 }
 
-function llamaPart(model: ModelFile, layer: number): Uint8Array {
+function part(model: ModelFile, layer: number): Uint8Array {
   const { config } = model;
   const graph = new GraphBuilder();
   let x = graph.input('x', 'float32', ['rows', config.hiddenSize]);
@@ -46,7 +46,8 @@ function afterAttention(
   nextNorm: Tensor,
 ) {
   const { config } = model;
-  const attended = linear(new Activation(graph, o, config.heads * config.headDim), model.layerTensor(layer, 'attentionOutput'));
+  const projected = linear(new Activation(graph, o, config.heads * config.headDim), model.layerTensor(layer, 'attentionOutput'));
+  const attended = normIf(graph, config, projected, model.extraTensor(layer, 'attentionPostNorm'));
   const mlp = addAndNorm(graph, config, x, attended, model.layerTensor(layer, 'mlpNorm'));
   const gateAndUp = linear(
     new Activation(graph, mlp.normed, config.hiddenSize),
@@ -54,16 +55,16 @@ function afterAttention(
     model.layerTensor(layer, 'up'),
   );
   const [gate, up] = split(graph, gateAndUp, [config.intermediateSize, config.intermediateSize]);
-  // QuickGelu with alpha 1 is SiLU, in one operator.
-  const activated = graph.node('QuickGelu', [gate], { alpha: { float: 1 } }, CONTRIB);
+  const activated = activation(graph, config, gate);
   const hidden = graph.node('Mul', [activated, up]);
   const down = linear(new Activation(graph, hidden, config.intermediateSize), model.layerTensor(layer, 'down'));
-  return addAndNorm(graph, config, mlp.x, down, nextNorm);
+  return addAndNorm(graph, config, mlp.x, normIf(graph, config, down, model.extraTensor(layer, 'mlpPostNorm')), nextNorm);
 }
 
 /** Outputs `q`, `k` (rotated) and `v` of `layer`. */
 function beforeAttention(graph: GraphBuilder, model: ModelFile, layer: number, normed: Value): void {
-  const { heads, kvHeads, headDim, hiddenSize, rope } = model.config;
+  const { heads, kvHeads, headDim, hiddenSize, local } = model.config;
+  const rope = local?.layers[layer] ? local.rope : model.config.rope;
   const cos = graph.input('cos', 'float32', ['rows', rope.dimensions / 2]);
   const sin = graph.input('sin', 'float32', ['rows', rope.dimensions / 2]);
   const qkv = linear(
@@ -73,7 +74,8 @@ function beforeAttention(graph: GraphBuilder, model: ModelFile, layer: number, n
     model.layerTensor(layer, 'value'),
   );
   // Queries and keys rotate together, as so many heads.
-  const [qk, v] = split(graph, qkv, [(heads + kvHeads) * headDim, kvHeads * headDim]);
+  const [products, v] = split(graph, biased(graph, model, layer, qkv), [(heads + kvHeads) * headDim, kvHeads * headDim]);
+  const qk = headNorms(graph, model, layer, products);
   const zero = graph.shape(0);
   const batched = graph.node('Unsqueeze', [qk, zero]);
   const rotated = graph.node(
@@ -88,9 +90,51 @@ function beforeAttention(graph: GraphBuilder, model: ModelFile, layer: number, n
     CONTRIB,
   );
   const [q, k] = split(graph, graph.node('Squeeze', [rotated, zero]), [heads * headDim, kvHeads * headDim]);
-  graph.output('q', q, 'float32', ['rows', heads * headDim]);
+  graph.output('q', scaledQueries(graph, model.config, q), 'float32', ['rows', heads * headDim]);
   graph.output('k', k, 'float32', ['rows', kvHeads * headDim]);
   graph.output('v', v, 'float32', ['rows', kvHeads * headDim]);
+}
+
+/** What the addon's attention, which multiplies scores with 1/sqrt(headDim), lacks of the model's scale. */
+function scaledQueries(graph: GraphBuilder, { scoreScale, headDim }: ModelConfig, q: Value): Value {
+  const scale = Math.fround(scoreScale * Math.sqrt(headDim));
+  return scale === 1 ? q : graph.node('Mul', [q, graph.constant('float32', [], Float32Array.of(scale))]);
+}
+
+function activation(graph: GraphBuilder, config: ModelConfig, gate: Value): Value {
+  if (config.activation === 'gelu') return graph.node('Gelu', [gate], { approximate: { string: 'tanh' } });
+  // QuickGelu with alpha 1 is SiLU, in one operator.
+  return graph.node('QuickGelu', [gate], { alpha: { float: 1 } }, CONTRIB);
+}
+
+/** q, k and v with their biases, where there are any. */
+function biased(graph: GraphBuilder, model: ModelFile, layer: number, qkv: Value): Value {
+  const { heads, kvHeads, headDim } = model.config;
+  const widths = { queryBias: heads * headDim, keyBias: kvHeads * headDim, valueBias: kvHeads * headDim };
+  const biases = Object.entries(widths).map(([role, width]) => {
+    const tensor = model.extraTensor(layer, role as keyof typeof widths);
+    return tensor && { values: dequantise(tensor.type, tensor.bytes()), width };
+  });
+  if (biases.every((bias) => bias === undefined)) return qkv;
+  const all = Object.values(widths).flatMap((width, i) => [...(biases[i]?.values ?? new Float32Array(width))]);
+  return graph.node('Add', [qkv, graph.constant('float32', [all.length], Float32Array.from(all))]);
+}
+
+/** Each head of queries and keys [rows, (heads + kvHeads) * headDim] divided by its root mean square and times its weights. */
+function headNorms(graph: GraphBuilder, model: ModelFile, layer: number, qk: Value): Value {
+  const { heads, kvHeads, headDim } = model.config;
+  const weights = [model.extraTensor(layer, 'queryNorm'), model.extraTensor(layer, 'keyNorm')] as const;
+  if (weights[0] === undefined || weights[1] === undefined) return qk;
+  const parts = split(graph, qk, [heads * headDim, kvHeads * headDim]).map((part, i) => {
+    const count = i === 0 ? heads : kvHeads;
+    const apart = graph.node('Reshape', [part, graph.shape(-1, count, headDim)]);
+    return graph.node('Reshape', [norm(graph, model.config, apart, weights[i] as Tensor), graph.shape(-1, count * headDim)]);
+  });
+  return graph.node('Concat', parts, { axis: { int: 1 } });
+}
+
+function normIf(graph: GraphBuilder, config: ModelConfig, x: Value, weight: Tensor | undefined): Value {
+  return weight === undefined ? x : norm(graph, config, x, weight);
 }
 
 function norm(graph: GraphBuilder, config: ModelConfig, x: Value, weight: Tensor): Value {

@@ -1,0 +1,11 @@
+import type { Architecture } from './architecture.js';
+import { refuseWindow } from './qwen.js';
+
+/** Qwen 3: each head of queries and keys is normalised before it rotates. */
+export const qwen3: Architecture = {
+  name: 'qwen3',
+  tensors: ['queryNorm', 'keyNorm'],
+  interleaved: false,
+  activation: 'silu',
+  traits: refuseWindow,
+};

@@ -1,0 +1,6 @@
+import type { LocalAttention } from './types.js';
+
+/** How many of a model's layers attend a window alone, and so have no index. */
+export function localCount(local: LocalAttention | undefined): number {
+  return local === undefined ? 0 : local.layers.filter(Boolean).length;
+}
