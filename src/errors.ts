@@ -5,6 +5,7 @@
  */
 export const errorCodes = {
   INVALID_OPTION: 'an option or argument is out of range or contradicts another',
+  INVALID_SCHEMA: 'a JSON schema says what generated text cannot be held to',
   EMPTY_PROMPT: 'there is nothing to read: the prompt has no tokens',
   CONTEXT_EXCEEDED: 'the prompt does not fit into the context',
   FILE_NOT_FOUND: 'a file or folder does not exist',

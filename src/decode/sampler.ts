@@ -15,10 +15,14 @@ export class Sampler {
     this.#sampling = sampling;
   }
 
-  /** The next token after `tokens`, given its logits [vocabulary], which are left as they are. */
-  next(logits: Float32Array, tokens: readonly number[]): number {
+  /**
+   * The next token after `tokens`, given its logits [vocabulary], which are left as they are. With `allowed`, a bit for each
+   * token, only from those whose bit is set.
+   */
+  next(logits: Float32Array, tokens: readonly number[], allowed?: Uint32Array): number {
     const { temperature, repetitionPenalty } = this.#sampling;
-    const scores = repetitionPenalty === 1 ? logits : penalised(logits, tokens.slice(-PENALTY_WINDOW), repetitionPenalty);
+    const all = repetitionPenalty === 1 ? logits : penalised(logits, tokens.slice(-PENALTY_WINDOW), repetitionPenalty);
+    const scores = allowed === undefined ? all : masked(all, allowed);
     if (temperature === 0) return greatest(scores);
 
     const candidates = this.#candidates(scores);
@@ -39,7 +43,7 @@ export class Sampler {
     const { topK, topP, minP } = this.#sampling;
     const top = scores[greatest(scores)] ?? 0;
     // exp(score - top) >= minP
-    const floor = minP > 0 ? top + Math.log(minP) : -Infinity;
+    const floor = minP > 0 ? top + Math.log(minP) : -Number.MAX_VALUE;
     let candidates = descending(scores, Math.max(floor, top - LIKELY_RANGE));
     const limit = topK > 0 ? topK : scores.length;
     const tail = floor > top - LIKELY_RANGE ? 0 : unlikelyMass(scores, top);
@@ -84,6 +88,11 @@ function penalised(logits: Float32Array, recent: readonly number[], penalty: num
     if (logit !== undefined) scores[id] = logit > 0 ? logit / penalty : logit * penalty;
   }
   return scores;
+}
+
+/** Scores of tokens whose bit is not set at minus infinity. */
+function masked(scores: Float32Array, allowed: Uint32Array): Float32Array {
+  return scores.map((score, id) => (((allowed[id >>> 5] ?? 0) >>> (id & 31)) & 1 ? score : -Infinity));
 }
 
 /** The id of the greatest score, the lowest one among equals. */
