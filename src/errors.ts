@@ -22,6 +22,7 @@ export const errorCodes = {
   CHECKSUM_MISMATCH: 'a downloaded file is not the one that was asked for; it was removed',
   RUNTIME_FAILED: 'ONNX Runtime could not load or run a part of the model',
   NATIVE_MISSING: 'the native addon for this platform is not there',
+  ADDRESS_UNAVAILABLE: 'the server cannot listen at the address',
   INTERNAL: 'a mistake in magicpig itself; please report it',
   NATIVE_FAILED: 'the native addon failed in a way it does not name',
   DISK_FULL: 'the disk has no room for the rows of the session',

@@ -73,13 +73,14 @@ function refusal(status: number, code: string, message: string, param: string | 
   return { status, body: { error: { message, type, code, param } }, retryAfter };
 }
 
-/** A body that its schema does not allow. Of several ways to be right, all of which failed, the last complaint speaks. */
+/** A body that its schema does not allow. Of several ways to be right, all of which failed, the one that went deepest speaks. */
 function invalid(validation: NonNullable<FastifyError['validation']>): Refusal {
-  const last = validation.at(-1);
-  const missing = (last?.params as { missingProperty?: string } | undefined)?.missingProperty;
-  const path = (last?.instancePath ?? '').split('/').slice(1);
+  const depth = ({ instancePath }: { instancePath: string }) => instancePath.split('/').length;
+  const [complaint] = validation.toSorted((a, b) => depth(b) - depth(a));
+  const missing = (complaint?.params as { missingProperty?: string } | undefined)?.missingProperty;
+  const path = (complaint?.instancePath ?? '').split('/').slice(1);
   const param = [...path, ...(missing === undefined ? [] : [missing])].join('.') || null;
-  const said = missing === undefined ? (last?.message ?? 'is not valid') : 'is missing';
+  const said = missing === undefined ? (complaint?.message ?? 'is not valid') : 'is missing';
   return refusal(400, missing === undefined ? 'invalid_value' : 'missing_required_parameter', `${param ?? 'the body'} ${said}`, param);
 }
 

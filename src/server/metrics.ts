@@ -7,7 +7,7 @@ const seconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5
 
 /** What the server counts, for Prometheus. Nothing of any text is in it. */
 export class Metrics {
-  readonly registry = new Registry();
+  readonly #registry = new Registry();
   readonly #requests: Counter<'route' | 'status'>;
   readonly #waited: Histogram;
   readonly #firstToken: Histogram;
@@ -15,8 +15,14 @@ export class Metrics {
   readonly #keysRead: Histogram;
   readonly #tokens: Counter<'kind'>;
 
+  readonly #sessions: Gauge<'kind'>;
+  readonly #rowBytes: Gauge;
+  readonly #indexBytes: Gauge;
+  readonly #engine: Engine;
+
   constructor(admission: Admission, engine: Engine) {
-    const registers = [this.registry];
+    this.#engine = engine;
+    const registers = [this.#registry];
     const own = (name: string, help: string) => ({ name: `magicpig_${name}`, help, registers });
     this.#requests = new Counter({ ...own('requests_total', 'Requests that were answered'), labelNames: ['route', 'status'] });
     this.#waited = new Histogram({ ...own('queue_seconds', 'Time that requests waited until they were worked on'), buckets: seconds });
@@ -26,18 +32,23 @@ export class Metrics {
     this.#tokens = new Counter({ ...own('tokens_total', 'Tokens of prompts, those of them that were there already, and generated ones'), labelNames: ['kind'] });
     new Gauge({ ...own('queue_length', 'Requests that wait'), collect() { this.set(admission.waiting); } });
     new Gauge({ ...own('requests_running', 'Requests that are worked on'), collect() { this.set(admission.running); } });
-    const sessions = new Gauge({ ...own('sessions', 'Sessions that are open, and those of them that are in use'), labelNames: ['kind'] });
-    const rows = new Gauge(own('row_bytes', 'Bytes of keys and values of the open sessions'));
-    new Gauge({
-      ...own('index_bytes', 'Bytes of the indexes of the open sessions'),
-      async collect() {
-        const held = await engine.ask('holdings', {});
-        this.set(held.indexBytes);
-        rows.set(held.rowBytes);
-        for (const kind of ['pooled', 'named', 'busy'] as const) sessions.set({ kind }, held[kind]);
-      },
-    });
+    this.#sessions = new Gauge({ ...own('sessions', 'Sessions that are open, and those of them that are in use'), labelNames: ['kind'] });
+    this.#rowBytes = new Gauge(own('row_bytes', 'Bytes of keys and values of the open sessions'));
+    this.#indexBytes = new Gauge(own('index_bytes', 'Bytes of the indexes of the open sessions'));
     new Gauge({ ...own('resident_bytes', 'Memory of the process'), collect() { this.set(process.memoryUsage.rss()); } });
+  }
+
+  get contentType(): string {
+    return this.#registry.contentType;
+  }
+
+  /** All figures as of now, as Prometheus reads them. */
+  async text(): Promise<string> {
+    const held = await this.#engine.ask('holdings', {});
+    this.#rowBytes.set(held.rowBytes);
+    this.#indexBytes.set(held.indexBytes);
+    for (const kind of ['pooled', 'named', 'busy'] as const) this.#sessions.set({ kind }, held[kind]);
+    return await this.#registry.metrics();
   }
 
   answered(route: string, status: number): void {

@@ -11,6 +11,7 @@ export class Engine {
   readonly #asked = new Map<number, { resolve: (answer: never) => void; reject: (error: Error) => void }>();
   #next = 0;
   #closing = false;
+  #lost = false;
 
   private constructor(worker: Worker, info: ModelInfo, onLost: (error: Error) => void) {
     this.#worker = worker;
@@ -25,9 +26,7 @@ export class Engine {
    * generated any more. Throws what {@link loadModel} does.
    */
   static async start(options: WorkerOptions, signal: AbortSignal | undefined, onLost: (error: Error) => void): Promise<Engine> {
-    // Sources are run as they are by tests.
-    const extension = import.meta.url.endsWith('.ts') ? 'ts' : 'js';
-    const worker = new Worker(new URL(`./worker.${extension}`, import.meta.url), { workerData: options });
+    const worker = new Worker(new URL('./worker.js', import.meta.url), { workerData: options });
     const stop = () => { void worker.terminate(); };
     signal?.addEventListener('abort', stop);
     try {
@@ -51,6 +50,7 @@ export class Engine {
    * failed with. `onEnd` is called when the model's thread has let go of it.
    */
   generate(request: GenerateRequest, signal: AbortSignal, onEnd: () => void): AsyncIterableIterator<GenerateEvent> {
+    if (this.#lost) throw new MagicpigError('INTERNAL', 'the thread of the model ended');
     const id = this.#next++;
     const events = new EventQueue<GenerateEvent>();
     const abort = () => { this.#post({ kind: 'abort', id }); };
@@ -71,6 +71,7 @@ export class Engine {
   }
 
   async ask<Name extends keyof Questions>(name: Name, ask: Questions[Name]['ask']): Promise<Questions[Name]['answer']> {
+    if (this.#lost) throw new MagicpigError('INTERNAL', 'the thread of the model ended');
     const id = this.#next++;
     return await new Promise<Questions[Name]['answer']>((resolve, reject) => {
       this.#asked.set(id, { resolve, reject });
@@ -81,6 +82,7 @@ export class Engine {
   /** Checkpoints and frees everything. Nothing may be running. */
   async close(): Promise<void> {
     this.#closing = true;
+    if (this.#lost) return;
     const ended = new Promise((resolve) => this.#worker.once('exit', resolve));
     await this.ask('close', {});
     await ended;
@@ -114,6 +116,7 @@ export class Engine {
   }
 
   #lose(error: Error, onLost: (error: Error) => void): void {
+    this.#lost = true;
     const code: ErrorCode = 'INTERNAL';
     for (const end of [...this.#running.values()]) end({ kind: 'failed', code, message: error.message });
     for (const { reject } of this.#asked.values()) reject(new MagicpigError(code, error.message));

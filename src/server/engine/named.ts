@@ -6,9 +6,8 @@ import { listSessions, removeSession } from '../../decode/sessions.js';
 import { MagicpigError } from '../../errors.js';
 import type { Lease } from './pool.js';
 import type { NamedSession } from './protocol.js';
+import { sessionNamePattern } from './session-name.js';
 
-/** What a session may be called: a name of one folder, on every file system. */
-export const sessionNamePattern = '^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$';
 const sessionName = new RegExp(sessionNamePattern);
 
 /** Sessions that stay open while nobody uses them, so that the next request does not open them again. */
