@@ -23,8 +23,9 @@ export default tseslint.config(
   { files: ['src/onnx/runtime.ts'], rules: gateways([addon]) },
   { files: ['src/model/**'], rules: gateways([addon, onnxruntime, { group: ['**/onnx/**', '**/decode/**', '**/eval/**', '**/cli/**', '**/native.js'], message: 'model imports none of these.' }]) },
   { files: ['src/onnx/**'], ignores: ['src/onnx/runtime.ts'], rules: gateways([addon, onnxruntime, { group: ['**/decode/**', '**/eval/**', '**/cli/**', '**/native.js'], message: 'onnx imports model only.' }]) },
-  { files: ['src/decode/**'], rules: gateways([addon, onnxruntime, { group: ['**/eval/**', '**/cli/**'], message: 'decode knows neither evaluations nor the command line.' }]) },
+  { files: ['src/decode/**'], rules: gateways([addon, onnxruntime, { group: ['**/eval/**', '**/server/**', '**/cli/**'], message: 'decode knows neither evaluations, nor the server, nor the command line.' }]) },
   { files: ['src/eval/**'], rules: gateways([addon, onnxruntime, { group: ['**/onnx/**', '**/native.js', '**/cli/**'], message: 'eval imports decode and model only.' }]) },
+  { files: ['src/server/**'], rules: gateways([addon, onnxruntime, { group: ['**/onnx/**', '**/native.js', '**/eval/**', '**/cli/**'], message: 'server imports decode and model only.' }]) },
   {
     files: ['__test__/**/*.ts'],
     rules: { '@typescript-eslint/no-non-null-assertion': 'off' },

@@ -13,7 +13,8 @@ export interface Logprobs extends TokenLogprob {
 export function logprobsOf(logits: Float32Array, token: number, count: number): Logprobs {
   const top: number[] = [];
   let greatest = -Infinity;
-  for (const [id, logit] of logits.entries()) {
+  for (let id = 0; id < logits.length; id += 1) {
+    const logit = logits[id] ?? 0;
     greatest = Math.max(greatest, logit);
     if (top.length === count && logit <= (logits[top[count - 1] ?? 0] ?? 0)) continue;
     let at = top.length;
@@ -22,7 +23,7 @@ export function logprobsOf(logits: Float32Array, token: number, count: number): 
     top.length = Math.min(top.length, count);
   }
   let sum = 0;
-  for (const logit of logits) sum += Math.exp(logit - greatest);
+  for (let id = 0; id < logits.length; id += 1) sum += Math.exp((logits[id] ?? 0) - greatest);
   const total = greatest + Math.log(sum);
   const of = (id: number) => ({ token: id, logprob: (logits[id] ?? 0) - total });
   return { ...of(token), top: top.map(of) };

@@ -23,7 +23,7 @@ export interface PrefillOptions {
   readonly whole?: boolean | undefined;
   readonly signal?: AbortSignal | undefined;
   /** Called after every chunk with the tokens read so far; the next one waits for a promise that it returns. */
-  readonly onProgress?: ((progress: { done: number; total: number }) => void | Promise<void>) | undefined;
+  readonly onProgress?: ((progress: { done: number; total: number }) => unknown) | undefined;
 }
 
 export interface GenerateOptions extends SamplingOptions {

@@ -27,7 +27,7 @@ export function tokenBytes(source: TokenizerSource, vocabSize: number): Uint8Arr
 }
 
 function byteLevel(text: string): Uint8Array<ArrayBuffer> {
-  const bytes = [...text].map((letter) => byteOfLetter.get(letter));
+  const bytes = Array.from(text, (letter) => byteOfLetter.get(letter));
   // A letter that stands for no byte is in tokens that were added by hand: they are written as they are.
   return bytes.includes(undefined) ? new TextEncoder().encode(text) : Uint8Array.from(bytes as number[]);
 }

@@ -44,7 +44,7 @@ export class Metrics {
 
   /** All figures as of now, as Prometheus reads them. */
   async text(): Promise<string> {
-    const held = await this.#engine.ask('holdings', {});
+    const held = await this.#engine.ask('holdings', null);
     this.#rowBytes.set(held.rowBytes);
     this.#indexBytes.set(held.indexBytes);
     for (const kind of ['pooled', 'named', 'busy'] as const) this.#sessions.set({ kind }, held[kind]);

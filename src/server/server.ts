@@ -132,7 +132,7 @@ async function application(settings: Settings, context: Context, logger: Fastify
     requestTimeout: REQUEST_MS,
     http: { headersTimeout: HEADERS_MS, connectionsCheckingInterval: 5_000 },
     ajv: { customOptions: { coerceTypes: false, removeAdditional: false, useDefaults: false, allowUnionTypes: true, strict: false } },
-    frameworkErrors: (error, _request, reply: FastifyReply) => void refuse(reply, error, settings),
+    frameworkErrors: (error, _request, reply: FastifyReply) => { refuse(reply, error, settings); },
     clientErrorHandler: (error, socket) => {
       if (error.code === 'ECONNRESET' || !socket.writable) return;
       const { body } = refusalOf(new ApiError(400, 'malformed_request', 'the request is not HTTP as it should be'));
@@ -151,6 +151,10 @@ async function application(settings: Settings, context: Context, logger: Fastify
   });
   // The schemas are of answers' shape for readers, and answers are written here.
   app.setSerializerCompiler(() => (data) => JSON.stringify(data));
+  // Before the key is asked for, which browsers do not send with their preflight requests.
+  if (settings.corsOrigins.length > 0) {
+    await app.register(cors, { origin: [...settings.corsOrigins], methods: ['GET', 'POST', 'DELETE'], allowedHeaders: ['authorization', 'content-type'], hook: 'onRequest' });
+  }
   app.addHook('onRequest', (request, _reply, done) => {
     try {
       checkRequest(request, settings);
@@ -167,9 +171,6 @@ async function application(settings: Settings, context: Context, logger: Fastify
   app.setNotFoundHandler((request, reply) => {
     refuse(reply, new ApiError(404, 'not_found', `there is no ${request.method} ${request.url.split('?')[0]?.slice(0, 200)}`), settings);
   });
-  if (settings.corsOrigins.length > 0) {
-    await app.register(cors, { origin: [...settings.corsOrigins], methods: ['GET', 'POST', 'DELETE'], allowedHeaders: ['authorization', 'content-type'], hook: 'onRequest' });
-  }
   await describe(app);
   app.after(() => {
     for (const routes of [chatRoute, completionsRoute, responsesRoute, modelsRoutes, sessionsRoutes, operationRoutes]) routes(app, context);
@@ -208,8 +209,7 @@ function rememberRoutes(app: FastifyInstance): void {
 }
 
 function jsonSchema(schema: z.ZodType, io: 'input' | 'output'): object {
-  const { $schema: _, ...rest } = z.toJSONSchema(schema, { io, target: 'draft-7' });
-  return rest;
+  return { ...z.toJSONSchema(schema, { io, target: 'draft-7' }), $schema: undefined };
 }
 
 function routesOf(app: FastifyInstance): readonly { method: string; url: string }[] {

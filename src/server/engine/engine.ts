@@ -84,7 +84,7 @@ export class Engine {
     this.#closing = true;
     if (this.#lost) return;
     const ended = new Promise((resolve) => this.#worker.once('exit', resolve));
-    await this.ask('close', {});
+    await this.ask('close', null);
     await ended;
   }
 

@@ -96,11 +96,11 @@ export interface NamedSession {
 
 /** Questions that have one answer. */
 export interface Questions {
-  holdings: { readonly ask: Record<never, never>; readonly answer: Holdings };
-  sessions: { readonly ask: Record<never, never>; readonly answer: readonly NamedSession[] };
-  remove: { readonly ask: { readonly session: string }; readonly answer: Record<never, never> };
+  holdings: { readonly ask: null; readonly answer: Holdings };
+  sessions: { readonly ask: null; readonly answer: readonly NamedSession[] };
+  remove: { readonly ask: { readonly session: string }; readonly answer: null };
   /** Checkpoints and frees everything; nothing may follow it. */
-  close: { readonly ask: Record<never, never>; readonly answer: Record<never, never> };
+  close: { readonly ask: null; readonly answer: null };
 }
 
 export interface ModelInfo {

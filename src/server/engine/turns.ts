@@ -12,7 +12,14 @@ interface Participant {
 export class Turns {
   readonly #participants = new Set<Participant>();
   readonly #waiting: { participant: Participant; begin: () => void }[] = [];
+  /** Someone has the turn, or it is about to be given to who waits. */
   #taken = false;
+  readonly #now: () => number;
+
+  /** `now`: milliseconds from anywhere. */
+  constructor(now: () => number = () => performance.now()) {
+    this.#now = now;
+  }
 
   join(): Turn {
     const used = Math.min(...[...this.#participants].map((participant) => participant.used));
@@ -20,21 +27,21 @@ export class Turns {
     this.#participants.add(participant);
     let began = 0;
     const end = () => {
-      participant.used += performance.now() - began;
-      this.#next();
+      participant.used += this.#now() - began;
+      // Whoever had the turn and wants the next one too is among those who wait by then.
+      setImmediate(() => { this.#next(); });
     };
     return {
       begin: async () => {
         if (this.#taken) await new Promise<void>((resolve) => this.#waiting.push({ participant, begin: resolve }));
         this.#taken = true;
-        began = performance.now();
+        began = this.#now();
       },
       end,
       leave: () => { this.#participants.delete(participant); },
     };
   }
 
-  /** The turn stays taken while it is handed on, so that nobody comes between. */
   #next(): void {
     const [first] = this.#waiting.toSorted((a, b) => a.participant.used - b.participant.used);
     if (first === undefined) {

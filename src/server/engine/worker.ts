@@ -27,13 +27,13 @@ async function main(port: MessagePort, options: WorkerOptions): Promise<void> {
     sessions: () => named.list(),
     remove: ({ session: name }) => {
       named.remove(name);
-      return {};
+      return null;
     },
     close: async () => {
       pool[Symbol.dispose]();
       await named.close();
       await model[Symbol.asyncDispose]();
-      return {};
+      return null;
     },
   };
 
@@ -52,7 +52,7 @@ async function main(port: MessagePort, options: WorkerOptions): Promise<void> {
         running.get(id)?.abort();
         break;
       case 'ask':
-        void (async () => await answers[message.name](message.ask as never))()
+        void (async () => answers[message.name](message.ask as never))()
           .then((answer) => { post({ kind: 'answer', id, answer }); })
           .catch((error: unknown) => { post({ kind: 'refusal', id, ...described(error) }); })
           .finally(() => { if (message.name === 'close') port.close(); });

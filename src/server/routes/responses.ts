@@ -23,7 +23,7 @@ export function responsesRoute(app: FastifyInstance, context: Context): void {
       return reply;
     }
     // Going through all of them leaves the response whole.
-    for await (const _ of steps);
+    while ((await steps.next()).done !== true);
     return response.spelled();
   });
 }

@@ -6,7 +6,7 @@ export function sessionsRoutes(app: FastifyInstance, { engine }: Context): void 
   app.get('/v1/sessions', {
     schema: { summary: 'The named sessions, the one used last first', response: { 200: sessionsAnswer, '4XX': errorAnswer, '5XX': errorAnswer } },
   }, async () => {
-    const sessions = await engine.ask('sessions', {});
+    const sessions = await engine.ask('sessions', null);
     return { object: 'list' as const, data: sessions.map(({ id, tokens, bytes, lastUse }) => ({ id, object: 'session' as const, tokens, bytes, last_used: lastUse })) };
   });
   app.delete<{ Params: SessionParams }>('/v1/sessions/:id', {
