@@ -1,9 +1,13 @@
+import { type IntervalHistogram, monitorEventLoopDelay } from 'node:perf_hooks';
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
 import type { Admission } from './admission.js';
 import type { Engine } from './engine/engine.js';
 import type { GenerationFigures, Usage } from './engine/protocol.js';
 
 const seconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800];
+
+/** Milliseconds between two looks at the event loop. */
+const DELAY_RESOLUTION = 10;
 
 /** What the server counts, for Prometheus. Nothing of any text is in it. */
 export class Metrics {
@@ -19,9 +23,13 @@ export class Metrics {
   readonly #rowBytes: Gauge;
   readonly #indexBytes: Gauge;
   readonly #engine: Engine;
+  readonly #delay: IntervalHistogram;
+  readonly #delays: Gauge<'quantile'>;
 
   constructor(admission: Admission, engine: Engine) {
     this.#engine = engine;
+    this.#delay = monitorEventLoopDelay({ resolution: DELAY_RESOLUTION });
+    this.#delay.enable();
     const registers = [this.#registry];
     const own = (name: string, help: string) => ({ name: `magicpig_${name}`, help, registers });
     this.#requests = new Counter({ ...own('requests_total', 'Requests that were answered'), labelNames: ['route', 'status'] });
@@ -35,6 +43,7 @@ export class Metrics {
     this.#sessions = new Gauge({ ...own('sessions', 'Sessions that are open, and those of them that are in use'), labelNames: ['kind'] });
     this.#rowBytes = new Gauge(own('row_bytes', 'Bytes of keys and values of the open sessions'));
     this.#indexBytes = new Gauge(own('index_bytes', 'Bytes of the indexes of the open sessions'));
+    this.#delays = new Gauge({ ...own('event_loop_delay_seconds', 'How late the thread that speaks HTTP was, since this was last read'), labelNames: ['quantile'] });
     new Gauge({ ...own('resident_bytes', 'Memory of the process'), collect() { this.set(process.memoryUsage.rss()); } });
   }
 
@@ -48,7 +57,16 @@ export class Metrics {
     this.#rowBytes.set(held.rowBytes);
     this.#indexBytes.set(held.indexBytes);
     for (const kind of ['pooled', 'named', 'busy'] as const) this.#sessions.set({ kind }, held[kind]);
+    for (const quantile of [0.5, 0.99, 1]) {
+      const late = this.#delay.percentile(100 * quantile) / 1e9 - DELAY_RESOLUTION / 1000;
+      this.#delays.set({ quantile }, Math.max(0, late));
+    }
+    this.#delay.reset();
     return await this.#registry.metrics();
+  }
+
+  [Symbol.dispose](): void {
+    this.#delay.disable();
   }
 
   answered(route: string, status: number): void {

@@ -100,7 +100,7 @@ export class Server implements AsyncDisposable {
   }
 
   async #close(): Promise<void> {
-    const { engine, admission } = this.#context;
+    const { engine, admission, metrics } = this.#context;
     const closed = this.#app.close();
     const idle = () => admission.running === 0 && admission.waiting === 0;
     await until(idle, this.#settings.drainSeconds * 1000);
@@ -110,6 +110,7 @@ export class Server implements AsyncDisposable {
     await Promise.race([closed, after(500)]);
     this.#app.server.closeAllConnections();
     await closed;
+    metrics[Symbol.dispose]();
     await engine.close();
   }
 }

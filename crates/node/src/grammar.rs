@@ -34,7 +34,9 @@ impl NativeVocabulary {
             return Err(Failure::invalid("endTokens is empty".to_owned()).into());
         };
         if let Some(end) = end_tokens.iter().find(|&&end| end as usize >= words.len()) {
-            return Err(Failure::invalid(format!("the end token {end} is not among {} tokens", words.len())).into());
+            return Err(
+                Failure::invalid(format!("the end token {end} is not among {} tokens", words.len())).into()
+            );
         }
         let factory = contained(|| {
             let trie = TokTrie::from(&TokRxInfo::new(words.len() as u32, first), &words);
@@ -85,7 +87,10 @@ impl NativeGrammar {
     /// Writes a bit for each token [tokens / 32, rounded up]: whether it may come next. False, and nothing written, where
     /// the text is complete.
     #[napi]
-    pub fn allowed(&mut self, #[napi(ts_arg_type = "Uint32Array")] bits: Bits<'_>) -> napi::Result<bool, Code> {
+    pub fn allowed(
+        &mut self,
+        #[napi(ts_arg_type = "Uint32Array")] bits: Bits<'_>,
+    ) -> napi::Result<bool, Code> {
         if self.matcher.is_stopped() && !self.matcher.is_error() {
             return Ok(false);
         }
