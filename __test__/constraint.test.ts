@@ -44,6 +44,9 @@ test('a schema holds the text, and a second generation begins anew', async (t) =
     t.is(session.stats().finishReason, 'stop');
   }
   for (const wrong of [{ type: 'nothing' }, { type: 'string', pattern: '(((' }, { $ref: '#/nowhere' }]) t.throws(() => model.jsonConstraint(wrong), { code: 'INVALID_SCHEMA' });
+  const disposed = model.jsonConstraint(schema);
+  disposed[Symbol.dispose]();
+  t.throws(() => disposed.allowed(), { code: 'DISPOSED' });
   const loop: Record<string, unknown> = {};
   loop['properties'] = loop;
   t.throws(() => model.jsonConstraint(loop), { code: 'INVALID_SCHEMA' });

@@ -143,6 +143,11 @@ export class NativeGrammar {
   push(token: number): boolean {
     return translating(() => this.#grammar.push(token));
   }
+
+  /** Frees it at once. */
+  dispose(): void {
+    this.#grammar.dispose();
+  }
 }
 
 /** Rows, index and attention of one sequence, in Rust. The addon's class, with errors of this package. */

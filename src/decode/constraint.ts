@@ -8,8 +8,8 @@ export interface TokenConstraint {
   push(token: number): boolean;
 }
 
-/** A text that is JSON of a schema. */
-export class JsonConstraint implements TokenConstraint {
+/** A text that is JSON of a schema. Dispose of it to free its grammar, which is otherwise done at some time. */
+export class JsonConstraint implements TokenConstraint, Disposable {
   readonly #grammar: NativeGrammar;
   readonly #bits: Uint32Array;
 
@@ -25,5 +25,9 @@ export class JsonConstraint implements TokenConstraint {
 
   push(token: number): boolean {
     return this.#grammar.push(token);
+  }
+
+  [Symbol.dispose](): void {
+    this.#grammar.dispose();
   }
 }

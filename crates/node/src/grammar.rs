@@ -63,7 +63,8 @@ fn words(bytes: &[u8], ends: &[u32]) -> Result<Vec<Vec<u8>>, Failure> {
 /// One text that is being written under a schema.
 #[napi]
 pub struct NativeGrammar {
-    matcher: Matcher,
+    /// None once it was disposed of.
+    matcher: Option<Matcher>,
 }
 
 #[napi]
@@ -80,7 +81,7 @@ impl NativeGrammar {
         .flatten()?;
         match matcher.get_error() {
             Some(error) => Err(invalid(&error).into()),
-            None => Ok(NativeGrammar { matcher }),
+            None => Ok(NativeGrammar { matcher: Some(matcher) }),
         }
     }
 
@@ -91,10 +92,11 @@ impl NativeGrammar {
         &mut self,
         #[napi(ts_arg_type = "Uint32Array")] bits: Bits<'_>,
     ) -> napi::Result<bool, Code> {
-        if self.matcher.is_stopped() && !self.matcher.is_error() {
+        let matcher = self.matcher()?;
+        if matcher.is_stopped() && !matcher.is_error() {
             return Ok(false);
         }
-        let mask = contained(|| Ok(self.matcher.compute_mask())).flatten()?;
+        let mask = contained(|| Ok(matcher.compute_mask())).flatten()?;
         let mask = mask.map_err(|error| invalid(&error.to_string()))?;
         let words = mask.as_slice();
         let shared = words.len().min(bits.len());
@@ -107,9 +109,20 @@ impl NativeGrammar {
     #[napi]
     pub fn push(&mut self, token: f64) -> napi::Result<bool, Code> {
         let token = integer("token", token, u32::MAX)? as u32;
-        let taken = contained(|| Ok(self.matcher.consume_token(token))).flatten()?;
+        let matcher = self.matcher()?;
+        let taken = contained(|| Ok(matcher.consume_token(token))).flatten()?;
         taken.map_err(|error| invalid(&error.to_string()))?;
-        Ok(self.matcher.is_stopped())
+        Ok(matcher.is_stopped())
+    }
+
+    /// Frees the grammar at once, whose megabytes JavaScript's collector does not see. Later calls fail with DISPOSED.
+    #[napi]
+    pub fn dispose(&mut self) {
+        self.matcher = None;
+    }
+
+    fn matcher(&mut self) -> Result<&mut Matcher, Failure> {
+        self.matcher.as_mut().ok_or_else(Failure::disposed)
     }
 }
 

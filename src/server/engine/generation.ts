@@ -24,7 +24,7 @@ export async function generate(shared: Shared, request: GenerateRequest, signal:
   try {
     // Reading a long text's letters is work too.
     const tokens = await during(turn, signal, () => {
-      if (request.schema !== undefined) shared.model.jsonConstraint(request.schema);
+      using _ = request.schema === undefined ? undefined : shared.model.jsonConstraint(request.schema);
       return promptTokens(shared.model, request.prompt);
     });
     const lease = request.session === undefined ? shared.pool.take(tokens) : await shared.named.take(request.session);
@@ -85,10 +85,10 @@ async function answer(
   tell: (event: GenerateEvent) => void,
 ): Promise<void> {
   const { maxTokens, stop, temperature, topK, topP, minP, repetitionPenalty, logprobs, schema } = request;
+  using constraint = schema === undefined ? undefined : model.jsonConstraint(schema);
   const pieces = session.generate({
-    maxTokens, stop, temperature, topK, topP, minP, repetitionPenalty, logprobs, signal,
+    maxTokens, stop, temperature, topK, topP, minP, repetitionPenalty, logprobs, signal, constraint,
     seed: (request.seed + choice) % 2 ** 32,
-    constraint: schema === undefined ? undefined : model.jsonConstraint(schema),
   });
   try {
     for (;;) {
