@@ -1,3 +1,4 @@
+import { STATUS_CODES } from 'node:http';
 import { basename } from 'node:path';
 import cors from '@fastify/cors';
 import swagger from '@fastify/swagger';
@@ -136,9 +137,9 @@ async function application(settings: Settings, context: Context, logger: Fastify
     frameworkErrors: (error, _request, reply: FastifyReply) => { refuse(reply, error, settings); },
     clientErrorHandler: (error, socket) => {
       if (error.code === 'ECONNRESET' || !socket.writable) return;
-      const { body } = refusalOf(new ApiError(400, 'malformed_request', 'the request is not HTTP as it should be'));
+      const { status, body } = refusalOf(connectionError(error.code));
       const text = JSON.stringify(body);
-      socket.end(`HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: ${Buffer.byteLength(text)}\r\nConnection: close\r\n\r\n${text}`);
+      socket.end(`HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\nContent-Type: application/json\r\nContent-Length: ${Buffer.byteLength(text)}\r\nConnection: close\r\n\r\n${text}`);
     },
   });
   rememberRoutes(app);
@@ -178,6 +179,13 @@ async function application(settings: Settings, context: Context, logger: Fastify
   });
   await app.ready();
   return app;
+}
+
+/** What Node found wrong before there was a request. */
+function connectionError(code: string | undefined): ApiError {
+  if (code === 'ERR_HTTP_REQUEST_TIMEOUT') return new ApiError(408, 'request_timeout', 'the request did not arrive in time');
+  if (code === 'HPE_HEADER_OVERFLOW') return new ApiError(431, 'headers_too_large', 'the headers are too large');
+  return new ApiError(400, 'malformed_request', 'the request is not HTTP as it should be');
 }
 
 async function describe(app: FastifyInstance): Promise<void> {
