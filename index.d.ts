@@ -9,6 +9,24 @@
  */
 export declare const __napiBindingTarget: 'native' | 'wasm32-wasi' | 'wasm32-wasip1'
 
+/** One text that is being written under a schema. */
+export declare class NativeGrammar {
+  /**
+   * A text that is JSON of this schema, itself JSON; on one line, with a space after commas and colons, since a small
+   * model that may write any space may do so without end. Throws INVALID_SCHEMA.
+   */
+  constructor(vocabulary: NativeVocabulary, schema: string)
+  /**
+   * Writes a bit for each token [tokens / 32, rounded up]: whether it may come next. False, and nothing written, where
+   * the text is complete.
+   */
+  allowed(bits: Uint32Array): boolean
+  /** Takes the token that came. True where the text is complete with it. */
+  push(token: number): boolean
+  /** Frees the grammar at once, whose megabytes JavaScript's collector does not see. Later calls fail with DISPOSED. */
+  dispose(): void
+}
+
 /** The dense layers of a model, for the tokens that sessions take through it one by one or a few at a time. */
 export declare class NativeModel {
   /** Maps the file and checks that every tensor is in it. */
@@ -89,6 +107,15 @@ export declare class NativeSession {
    * this cancels. Every later call fails with DISPOSED, but for cancel and dispose, which do nothing.
    */
   dispose(): void
+}
+
+/** The tokens of a model as bytes, in the shape that grammars look them up in. Made once for a model. */
+export declare class NativeVocabulary {
+  /**
+   * `bytes` of all tokens one after the other, and where each of them ends there. A token without bytes, as control tokens
+   * are, is in no text. `endTokens`, of which there is one at least, may come where the text may end.
+   */
+  constructor(bytes: Uint8Array, ends: Uint32Array, endTokens: Uint32Array)
 }
 
 /** What the processor can do. Throws INVALID_OPTION if `MAGICPIG_ISA` names what is not there. */

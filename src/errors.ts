@@ -5,6 +5,7 @@
  */
 export const errorCodes = {
   INVALID_OPTION: 'an option or argument is out of range or contradicts another',
+  INVALID_SCHEMA: 'a JSON schema says what generated text cannot be held to',
   EMPTY_PROMPT: 'there is nothing to read: the prompt has no tokens',
   CONTEXT_EXCEEDED: 'the prompt does not fit into the context',
   FILE_NOT_FOUND: 'a file or folder does not exist',
@@ -21,6 +22,7 @@ export const errorCodes = {
   CHECKSUM_MISMATCH: 'a downloaded file is not the one that was asked for; it was removed',
   RUNTIME_FAILED: 'ONNX Runtime could not load or run a part of the model',
   NATIVE_MISSING: 'the native addon for this platform is not there',
+  ADDRESS_UNAVAILABLE: 'the server cannot listen at the address',
   INTERNAL: 'a mistake in magicpig itself; please report it',
   NATIVE_FAILED: 'the native addon failed in a way it does not name',
   DISK_FULL: 'the disk has no room for the rows of the session',

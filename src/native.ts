@@ -7,6 +7,7 @@ import type {
   NativeModelOptions,
   NativePolicy,
   NativeReport,
+  NativeGrammar as AddonGrammar,
   NativeSession as AddonSession,
   NativeSessionInfo,
   NativeSessionOptions,
@@ -106,6 +107,46 @@ export class NativeModel {
   constructor(options: NativeModelOptions) {
     const { NativeModel: Addon } = loaded();
     this.weights = translating(() => new Addon(options));
+  }
+}
+
+/** A model's tokens as bytes, in the shape that grammars look them up in. */
+export class NativeVocabulary {
+  /** @internal */
+  readonly vocabulary;
+
+  /** `tokens` by id; one without bytes is in no text. */
+  constructor(tokens: readonly Uint8Array[], endTokens: readonly number[]) {
+    const { NativeVocabulary: Addon } = loaded();
+    const ends = new Uint32Array(tokens.length);
+    let end = 0;
+    for (const [id, { length }] of tokens.entries()) ends[id] = end += length;
+    this.vocabulary = translating(() => new Addon(Buffer.concat(tokens), ends, Uint32Array.from(endTokens)));
+  }
+}
+
+/** One text that is being written under a JSON schema. */
+export class NativeGrammar {
+  readonly #grammar: AddonGrammar;
+
+  constructor({ vocabulary }: NativeVocabulary, schema: string) {
+    const { NativeGrammar: Addon } = loaded();
+    this.#grammar = translating(() => new Addon(vocabulary, schema));
+  }
+
+  /** Writes a bit for each token: whether it may come next. False where the text is complete. */
+  allowed(bits: Uint32Array): boolean {
+    return translating(() => this.#grammar.allowed(bits));
+  }
+
+  /** Takes the token that came. True where the text is complete with it. */
+  push(token: number): boolean {
+    return translating(() => this.#grammar.push(token));
+  }
+
+  /** Frees it at once. */
+  dispose(): void {
+    this.#grammar.dispose();
   }
 }
 

@@ -1,5 +1,6 @@
 import { spawn } from 'node:child_process';
 import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
 
 import type { ExecutionContext } from 'ava';
 
@@ -22,9 +23,12 @@ export interface RunOptions {
 
 export const main = join(import.meta.dirname, '..', '..', 'src', 'cli', 'main.ts');
 
+/** What Node is given to run it. */
+export const typescript = ['--import', pathToFileURL(join(import.meta.dirname, 'typescript.mjs')).href];
+
 /** Runs the program from its sources. */
 export async function magicpig(args: readonly string[], { env, stdin, interruptAt }: RunOptions = {}): Promise<Outcome> {
-  const child = spawn(process.execPath, ['--import', 'tsx', main, ...args], { env: { ...process.env, ...env } });
+  const child = spawn(process.execPath, [...typescript, main, ...args], { env: { ...process.env, ...env } });
   const text = { stdout: '', stderr: '' };
   let interrupted = false;
   for (const name of ['stdout', 'stderr'] as const) {

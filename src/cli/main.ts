@@ -9,10 +9,14 @@ import { evaluate } from './eval.js';
 import { generate } from './generate.js';
 import { inspect } from './inspect.js';
 import { pull } from './pull.js';
+import { serve } from './serve.js';
 import { sessions } from './sessions.js';
 import { Terminal } from './terminal.js';
 
 const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string };
+
+/** Options that may be given several times. */
+const repeatable = new Set(['stop', 'cors-origin', 'allowed-host']);
 
 const words = hideBin(process.argv);
 const terminal = new Terminal(words.includes('--json'));
@@ -25,6 +29,7 @@ const parser = yargs(words)
   .command(inspect(terminal))
   .command(doctor(terminal))
   .command(bench(terminal))
+  .command(serve(terminal))
   .command(sessions(terminal))
   .command(evaluate(terminal))
   .option('json', { type: 'boolean', default: false, describe: 'Print exactly one JSON object' })
@@ -52,7 +57,7 @@ function checkValues(args: Record<string, unknown>): true {
     const option = `--${name}`;
     if (!words.some((word) => word === option || word.startsWith(`${option}=`))) continue;
     if (Number.isNaN(value)) throw usage(`${option} takes a number`);
-    if (Array.isArray(value) && name !== 'stop') throw usage(`${option} is given twice`);
+    if (Array.isArray(value) && !repeatable.has(name)) throw usage(`${option} is given twice`);
     if (value === '' && name !== 'prompt') throw usage(`${option} is empty`);
   }
   return true;

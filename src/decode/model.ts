@@ -4,12 +4,14 @@ import { fingerprintOf } from '../model/fingerprint.js';
 import { openGguf } from '../model/gguf.js';
 import { resolveModel } from '../model/resolve.js';
 import { type ChatMessage, renderChat } from '../model/template.js';
+import { tokenBytes } from '../model/token-bytes.js';
 import { Tokenizer } from '../model/tokenizer.js';
 import { extraLayerTensors, layerTensors } from '../model/layer-tensors.js';
 import type { ExtraLayerTensor, LayerTensor, ModelConfig, ModelFile, RopeConfig, Tensor } from '../model/types.js';
-import { NativeModel, NativeSession, headDims } from '../native.js';
+import { NativeGrammar, NativeModel, NativeSession, NativeVocabulary, headDims } from '../native.js';
 import type { DenseGraph } from '../onnx/dense-graph.js';
 import type { RuntimeOptions } from '../onnx/runtime.js';
+import { JsonConstraint } from './constraint.js';
 import { type Device, type PolicyOptions, type RowType, deviceFrom, integer, lmHeadFrom, policyFrom, rowsFrom, seedFrom, threadsFrom } from './options.js';
 import { Sequence } from './sequence.js';
 import { Session } from './session.js';
@@ -160,6 +162,14 @@ export function sessionShape({ layers, heads, kvHeads, headDim, local, scoreCap 
   };
 }
 
+function schemaText(schema: object): string {
+  try {
+    return JSON.stringify(schema);
+  } catch (cause) {
+    throw new MagicpigError('INVALID_SCHEMA', 'the JSON schema contains itself, or is nested too deeply', { cause });
+  }
+}
+
 /** A loaded model. Sessions share its weights. */
 export class Model implements AsyncDisposable {
   readonly config: ModelConfig;
@@ -171,6 +181,8 @@ export class Model implements AsyncDisposable {
   readonly #weights: NativeModel;
   readonly #threads: number;
   readonly #sessions = new Set<Session>();
+  #tokenBytes: readonly Uint8Array[] | undefined;
+  #vocabulary: NativeVocabulary | undefined;
   #fingerprint: { name: string; value: string }[] | undefined;
   #disposed = false;
 
@@ -195,7 +207,7 @@ export class Model implements AsyncDisposable {
    * Throws TEMPLATE_FAILED.
    * @internal
    */
-  renderChat(messages: readonly ChatMessage[]): string {
+  renderChat(messages: readonly ChatMessage[], variables: Readonly<Record<string, unknown>> = {}): string {
     const { chatTemplate, tokenizer } = this;
     if (chatTemplate === undefined) {
       throw new MagicpigError('TEMPLATE_FAILED', 'the model has no chat template; give it a text instead of messages');
@@ -204,7 +216,25 @@ export class Model implements AsyncDisposable {
     return renderChat(chatTemplate, messages, {
       bosToken: spelling(tokenizer.bosToken),
       eosToken: spelling(tokenizer.endTokens[0]),
+      variables,
     });
+  }
+
+  /** The bytes that each token adds to a text, by id; none for special tokens. @internal */
+  get tokenBytes(): readonly Uint8Array[] {
+    return (this.#tokenBytes ??= tokenBytes(this.#file.tokenizer, this.tokenizer.vocabSize));
+  }
+
+  /**
+   * Holds one generation to JSON of a schema: on one line, properties in the schema's order. Where tokens run out before it
+   * is complete, the text is a beginning of such JSON. The first call takes the vocabulary apart, for a fraction of a second.
+   *
+   * Throws INVALID_SCHEMA for what is no JSON schema, or says what is not supported (llguidance's documentation lists it).
+   */
+  jsonConstraint(schema: object): JsonConstraint {
+    this.#live();
+    this.#vocabulary ??= new NativeVocabulary(this.tokenBytes, this.tokenizer.endTokens);
+    return new JsonConstraint(new NativeGrammar(this.#vocabulary, schemaText(schema)), this.config.vocabSize);
   }
 
   /** An empty session. Its options are checked here. */

@@ -15,14 +15,19 @@ export class Sampler {
     this.#sampling = sampling;
   }
 
-  /** The next token after `tokens`, given its logits [vocabulary], which are left as they are. */
-  next(logits: Float32Array, tokens: readonly number[]): number {
+  /**
+   * The next token after `tokens`, given its logits [vocabulary], which are left as they are. With `allowed`, a bit for each
+   * token, only from those whose bit is set.
+   */
+  next(logits: Float32Array, tokens: readonly number[], allowed?: Uint32Array): number {
     const { temperature, repetitionPenalty } = this.#sampling;
-    const scores = repetitionPenalty === 1 ? logits : penalised(logits, tokens.slice(-PENALTY_WINDOW), repetitionPenalty);
+    const all = repetitionPenalty === 1 ? logits : penalised(logits, tokens.slice(-PENALTY_WINDOW), repetitionPenalty);
+    const scores = allowed === undefined ? all : masked(all, allowed);
     if (temperature === 0) return greatest(scores);
 
-    const candidates = this.#candidates(scores);
-    const top = scores[candidates[0] ?? 0] ?? 0;
+    const top = scores[greatest(scores)] ?? 0;
+    if (this.#sampling.topK === 0 && this.#sampling.topP === 1) return this.#drawnFromAll(scores, top);
+    const candidates = this.#candidates(scores, top);
     const weights = candidates.map((id) => Math.exp(((scores[id] ?? 0) - top) / temperature));
     const total = weights.reduce((sum, weight) => sum + weight, 0);
     let rest = uniform(this.#sampling.seed, this.#draws++) * total;
@@ -34,19 +39,42 @@ export class Sampler {
     return candidates.at(-1) ?? 0;
   }
 
+  /** Where no order matters, none is made: sorting a vocabulary takes longer than a step of a small model. */
+  #drawnFromAll(scores: Float32Array, top: number): number {
+    const { temperature } = this.#sampling;
+    const floor = this.#floor(top);
+    const weights = new Float64Array(scores.length);
+    let total = 0;
+    // Plain loops: an iterator over a vocabulary takes milliseconds.
+    for (let id = 0; id < scores.length; id += 1) {
+      const score = scores[id] ?? 0;
+      if (score >= floor) total += weights[id] = Math.exp((score - top) / temperature);
+    }
+    let rest = uniform(this.#sampling.seed, this.#draws++) * total;
+    for (let id = 0; id < weights.length; id += 1) {
+      rest -= weights[id] ?? 0;
+      if (rest < 0) return id;
+    }
+    // Rounding may leave a rest of nothing.
+    return greatest(scores);
+  }
+
+  /** The least score that may be drawn: exp(score - top) >= minP. */
+  #floor(top: number): number {
+    return this.#sampling.minP > 0 ? top + Math.log(this.#sampling.minP) : -Number.MAX_VALUE;
+  }
+
   /** Ids that may be drawn, most likely first. */
-  #candidates(scores: Float32Array): number[] {
-    const { topK, topP, minP } = this.#sampling;
-    const top = scores[greatest(scores)] ?? 0;
-    // exp(score - top) >= minP
-    const floor = minP > 0 ? top + Math.log(minP) : -Infinity;
+  #candidates(scores: Float32Array, top: number): number[] {
+    const { topK, topP } = this.#sampling;
+    const floor = this.#floor(top);
     let candidates = descending(scores, Math.max(floor, top - LIKELY_RANGE));
     const limit = topK > 0 ? topK : scores.length;
     const tail = floor > top - LIKELY_RANGE ? 0 : unlikelyMass(scores, top);
     const mass = candidates.reduce((sum, id) => sum + Math.exp((scores[id] ?? 0) - top), 0);
     // The likely tokens do not fill what is to be kept: a flat distribution, or all are wanted.
     const enough = candidates.length >= limit || mass >= topP * (mass + tail);
-    if (!enough || (limit === scores.length && topP === 1)) candidates = descending(scores, floor);
+    if (!enough) candidates = descending(scores, floor);
     return nucleus(scores, candidates.slice(0, limit), topP);
   }
 }
@@ -84,6 +112,11 @@ function penalised(logits: Float32Array, recent: readonly number[], penalty: num
     if (logit !== undefined) scores[id] = logit > 0 ? logit / penalty : logit * penalty;
   }
   return scores;
+}
+
+/** Scores of tokens whose bit is not set at minus infinity. */
+function masked(scores: Float32Array, allowed: Uint32Array): Float32Array {
+  return scores.map((score, id) => (((allowed[id >>> 5] ?? 0) >>> (id & 31)) & 1 ? score : -Infinity));
 }
 
 /** The id of the greatest score, the lowest one among equals. */

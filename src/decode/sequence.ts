@@ -58,7 +58,7 @@ export class Sequence {
   }
 
   /** Appends tokens, attended exactly. All of them or, when it fails or is aborted, none. */
-  async prefill(tokens: readonly number[], signal: AbortSignal | undefined, onProgress: (done: number) => void): Promise<void> {
+  async prefill(tokens: readonly number[], signal: AbortSignal | undefined, onProgress: (done: number) => unknown): Promise<void> {
     const before = this.#tokens.length;
     await this.#orTakeBack(before, signal, async () => {
       const elsewhere = this.#dense === undefined || tokens.length <= FEW ? 0 : tokens.length - 1;
@@ -76,7 +76,7 @@ export class Sequence {
         }
         this.#tokens.push(...chunk);
         first += chunk.length;
-        onProgress(first);
+        await onProgress(first);
       }
       signal?.throwIfAborted();
       await this.#native.buildIndex();

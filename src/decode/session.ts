@@ -2,6 +2,8 @@ import { MagicpigError } from '../errors.js';
 import { localCount } from '../model/local.js';
 import type { ChatMessage } from '../model/template.js';
 import type { NativeAudit, NativeSession } from '../native.js';
+import type { TokenConstraint } from './constraint.js';
+import { type TokenLogprob, logprobsOf } from './logprobs.js';
 import type { Model } from './model.js';
 import { type PolicyName, type PolicyOptions, type SamplingOptions, integer, policyFrom, samplingFrom, seedFrom } from './options.js';
 import { Sampler } from './sampler.js';
@@ -21,8 +23,8 @@ export interface PrefillOptions {
    */
   readonly whole?: boolean | undefined;
   readonly signal?: AbortSignal | undefined;
-  /** Called after every chunk with the tokens read so far. */
-  readonly onProgress?: ((progress: { done: number; total: number }) => void) | undefined;
+  /** Called after every chunk with the tokens read so far; the next one waits for a promise that it returns. */
+  readonly onProgress?: ((progress: { done: number; total: number }) => unknown) | undefined;
 }
 
 export interface GenerateOptions extends SamplingOptions {
@@ -30,6 +32,10 @@ export interface GenerateOptions extends SamplingOptions {
   readonly maxTokens?: number | undefined;
   /** Texts that end the generation and are not shown. */
   readonly stop?: string | readonly string[] | undefined;
+  /** What the text is held to: {@link Model.jsonConstraint} makes one. The text ends where it is complete. */
+  readonly constraint?: TokenConstraint | undefined;
+  /** Reports each token's logarithm of its probability, and of so many most likely ones; 0 of none. */
+  readonly logprobs?: number | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -37,6 +43,10 @@ export interface GeneratedToken {
   readonly token: number;
   /** The text that this token completes; empty while a character, or a possible stop string, is incomplete. */
   readonly text: string;
+  /** With `logprobs`: the logarithm of the token's probability, as the model gives it. */
+  readonly logprob?: number;
+  /** With `logprobs`: the most likely tokens, in falling order. */
+  readonly top?: readonly TokenLogprob[];
 }
 
 /**
@@ -156,7 +166,8 @@ export class Session implements Disposable {
    */
   async *generate(options: GenerateOptions = {}): AsyncGenerator<GeneratedToken, void, void> {
     using _ = this.#exclusive();
-    const { maxTokens, stop = [], signal, ...sampling } = options;
+    const { maxTokens, stop = [], signal, constraint, logprobs, ...sampling } = options;
+    if (logprobs !== undefined) integer('logprobs', logprobs, 0, this.#model.config.vocabSize);
     const sampler = new Sampler(samplingFrom(sampling));
     const room = this.#model.context - this.#length;
     const limit = Math.min(maxTokens === undefined ? room : integer('maxTokens', maxTokens, 0, 2 ** 31), room);
@@ -170,18 +181,21 @@ export class Session implements Disposable {
       for (let count = 1; count <= limit; count += 1) {
         await this.#catchUp(signal);
         if (count % CHECKPOINT_EVERY === 0) await this.#keep();
-        const token = sampler.next(this.#sequence.logits, this.#sequence.tokens);
+        const { logits } = this.#sequence;
+        const token = sampler.next(logits, this.#sequence.tokens, constraint?.allowed());
+        const seen = logprobs === undefined ? {} : logprobsOf(logits, token, logprobs);
         this.#pending = token;
         this.#generatedTokens += 1;
         const ends = endTokens.includes(token);
         const { text, stopped } = watch.push(ends ? decoder.end() : decoder.push(token));
-        if (ends || stopped) this.#finishReason = 'stop';
-        const over = ends || stopped || count === limit;
+        const complete = !ends && constraint?.push(token) === true;
+        if (ends || stopped || complete) this.#finishReason = 'stop';
+        const over = ends || stopped || complete || count === limit;
         if (over) {
           await this.#keepAll();
           kept = true;
         }
-        yield { token, text: over && !stopped ? text + rest(watch, ends ? '' : decoder.end()) : text };
+        yield { ...seen, token, text: over && !stopped ? text + rest(watch, ends ? '' : decoder.end()) : text };
         if (over) return;
       }
     } catch (error) {

@@ -21,6 +21,10 @@ impl Failure {
         Failure { code: "INVALID_OPTION", message }
     }
 
+    pub fn schema(message: String) -> Failure {
+        Failure { code: "INVALID_SCHEMA", message }
+    }
+
     pub fn busy() -> Failure {
         let message =
             "a prefill or an indexing is running on this session; await it, or cancel it and await it";

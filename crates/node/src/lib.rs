@@ -10,6 +10,7 @@ mod bench;
 mod build_index;
 mod cpu_info;
 mod failure;
+mod grammar;
 mod keep;
 mod model;
 mod open;

@@ -1,0 +1,16 @@
+import type { FastifyInstance } from 'fastify';
+import type { Context } from '../generation.js';
+import { openRoute } from '../security.js';
+import { healthAnswer } from '../schemas.js';
+
+export function operationRoutes(app: FastifyInstance, { metrics, stopping }: Context): void {
+  app.get(openRoute, {
+    logLevel: 'warn',
+    schema: { summary: 'Whether the server answers; needs no key', response: { 200: healthAnswer } },
+  }, () => ({ status: stopping.aborted ? ('stopping' as const) : ('ok' as const) }));
+  app.get('/metrics', { logLevel: 'warn', schema: { summary: 'Figures for Prometheus' } }, async (_request, reply) => {
+    reply.type(metrics.contentType);
+    return await metrics.text();
+  });
+  app.get('/openapi.json', { schema: { summary: 'This description' } }, () => app.swagger());
+}
