@@ -4,6 +4,7 @@ import yargs from 'yargs';
 import { hideBin } from 'yargs/helpers';
 import { MagicpigError } from '../errors.js';
 import { bench } from './bench.js';
+import { chat } from './chat.js';
 import { doctor } from './doctor.js';
 import { evaluate } from './eval.js';
 import { generate } from './generate.js';
@@ -21,6 +22,7 @@ const parser = yargs(words)
   .scriptName('magicpig')
   .usage('$0 <command>\n\nLong-context language models with sampled attention')
   .command(generate(terminal))
+  .command(chat(terminal))
   .command(pull(terminal))
   .command(inspect(terminal))
   .command(doctor(terminal))
@@ -52,7 +54,7 @@ function checkValues(args: Record<string, unknown>): true {
     const option = `--${name}`;
     if (!words.some((word) => word === option || word.startsWith(`${option}=`))) continue;
     if (Number.isNaN(value)) throw usage(`${option} takes a number`);
-    if (Array.isArray(value) && name !== 'stop') throw usage(`${option} is given twice`);
+    if (Array.isArray(value) && name !== 'stop' && name !== 'file') throw usage(`${option} is given twice`);
     if (value === '' && name !== 'prompt') throw usage(`${option} is empty`);
   }
   return true;
