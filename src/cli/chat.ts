@@ -1,4 +1,5 @@
 import type { CommandModule, InferredOptionTypes } from 'yargs';
+import type { PolicyName } from '../decode/options.js';
 import { MagicpigError } from '../errors.js';
 import { type Command, commandFrom, help } from './chat/commands.js';
 import { Conversation } from './chat/conversation.js';
@@ -126,7 +127,7 @@ class Chat {
     terminal.note(full ? `(the context of ${count(this.#context)} tokens is full; /reset begins anew)` : `(cut after ${count(generatedTokens)} tokens; --max-tokens allows more)`);
   }
 
-  async #command({ name, argument }: Exclude<Command, 'exit'>): Promise<void> {
+  async #command({ name, argument }: Command): Promise<void> {
     const conversation = this.#conversation;
     const terminal = this.#terminal;
     switch (name) {
@@ -161,7 +162,7 @@ class Chat {
     if (argument !== '') {
       const [policy, budget, ...rest] = argument.split(/\s+/);
       if (rest.length > 0) throw new MagicpigError('INVALID_OPTION', '/policy takes a name and a budget, such as: sketch 0.02');
-      this.#conversation.setPolicy({ policy: policy as never, budget: budget === undefined ? undefined : Number(budget) });
+      this.#conversation.setPolicy({ policy: policy as PolicyName, budget: budget === undefined ? undefined : Number(budget) });
     }
     return `policy ${this.#conversation.stats().policy}`;
   }

@@ -68,10 +68,10 @@ export class TypedMessages implements Messages {
     let pasting = false;
     let warned = false;
     let message: string | undefined;
-    const keypress = (_: unknown, key: { name?: string } | undefined) => {
+    const keypress = (_: unknown, key: { name?: string; ctrl?: boolean } | undefined) => {
       if (key?.name === 'paste-start') pasting = true;
       if (key?.name === 'paste-end') pasting = false;
-      if (key?.name !== 'c') warned = false;
+      if (key?.name !== 'c' || key.ctrl !== true) warned = false;
     };
     const ask = (prompt: string) => {
       editor.setPrompt(prompt);
