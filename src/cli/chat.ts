@@ -5,14 +5,12 @@ import { type Command, commandFrom, help } from './chat/commands.js';
 import { Conversation } from './chat/conversation.js';
 import { type Messages, PipedMessages, TypedMessages } from './chat/messages.js';
 import { bytes, count, table } from './format.js';
-import { checked, closingLine, options as generateOptions, load } from './generate.js';
+import { checked, closingLine, generationOptions, load } from './generate.js';
 import type { Terminal } from './terminal.js';
 
-const { prompt: _, 'prompt-file': __, 'read-only': ___, ...shared } = generateOptions;
-
 const options = {
-  ...shared,
-  'max-tokens': { ...shared['max-tokens'], default: 1024, describe: 'Tokens of an answer at most' },
+  ...generationOptions,
+  'max-tokens': { ...generationOptions['max-tokens'], default: 1024, describe: 'Tokens of an answer at most' },
   session: { type: 'string', describe: 'The folder that keeps the conversation, and goes on with the one that it has' },
   file: { alias: 'f', type: 'string', array: true, describe: 'A document to talk about; may be given several times. One that the session has is not read again' },
   system: { type: 'string', describe: 'What the model is told before a new conversation' },
@@ -74,10 +72,10 @@ class Chat {
 
   /** Answers until the messages end. What goes wrong is told, and the chat goes on; a script's exit code remembers it. */
   async run(messages: Messages, typed: boolean): Promise<void> {
-    const { signal } = this.#terminal;
+    const terminal = this.#terminal;
     for (;;) {
       const message = await messages.next();
-      if (signal.aborted) throw new MagicpigError('ABORTED', 'aborted by the caller');
+      if (terminal.signal.aborted) throw new MagicpigError('ABORTED', 'aborted by the caller');
       if (message === undefined) return;
       try {
         const command = commandFrom(message);
@@ -85,7 +83,7 @@ class Chat {
         if (command !== undefined) await this.#command(command);
         else if (message.trim() !== '') await this.#turn(message.trim(), typed);
       } catch (error) {
-        if (!MagicpigError.isInstance(error) || signal.aborted) throw error;
+        if (!MagicpigError.isInstance(error) || this.#terminal.signal.aborted) throw error;
         this.#complain(error, message, typed);
       }
     }

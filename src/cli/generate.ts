@@ -11,10 +11,9 @@ import { DEFAULT_MODEL, REF_HELP } from './model-option.js';
 import { rowsOption } from './rows-option.js';
 import type { Progress, Terminal } from './terminal.js';
 
-export const options = {
+/** Of every command that generates. */
+export const generationOptions = {
   model: { alias: 'm', type: 'string', default: DEFAULT_MODEL, describe: `The model: ${REF_HELP}` },
-  prompt: { alias: 'p', type: 'string', describe: 'The text to continue' },
-  'prompt-file': { alias: 'f', type: 'string', describe: 'The file that holds the text to continue; - is standard input' },
   'max-tokens': { alias: 'n', type: 'number', default: 256, describe: 'Tokens to generate at most' },
   policy: { type: 'string', choices: policyNames, describe: 'How attention is computed while generating [default: sketch, or as the session was made]' },
   budget: { type: 'number', describe: 'sketch, topk, oracle, quest: mean fraction of the indexed keys that a step reads [default: 0.02 of 8,192 keys, less in longer texts]' },
@@ -32,7 +31,6 @@ export const options = {
   'min-p': { type: 'number', default: 0, describe: "Keep tokens with this fraction of the most likely one's probability" },
   'repetition-penalty': { type: 'number', default: 1, describe: 'Make tokens among the last 64 less likely; 1 is none' },
   session: { type: 'string', describe: 'The folder of a session: what it has of the text is not read again, and it keeps what is read and written; without a prompt it is continued' },
-  'read-only': { type: 'boolean', default: false, describe: 'With --session: leave the folder as it is; others may use it at the same time' },
   stop: { type: 'string', array: true, describe: 'A text that ends the generation; may be given several times' },
   seed: { type: 'number', default: 0, describe: 'The same seed gives the same text' },
   threads: { type: 'number', describe: 'Threads to use [default: one for each core]' },
@@ -41,10 +39,16 @@ export const options = {
   context: { type: 'number', describe: 'Tokens that the text may have [default: as the model was trained for]' },
 } as const;
 
-type Arguments = InferredOptionTypes<typeof options>;
+const options = {
+  model: generationOptions.model,
+  prompt: { alias: 'p', type: 'string', describe: 'The text to continue' },
+  'prompt-file': { alias: 'f', type: 'string', describe: 'The file that holds the text to continue; - is standard input' },
+  'read-only': { type: 'boolean', default: false, describe: 'With --session: leave the folder as it is; others may use it at the same time' },
+  ...generationOptions,
+} as const;
 
-/** What every command that generates takes. */
-type Shared = Omit<Arguments, 'prompt' | 'prompt-file' | 'read-only'>;
+type Arguments = InferredOptionTypes<typeof options>;
+type Shared = InferredOptionTypes<typeof generationOptions>;
 
 export const generate = (terminal: Terminal): CommandModule<object, Arguments> => ({
   command: 'generate',
