@@ -38,7 +38,7 @@ export const chat = (terminal: Terminal): CommandModule<object, Arguments> => ({
 
 async function run(args: Arguments, terminal: Terminal): Promise<void> {
   const { policy, sampling } = await checked(args);
-  const progress = terminal.progress();
+  using progress = terminal.progress();
   await using model = await load(args, terminal.signal, progress);
   progress[Symbol.dispose]();
   using conversation = await Conversation.begin({

@@ -40,7 +40,6 @@ export const generationOptions = {
 } as const;
 
 const options = {
-  model: generationOptions.model,
   prompt: { alias: 'p', type: 'string', describe: 'The text to continue' },
   'prompt-file': { alias: 'f', type: 'string', describe: 'The file that holds the text to continue; - is standard input' },
   'read-only': { type: 'boolean', default: false, describe: 'With --session: leave the folder as it is; others may use it at the same time' },
