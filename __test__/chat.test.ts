@@ -56,7 +56,7 @@ test('special tokens in messages and documents are text', async (t) => {
 test('piped, a chat answers line by line, tells errors in one line and goes on', async (t) => {
   const file = model(t);
   const lines = ['hello', '', 'two \\', 'lines', '/nope', '/file /nowhere.txt', '/policy exact', '/stats', 'more'];
-  const outcome = await magicpig(['chat', '-m', file, '-n', '6'], { stdin: lines.join('\n') });
+  const outcome = await magicpig(['chat', '-m', file, '-n', '6', '--target-error', '0.2'], { stdin: lines.join('\n') });
   t.is(outcome.code, 1, 'a script learns that something failed');
   t.is(outcome.stdout.split('\n').length, 4, 'three answers, and nothing else');
   const told = outcome.stderr.split('\n');

@@ -121,7 +121,8 @@ export class Conversation implements Disposable {
 
   /** Another policy from now on. A folder's index stays as it was made. */
   setPolicy(policy: PolicyOptions): void {
-    const chosen = { ...this.#policy, ...policy };
+    // A budget, or a policy that has none, takes the place of an error that was asked for.
+    const chosen = { ...this.#policy, targetError: undefined, epsilon: undefined, delta: undefined, ...policy };
     const whole = this.#directory === undefined ? chosen : withKept(this.#directory, chosen);
     policyFrom(whole);
     this.#session.setPolicy(whole);
