@@ -14,6 +14,7 @@ import type {
   NativeStats,
 } from '../index.js';
 import { type ErrorCode, MagicpigError, errorCodes } from './errors.js';
+import { addonMissing } from './native-missing.js';
 
 export type {
   CpuInfo,
@@ -30,11 +31,7 @@ export type {
 };
 
 // The loader throws while it is imported where there is no addon for the platform; that is reported when one is needed.
-const addon = await import('../index.js').catch((cause: unknown) => new MagicpigError(
-  'NATIVE_MISSING',
-  `there is no native addon for ${process.platform} ${process.arch}; build it with "npm run build:native", which needs Rust`,
-  { cause },
-));
+const addon = await import('../index.js').catch(addonMissing);
 
 function loaded() {
   if (addon instanceof MagicpigError) throw addon;

@@ -5,6 +5,7 @@ import { dirname } from 'node:path';
 import type { CommandModule } from 'yargs';
 import { MagicpigError } from '../errors.js';
 import { cacheFromEnvironment } from '../model/cache.js';
+import { errorCode } from '../model/file-error.js';
 import { bytes, table } from './format.js';
 import type { Terminal } from './terminal.js';
 
@@ -34,7 +35,7 @@ export const doctor = (terminal: Terminal): CommandModule<object, object> => ({
       ['processor', cpu.model],
       ['cores', String(cpu.cores)],
       ['kernels', cpu.isa === null ? 'none' : `${cpu.isa} (there are ${cpu.detected.join(', ')})`],
-      ['ONNX Runtime', report.onnxRuntime === null ? 'none' : `${report.onnxRuntime.version}: ${report.onnxRuntime.providers.join(', ')}`],
+      ['ONNX Runtime', report.onnxRuntime === null ? 'none, which only --device webgpu needs' : `${report.onnxRuntime.version}: ${report.onnxRuntime.providers.join(', ')}`],
       ['memory', `${bytes(memory.totalBytes)}, ${bytes(memory.freeBytes)} of it free`],
       ['cache', report.cache.path],
       ...problems.map(({ problem, remedy }): [string, string] => ['missing', `${problem}; mend it with: ${remedy}`]),
@@ -51,7 +52,7 @@ async function processor(problems: Problem[]) {
     return { model, ...cpuInfo() };
   } catch (error) {
     if (!MagicpigError.isInstance(error)) throw error;
-    const remedy = error.code === 'NATIVE_MISSING' ? 'npm run build:native' : 'unset MAGICPIG_ISA';
+    const remedy = error.code === 'NATIVE_MISSING' ? 'npm install --include=optional magicpig' : 'unset MAGICPIG_ISA';
     problems.push({ problem: error.message, remedy });
     return { model, isa: null, detected: [], cores: cpus().length };
   }
@@ -62,7 +63,9 @@ async function onnxRuntime(problems: Problem[]) {
     const { runtimeInfo } = await import('../onnx/runtime.js');
     return runtimeInfo();
   } catch (error) {
-    problems.push({ problem: `ONNX Runtime does not load (${error instanceof Error ? error.message : String(error)})`, remedy: 'npm ci' });
+    // It is no part of the package: see ARCHITECTURE.md.
+    if (errorCode(error) === 'ERR_MODULE_NOT_FOUND') return null;
+    problems.push({ problem: `ONNX Runtime does not load (${error instanceof Error ? error.message : String(error)})`, remedy: 'npm install onnxruntime-node' });
     return null;
   }
 }

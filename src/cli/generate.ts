@@ -2,19 +2,18 @@ import { text as readAll } from 'node:stream/consumers';
 import { readFile } from 'node:fs/promises';
 import type { CommandModule, InferredOptionTypes } from 'yargs';
 import type { Model, OpenSessionOptions } from '../decode/model.js';
-import { policyNames } from '../decode/options.js';
+import { type PolicyOptions, type SamplingOptions, policyNames } from '../decode/options.js';
 import type { Session, SessionStats } from '../decode/session.js';
 import { MagicpigError } from '../errors.js';
 import { fileError } from '../model/file-error.js';
 import { bytes, count, percent } from './format.js';
 import { DEFAULT_MODEL, REF_HELP } from './model-option.js';
 import { rowsOption } from './rows-option.js';
-import type { Terminal } from './terminal.js';
+import type { Progress, Terminal } from './terminal.js';
 
-const options = {
+/** Of every command that generates. */
+export const generationOptions = {
   model: { alias: 'm', type: 'string', default: DEFAULT_MODEL, describe: `The model: ${REF_HELP}` },
-  prompt: { alias: 'p', type: 'string', describe: 'The text to continue' },
-  'prompt-file': { alias: 'f', type: 'string', describe: 'The file that holds the text to continue; - is standard input' },
   'max-tokens': { alias: 'n', type: 'number', default: 256, describe: 'Tokens to generate at most' },
   policy: { type: 'string', choices: policyNames, describe: 'How attention is computed while generating [default: sketch, or as the session was made]' },
   budget: { type: 'number', describe: 'sketch, topk, oracle, quest: mean fraction of the indexed keys that a step reads [default: 0.02 of 8,192 keys, less in longer texts]' },
@@ -32,7 +31,6 @@ const options = {
   'min-p': { type: 'number', default: 0, describe: "Keep tokens with this fraction of the most likely one's probability" },
   'repetition-penalty': { type: 'number', default: 1, describe: 'Make tokens among the last 64 less likely; 1 is none' },
   session: { type: 'string', describe: 'The folder of a session: what it has of the text is not read again, and it keeps what is read and written; without a prompt it is continued' },
-  'read-only': { type: 'boolean', default: false, describe: 'With --session: leave the folder as it is; others may use it at the same time' },
   stop: { type: 'string', array: true, describe: 'A text that ends the generation; may be given several times' },
   seed: { type: 'number', default: 0, describe: 'The same seed gives the same text' },
   threads: { type: 'number', describe: 'Threads to use [default: one for each core]' },
@@ -41,7 +39,15 @@ const options = {
   context: { type: 'number', describe: 'Tokens that the text may have [default: as the model was trained for]' },
 } as const;
 
+const options = {
+  prompt: { alias: 'p', type: 'string', describe: 'The text to continue' },
+  'prompt-file': { alias: 'f', type: 'string', describe: 'The file that holds the text to continue; - is standard input' },
+  'read-only': { type: 'boolean', default: false, describe: 'With --session: leave the folder as it is; others may use it at the same time' },
+  ...generationOptions,
+} as const;
+
 type Arguments = InferredOptionTypes<typeof options>;
+type Shared = InferredOptionTypes<typeof generationOptions>;
 
 export const generate = (terminal: Terminal): CommandModule<object, Arguments> => ({
   command: 'generate',
@@ -59,34 +65,9 @@ export const generate = (terminal: Terminal): CommandModule<object, Arguments> =
 async function run(args: Arguments, terminal: Terminal): Promise<void> {
   const { signal } = terminal;
   const prompt = await promptOf(args);
-  const sampling = {
-    temperature: args.temperature,
-    topK: args['top-k'],
-    topP: args['top-p'],
-    minP: args['min-p'],
-    repetitionPenalty: args['repetition-penalty'],
-    seed: args.seed,
-  };
-  const { loadModel } = await import('../decode/model.js');
-  const { deviceFrom, lmHeadFrom, samplingFrom, policyFrom, integer } = await import('../decode/options.js');
   using progress = terminal.progress();
-  // Wrong options are told before a model is downloaded or a text is read.
-  const policy = { policy: args.policy, budget: args.budget, targetError: args['target-error'], epsilon: args.epsilon, delta: args.delta, sketchBits: args['sketch-bits'], residual: args.residual, lshK: args['lsh-k'], lshL: args['lsh-l'] };
-  policyFrom(policy);
-  samplingFrom(sampling);
-  integer('maxTokens', args['max-tokens'], 0, 2 ** 31);
-
-  await using model = await loadModel(args.model, {
-    threads: args.threads,
-    device: deviceFrom(args.device),
-    lmHead: lmHeadFrom(args['lm-head']),
-    context: args.context,
-    signal,
-    onProgress: ({ phase, done, total }) => {
-      if (phase === 'download') progress.update('downloading', done, total, 'bytes');
-      else progress.update('loading', done, total, 'parts');
-    },
-  });
+  const { policy, sampling } = await checked(args);
+  await using model = await load(args, signal, progress);
   using session = args.session === undefined
     ? model.createSession({ ...policy, rows: args.rows, seed: args.seed })
     : await opened(model, args.session, { ...policy, rows: args.rows, readOnly: args['read-only'], create: prompt !== undefined && !args['read-only'] });
@@ -134,6 +115,41 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
   });
 }
 
+/** Options of policy and sampling. What is wrong with them is told before a model is downloaded or a text is read. */
+export async function checked(args: Shared): Promise<{ policy: PolicyOptions; sampling: SamplingOptions & { seed: number } }> {
+  const { samplingFrom, policyFrom, integer } = await import('../decode/options.js');
+  const policy = { policy: args.policy, budget: args.budget, targetError: args['target-error'], epsilon: args.epsilon, delta: args.delta, sketchBits: args['sketch-bits'], residual: args.residual, lshK: args['lsh-k'], lshL: args['lsh-l'] };
+  policyFrom(policy);
+  const sampling = {
+    temperature: args.temperature,
+    topK: args['top-k'],
+    topP: args['top-p'],
+    minP: args['min-p'],
+    repetitionPenalty: args['repetition-penalty'],
+    seed: args.seed,
+  };
+  samplingFrom(sampling);
+  integer('maxTokens', args['max-tokens'], 0, 2 ** 31);
+  return { policy, sampling };
+}
+
+/** The model that the options name, under a progress bar. */
+export async function load(args: Shared, signal: AbortSignal, progress: Progress): Promise<Model> {
+  const { loadModel } = await import('../decode/model.js');
+  const { deviceFrom, lmHeadFrom } = await import('../decode/options.js');
+  return await loadModel(args.model, {
+    threads: args.threads,
+    device: deviceFrom(args.device),
+    lmHead: lmHeadFrom(args['lm-head']),
+    context: args.context,
+    signal,
+    onProgress: ({ phase, done, total }) => {
+      if (phase === 'download') progress.update('downloading', done, total, 'bytes');
+      else progress.update('loading', done, total, 'parts');
+    },
+  });
+}
+
 /** The session in a folder. Its seed is its own: `--seed` is about the tokens that are drawn, and may be another each time. */
 async function opened(model: Model, directory: string, options: OpenSessionOptions): Promise<Session> {
   return await model.openSession(directory, options).catch((error: unknown) => {
@@ -169,7 +185,8 @@ function nothingToRead(): MagicpigError {
   return new MagicpigError('INVALID_OPTION', 'there is nothing to read: give --prompt TEXT or --prompt-file FILE');
 }
 
-function closingLine(stats: SessionStats): string {
+/** What was read and written, in one line. */
+export function closingLine(stats: SessionStats): string {
   const { promptTokens, reusedTokens, prefillSeconds, generatedTokens, decodeMsPerToken, attendMsPerToken } = stats;
   const reused = reusedTokens > 0 ? ` and ${count(reusedTokens)} reused` : '';
   const read = promptTokens === 0 ? 'nothing read' : `${count(promptTokens - reusedTokens)} tokens read in ${prefillSeconds.toFixed(1)} s${reused}`;

@@ -4,6 +4,7 @@ import yargs from 'yargs';
 import { hideBin } from 'yargs/helpers';
 import { MagicpigError } from '../errors.js';
 import { bench } from './bench.js';
+import { chat } from './chat.js';
 import { doctor } from './doctor.js';
 import { evaluate } from './eval.js';
 import { generate } from './generate.js';
@@ -16,7 +17,7 @@ import { Terminal } from './terminal.js';
 const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string };
 
 /** Options that may be given several times. */
-const repeatable = new Set(['stop', 'cors-origin', 'allowed-host']);
+const repeatable = new Set(['stop', 'file', 'cors-origin', 'allowed-host']);
 
 const words = hideBin(process.argv);
 const terminal = new Terminal(words.includes('--json'));
@@ -25,6 +26,7 @@ const parser = yargs(words)
   .scriptName('magicpig')
   .usage('$0 <command>\n\nLong-context language models with sampled attention')
   .command(generate(terminal))
+  .command(chat(terminal))
   .command(pull(terminal))
   .command(inspect(terminal))
   .command(doctor(terminal))

@@ -9,6 +9,7 @@ export class Terminal {
   /** Aborted by the first Ctrl-C or SIGTERM; a second one ends the process at once. */
   readonly signal: AbortSignal;
   #stoppedBy: 'SIGINT' | 'SIGTERM' | undefined;
+  #interruptible: AbortController | undefined;
 
   constructor(json: boolean) {
     this.json = json;
@@ -16,6 +17,10 @@ export class Terminal {
     this.signal = controller.signal;
     for (const name of ['SIGINT', 'SIGTERM'] as const) {
       process.on(name, () => {
+        if (name === 'SIGINT' && this.#interruptible !== undefined) {
+          this.#interruptible.abort();
+          return;
+        }
         if (this.#stoppedBy !== undefined) process.exit(128 + constants.signals[name]);
         this.#stoppedBy = name;
         controller.abort();
@@ -26,6 +31,17 @@ export class Terminal {
       if (error.code !== 'EPIPE') throw error;
       process.exit(0);
     });
+  }
+
+  /** Runs a part of the command that Ctrl-C stops alone; SIGTERM ends the command as ever. */
+  async interruptible<T>(work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+    const controller = new AbortController();
+    this.#interruptible = controller;
+    try {
+      return await work(AbortSignal.any([this.signal, controller.signal]));
+    } finally {
+      this.#interruptible = undefined;
+    }
   }
 
   /** Text for people, as it comes; nothing with `--json`. */

@@ -1,5 +1,6 @@
 import { tmpdir } from 'node:os';
 import { MagicpigError } from '../errors.js';
+import { errorCode } from '../model/file-error.js';
 import { fingerprintOf } from '../model/fingerprint.js';
 import { openGguf } from '../model/gguf.js';
 import { resolveModel } from '../model/resolve.js';
@@ -97,7 +98,14 @@ export async function loadModel(reference: string, options: LoadOptions = {}): P
 
 /** The dense layers on another device. The CPU's are the addon's, and do not load ONNX Runtime at all. */
 async function denseGraph(file: ModelFile, runtime: RuntimeOptions, { signal, onProgress }: LoadOptions): Promise<DenseGraph> {
-  const { DenseGraph } = await import('../onnx/dense-graph.js');
+  const { DenseGraph } = await import('../onnx/dense-graph.js').catch((cause: unknown) => {
+    if (errorCode(cause) !== 'ERR_MODULE_NOT_FOUND') throw cause;
+    throw new MagicpigError(
+      'RUNTIME_FAILED',
+      `device ${runtime.device} needs ONNX Runtime, which is not installed: npm install onnxruntime-node (on Linux with ONNXRUNTIME_NODE_INSTALL=skip, unless CUDA is to be downloaded too)`,
+      { cause },
+    );
+  });
   return await DenseGraph.load(file, runtime, {
     signal,
     onPart: (done, total) => onProgress?.({ phase: 'load', done, total }),
