@@ -297,6 +297,13 @@ export interface NativePolicy {
   epsilon?: number
   /** With epsilon: how often an interval may be wrong, above 0 and up to 0.2; 0.05 by default. */
   delta?: number
+  /**
+   * Tokens of the text that `budget` is meant for; at other lengths the number of keys goes with the root of theirs. By default it
+   * is the same fraction of every text.
+   */
+  budgetTokens?: number
+  /** Layers that read all keys whatever the policy; none by default. */
+  denseLayers?: Array<number>
 }
 
 /** Something that is not as it was written. */

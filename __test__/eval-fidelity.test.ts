@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import test from 'ava';
 
 import { type Fidelity, evaluateFidelity } from '../src/eval/fidelity.js';
+import { evaluateTexts } from '../src/eval/held-out.js';
 import { fidelityReport } from '../src/eval/report/fidelity-report.js';
 import { rulerReport } from '../src/eval/report/ruler-report.js';
 import { type Variant, variantsOf } from '../src/eval/variants.js';
@@ -40,7 +41,7 @@ test('exact is exact after everything else', async (t) => {
 });
 
 test('policies come in the order that they must', async (t) => {
-  const variants = variantsOf({ policies: ['static', 'topk', 'oracle', 'quest', 'sketch', 'lsh'], budgets: [0.05, 0.4], lshK: [6], lshL: 60 });
+  const variants = variantsOf({ policies: ['static', 'topk', 'oracle', 'quest', 'sketch', 'lsh'], budgets: [0.05, 0.4], sketchBits: [4], lshK: [6], lshL: 60 });
   const { policies } = await measured(t, variants, { seeds: 2, peaked: true });
   const row = (policy: string, budget?: number) => policies.find((one) => one.policy === policy && (budget === undefined || one.budget === budget))!;
   const fixed = row('static');
@@ -68,16 +69,42 @@ test('the same seeds give the same figures, however many policies came before', 
   t.not(more!.klToExact, alone!.klToExact);
 });
 
+test('dense layers are exact, and what they read counts', async (t) => {
+  const variants = [[], [0], [0, 1]].map((denseLayers): Variant => ({ policy: 'sketch', budget: 0.05, denseLayers }));
+  const { policies: [none, first, both] } = await measured(t, variants);
+  t.true(none!.perLayerHead.flat().every((error) => error > 0));
+  t.true(first!.perLayerHead[0]!.every((error) => error === 0) && first!.perLayerHead[1]!.every((error) => error > 0));
+  t.like(both, { klToExact: 0, relativeL2: 0, bytesReadFraction: 1, keysRead: 1 });
+  t.true(Math.abs(first!.bytesReadFraction - (1 + none!.bytesReadFraction) / 2) < 0.02, `${first!.bytesReadFraction}`);
+  t.true(Math.abs(first!.keysSampled / 0.05 - 1) < 0.3, 'the layer that samples keeps the budget');
+  const error = await t.throwsAsync(measured(t, [{ policy: 'sketch', denseLayers: [2] }]));
+  t.like(error, { code: 'INVALID_OPTION', message: 'a layer of denseLayers is 2; it must be a whole number from 0 to 1' });
+});
+
+test('texts are shown beside the first', async (t) => {
+  const spec = tinyLlama({ headDim: 64, heads: 2, kvHeads: 1, context: 4096 });
+  await using model = await loadModel(writeGguf(join(temporaryFolder(t), 'tiny.gguf'), spec), { threads: 2 });
+  const variants = variantsOf({ policies: ['exact', 'sketch'], budgets: [0.05], sketchBits: [4, 1], lshK: [] });
+  t.is(variants.length, 3);
+  const options = { prefix: 900, steps: 12, seeds: 2 };
+  const { policies, heldOut: [same, other] } = await evaluateTexts(model, [{ name: 'a', text }, { name: 'b', text }, { name: 'c', text: text.slice(500) }], variants, options);
+  t.deepEqual(same!.policies.map(({ klToExact, ratio }) => [klToExact, ratio]), policies.map(({ klToExact }) => [klToExact, 1]));
+  for (const { ratioLow, ratioHigh } of same!.policies) t.true(ratioLow <= 1 && ratioHigh >= 1);
+  t.not(other!.policies[1]!.klToExact, policies[1]!.klToExact);
+  const short = evaluateTexts(model, [{ name: 'a', text }, { name: 'b', text: 'short' }], variants, options);
+  t.like(await t.throwsAsync(short), { code: 'INVALID_OPTION' });
+});
+
 test('what cannot be is refused before anything is read', async (t) => {
-  t.throws(() => variantsOf({ policies: ['magic'], budgets: [0.1], lshK: [10] }), { message: /policy magic is unknown/ });
-  t.like(t.throws(() => variantsOf({ policies: ['sketch'], budgets: [2], lshK: [10] })), { code: 'INVALID_OPTION' });
+  t.throws(() => variantsOf({ policies: ['magic'], budgets: [0.1], sketchBits: [4], lshK: [10] }), { message: /policy magic is unknown/ });
+  t.like(t.throws(() => variantsOf({ policies: ['sketch'], budgets: [2], sketchBits: [4], lshK: [10] })), { code: 'INVALID_OPTION' });
   const error = await t.throwsAsync(measured(t, [{ policy: 'exact' }], { steps: 10_000 }));
   t.like(error, { code: 'INVALID_OPTION' });
   t.regex(error.message, /prefix and steps need 11501/);
 });
 
 test('a report is one file that needs no other, and names every policy', async (t) => {
-  const variants = variantsOf({ policies: ['exact', 'static', 'topk', 'oracle', 'quest', 'sketch', 'lsh'], budgets: [0.05, 0.2], lshK: [8], lshL: 60 });
+  const variants = variantsOf({ policies: ['exact', 'static', 'topk', 'oracle', 'quest', 'sketch', 'lsh'], budgets: [0.05, 0.2], sketchBits: [4], lshK: [8], lshL: 60 });
   const page = fidelityReport('tiny <model>', await measured(t, variants, { steps: 4 }));
   const selfContained = (html: string) => !/<script|<link|<img|<iframe|@import|\b(?:src|href|data)=|url\((?!#)/i.test(html);
   t.true(selfContained(page));

@@ -1,9 +1,10 @@
 // Means, intervals and divergences against values that follow from their definitions.
 import test from 'ava';
 
+import { blockLength, resampledPositions } from '../src/eval/blocks.js';
 import { divergence, logProbabilities } from '../src/eval/predictions.js';
 import { Random, seedOf } from '../src/eval/random.js';
-import { differenceInterval, mean, meanInterval, quantile } from '../src/eval/statistics.js';
+import { differenceInterval, mean, meanInterval, quantile, ratioInterval } from '../src/eval/statistics.js';
 
 /** Roughly normal: the sum of twelve uniforms. */
 function normals(seed: number, count: number): number[] {
@@ -47,6 +48,42 @@ test('seeds that differ make an interval wider, and positions counted three time
   // The control: differences of independent values would be narrower by the root of three.
   const pooled = differenceInterval([...row, ...row, ...row]);
   t.true((pooled.high - pooled.low) / one < 0.7);
+});
+
+/** Each value half of the one before, and noise. */
+function alikeNeighbours(seed: number, count: number): number[] {
+  let value = 0;
+  return normals(seed, count + 20).map((noise) => (value = 0.5 * value + noise)).slice(20);
+}
+
+test('neighbours that are alike make an interval wider', (t) => {
+  const covers = ({ low, high }: { low: number; high: number }) => low <= 0 && high >= 0;
+  const series = Array.from({ length: 60 }, (_, seed) => alikeNeighbours(300 + seed, 128));
+  const blocks = series.filter((values) => covers(meanInterval([values]))).length;
+  const single = series.filter((values) => covers(differenceInterval(values))).length;
+  // Of 60, 57 should be: blocks of 8 see nine tenths of the standard error, single positions less than six.
+  t.true(blocks >= 51, `${blocks} of 60`);
+  t.true(single <= 47, `the control: ${single} of 60`);
+});
+
+test('resamples are whole blocks, of all positions alike', (t) => {
+  t.is(blockLength(128), 8);
+  t.is(blockLength(1), 1);
+  const sums = new Float64Array(50);
+  const random = new Random(3);
+  for (let i = 0; i < 4000; i += 1) {
+    const counts = resampledPositions(random, 50);
+    t.true(counts.reduce((a, b) => a + b, 0) === 50);
+    counts.forEach((count, position) => { sums[position] = (sums[position] ?? 0) + count; });
+  }
+  t.true(sums.every((sum) => Math.abs(sum / 4000 - 1) < 0.15), 'the first and the last too');
+});
+
+test('an interval of a ratio holds what two means are to each other', (t) => {
+  const around = (centre: number, seed: number) => [0, 1, 2].map((row) => normals(seed + row, 128).map((x) => centre + x));
+  const { low, high } = ratioInterval(around(12, 40), around(10, 50));
+  t.true(low < 1.2 && high > 1.2 && high - low < 0.1, `${low} to ${high}`);
+  t.true(low > 1, 'and 1 is outside');
 });
 
 test('where all are alike, an interval has no width', (t) => {

@@ -18,7 +18,7 @@ test('the built package exports what the sources do', async (t) => {
   t.is(stdout.trim(), Object.keys(await import('../src/index.js')).sort().join());
   t.is(stdout.trim(), [
     'MagicpigError', 'cpuInfo', 'errorCodes', 'exportSession', 'importSession', 'inspectSession', 'listSessions', 'loadModel', 'removeSession',
-    'verifySession',
+    'tune', 'verifySession',
   ].join());
 });
 

@@ -18,6 +18,7 @@ export const errorCodes = {
   UNSUPPORTED_TOKENIZER: 'the model has a tokenizer that magicpig does not know',
   TEMPLATE_FAILED: "the model's chat template is missing, fails or takes too long",
   CACHE_UNWRITABLE: 'the cache folder cannot be written',
+  TUNED_DAMAGED: "what tune chose for a model cannot be read; 'magicpig tune --reset' removes it",
   DOWNLOAD_FAILED: 'a download did not finish; what arrived is kept and resumed by the next attempt',
   CHECKSUM_MISMATCH: 'a downloaded file is not the one that was asked for; it was removed',
   RUNTIME_FAILED: 'ONNX Runtime could not load or run a part of the model',

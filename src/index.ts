@@ -13,6 +13,8 @@ export type {
   SessionStats,
 } from './decode/session.js';
 export { exportSession, importSession, inspectSession, listSessions, removeSession, verifySession, type SessionInfo, type SessionReport } from './decode/sessions.js';
+export type { TunedDefaults } from './decode/tuned.js';
+export { tune, type Tried, type TuneOptions, type Tuning } from './eval/tune.js';
 export type { ChatMessage } from './model/template.js';
 export type { ModelConfig, RopeConfig } from './model/types.js';
 export { cpuInfo, type CpuInfo } from './native.js';

@@ -1,6 +1,9 @@
 import { readFile } from 'node:fs/promises';
 import type { CommandModule, InferredOptionTypes } from 'yargs';
-import type { Fidelity, FidelityRow } from '../eval/fidelity.js';
+import type { FidelityRow } from '../eval/fidelity.js';
+import type { HeldOutRow, NamedText, Texts } from '../eval/held-out.js';
+import { bitsName } from '../eval/variants.js';
+import { MagicpigError } from '../errors.js';
 import { fileError } from '../model/file-error.js';
 import { errorOptions, evalOptions, variantsFrom } from './eval-options.js';
 import { columns, count, percent } from './format.js';
@@ -9,7 +12,7 @@ import type { Terminal } from './terminal.js';
 
 const options = {
   ...evalOptions,
-  'text-file': { alias: 'f', type: 'string', demandOption: true, describe: 'The text: a prefix to read, and what follows' },
+  'text-file': { alias: 'f', type: 'string', array: true, demandOption: true, describe: 'The text: a prefix to read, and what follows; others are shown beside the first' },
   prefix: { type: 'number', default: 4096, describe: 'Tokens to read exactly' },
   steps: { type: 'number', default: 128, describe: 'Tokens after them, each taken under the policy' },
   policies: { type: 'string', default: 'sketch,lsh,topk,oracle,quest,static', describe: 'Policies to compare with exact' },
@@ -25,6 +28,7 @@ export const fidelity = (terminal: Terminal): CommandModule<object, Arguments> =
   describe: 'How far predictions and attention are from exact ones, on a text',
   builder: (yargs) => yargs.options(options)
     .example('$0 eval fidelity -f book.txt --prefix 8000', 'read 8,000 tokens, and compare 128 after them')
+    .example('$0 eval fidelity -f book.txt -f letters.txt', 'and whether it is the same on another text')
     .example('$0 eval fidelity -f book.txt --report fidelity.html', 'the same, with plots'),
   handler: (args) => run(args, terminal),
 });
@@ -33,12 +37,13 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
   const { signal } = terminal;
   const variants = variantsFrom(args);
   await checkReportFile(args.report);
-  const text = await readFile(args['text-file'], 'utf8').catch((error: unknown) => { throw fileError(error, args['text-file']); });
+  const [first, ...others] = await Promise.all(args['text-file'].map(readText));
+  if (first === undefined) throw new MagicpigError('INVALID_OPTION', '--text-file takes a file');
   const { loadModel } = await import('../decode/model.js');
-  const { evaluateFidelity } = await import('../eval/fidelity.js');
+  const { evaluateTexts } = await import('../eval/held-out.js');
   using progress = terminal.progress();
   await using model = await loadModel(args.model, { threads: args.threads, context: args.prefix + args.steps, signal });
-  const measured = await evaluateFidelity(model, text, variants, {
+  const measured = await evaluateTexts(model, [first, ...others], variants, {
     prefix: args.prefix,
     steps: args.steps,
     seeds: args.seeds,
@@ -47,28 +52,46 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
   });
   progress[Symbol.dispose]();
   await writeReport(args.report, async () => (await import('../eval/report/fidelity-report.js')).fidelityReport(args.model, measured));
-  terminal.result({ model: args.model, ...measured }, tableOf(measured));
+  terminal.result({ model: args.model, ...measured }, tablesOf(measured));
 }
 
-function tableOf({ prefix, steps, exactPerplexity, policies }: Fidelity): string {
+async function readText(file: string): Promise<NamedText> {
+  return { name: file, text: await readFile(file, 'utf8').catch((error: unknown) => { throw fileError(error, file); }) };
+}
+
+function tablesOf({ prefix, steps, exactPerplexity, policies, text, heldOut }: Texts): string {
+  const first = { text, exactPerplexity, policies };
+  return [
+    ...[first, ...heldOut].map((of) => tableOf(of, `${count(steps)} tokens after ${count(prefix)} of ${of.text}; perplexity of exact ${of.exactPerplexity.toFixed(2)}`)),
+    'drawn: of the indexed keys; keys, bytes: of those that exact reads; KL to exact in nats; first: same first choice; L2: relative error of attention',
+    ...(heldOut.length > 0 ? [`ratio: KL by that on ${text}; where its 95% interval has 1 in it, the two are the same within noise`] : []),
+  ].join('\n');
+}
+
+function tableOf({ policies }: { policies: readonly (FidelityRow | HeldOutRow)[] }, title: string): string {
   const rows = policies.map((row) => [
-    row.policy === 'lsh' ? `lsh K${row.lshK ?? ''} L${row.lshL ?? ''}` : `${row.policy}${row.residual === true ? ' residual' : ''}`,
+    [policyName(row), ...(row.denseLayers === undefined ? [] : [`dense ${row.denseLayers.join(' ')}`])].join(', '),
     percent(row.keysSampled),
     percent(row.keysRead),
     percent(row.bytesReadFraction),
     row.klToExact.toPrecision(3),
     `${row.klLow.toPrecision(2)} to ${row.klHigh.toPrecision(2)}`,
+    ...('ratio' in row ? [row.ratio.toPrecision(2), `${row.ratioLow.toPrecision(2)} to ${row.ratioHigh.toPrecision(2)}`] : []),
     percent(row.top1Agreement),
     row.relativeL2.toPrecision(2),
     row.perplexity.toFixed(2),
   ]);
-  const names = ['policy', 'drawn', 'keys', 'bytes', 'KL', '95%', 'first', 'L2', 'perplexity'];
+  const ratio = policies.some((row) => 'ratio' in row) ? ['ratio', '95%'] : [];
   return [
-    `${count(steps)} tokens after ${count(prefix)}; perplexity of exact ${exactPerplexity.toFixed(2)}`,
-    columns([names, ...rows]),
+    title,
+    columns([['policy', 'drawn', 'keys', 'bytes', 'KL', '95%', ...ratio, 'first', 'L2', 'perplexity'], ...rows]),
     ...policies.flatMap(errorsOf),
-    'drawn: of the indexed keys; keys, bytes: of those that exact reads; KL to exact in nats; first: same first choice; L2: relative error of attention',
   ].join('\n');
+}
+
+function policyName({ policy, residual = false, sketchBits = 4, lshK = 10, lshL = 150 }: FidelityRow): string {
+  if (policy === 'lsh') return `lsh K${lshK} L${lshL}`;
+  return policy === 'sketch' ? `sketch${residual ? ' residual' : ''} ${bitsName(sketchBits)}` : policy;
 }
 
 /** What a policy said of its own errors, where it did. */

@@ -1,15 +1,18 @@
 import type { InferredOptionTypes } from 'yargs';
-import { type Variant, variantsOf } from '../eval/variants.js';
 import { MagicpigError } from '../errors.js';
+import { type Variant, variantsOf } from '../eval/variants.js';
+import { denseLayersOption, layersFrom } from './dense-layers-option.js';
+import { list, numbers } from './lists.js';
 import { DEFAULT_MODEL, REF_HELP } from './model-option.js';
 
 /** What both evaluations take. */
 export const evalOptions = {
   model: { alias: 'm', type: 'string', default: DEFAULT_MODEL, describe: `The model: ${REF_HELP}` },
-  'sketch-bits': { type: 'number', default: 4, describe: 'sketch: bits of the copy of each key element: 1, 2 or 4' },
+  'sketch-bits': { type: 'string', default: '4', describe: 'sketch: bits of the copy of each key element: 1, 2 or 4; several are compared' },
   residual: { type: 'boolean', default: false, describe: 'sketch: a copy of the values too, which the keys that are read correct' },
   'lsh-k': { type: 'string', default: '10', describe: 'lsh: bits a table; several are compared' },
   'lsh-l': { type: 'number', default: 150, describe: 'lsh: tables' },
+  'dense-layers': denseLayersOption,
   threads: { type: 'number', describe: 'Threads to use [default: one for each core]' },
   report: { type: 'string', describe: 'Write a page with plots to this file' },
 } as const;
@@ -21,7 +24,7 @@ export const errorOptions = {
   delta: { type: 'number', describe: 'With --epsilon: how often an interval may be wrong [default: 0.05]' },
 } as const;
 
-type Arguments = Pick<InferredOptionTypes<typeof evalOptions>, 'sketch-bits' | 'residual' | 'lsh-k' | 'lsh-l'> & Partial<InferredOptionTypes<typeof errorOptions>>;
+type Arguments = Pick<InferredOptionTypes<typeof evalOptions>, 'sketch-bits' | 'residual' | 'lsh-k' | 'lsh-l' | 'dense-layers'> & Partial<InferredOptionTypes<typeof errorOptions>>;
 
 /** The policies at their budgets, as they were typed. */
 export function variantsFrom(args: Arguments & { policies: string; budget: string | undefined }): Variant[] {
@@ -33,10 +36,11 @@ export function variantsFrom(args: Arguments & { policies: string; budget: strin
       ...(args['target-error'] === undefined ? [] : numbers('target-error', args['target-error']).map((targetError) => ({ targetError }))),
       ...(args.epsilon === undefined ? [] : numbers('epsilon', args.epsilon).map((epsilon) => ({ epsilon, delta: args.delta }))),
     ],
-    sketchBits: args['sketch-bits'],
+    sketchBits: numbers('sketch-bits', args['sketch-bits']),
     residual: args.residual,
     lshK: numbers('lsh-k', args['lsh-k']),
     lshL: args['lsh-l'],
+    denseLayers: layersFrom(args['dense-layers']),
   });
 }
 
@@ -46,18 +50,4 @@ function checkErrors({ policies, 'target-error': targetError, epsilon, delta }: 
   if ((targetError ?? epsilon) !== undefined && !list(policies).includes('sketch')) {
     throw new MagicpigError('INVALID_OPTION', '--target-error and --epsilon are for the policy sketch, which alone estimates its error; name it with --policies');
   }
-}
-
-/** "a, b" as ["a", "b"]. */
-export function list(text: string): string[] {
-  return text.split(',').map((part) => part.trim()).filter((part) => part !== '');
-}
-
-/** "1, 2" as [1, 2]. */
-export function numbers(name: string, text: string): number[] {
-  const values = list(text).map(Number);
-  if (values.length === 0 || values.some((value) => !Number.isFinite(value))) {
-    throw new MagicpigError('INVALID_OPTION', `--${name} is ${text}; it takes numbers with commas between them`);
-  }
-  return values;
 }

@@ -1,8 +1,10 @@
 import type { CommandModule, InferredOptionTypes } from 'yargs';
+import { MagicpigError } from '../errors.js';
 import type { Ruler } from '../eval/ruler/run.js';
 import { tasksFrom } from '../eval/ruler/tasks.js';
 import { nameOf } from '../eval/variants.js';
-import { evalOptions, list, numbers, variantsFrom } from './eval-options.js';
+import { evalOptions, variantsFrom } from './eval-options.js';
+import { list, numbers } from './lists.js';
 import { columns, percent } from './format.js';
 import { checkReportFile, writeReport } from './report-file.js';
 import type { Terminal } from './terminal.js';
@@ -32,6 +34,7 @@ export const ruler = (terminal: Terminal): CommandModule<object, Arguments> => (
 async function run(args: Arguments, terminal: Terminal): Promise<void> {
   const { signal } = terminal;
   const variants = variantsFrom(args);
+  if (numbers('sketch-bits', args['sketch-bits']).length > 1) throw new MagicpigError('INVALID_OPTION', '--sketch-bits takes one number here');
   await checkReportFile(args.report);
   const tasks = tasksFrom(list(args.tasks));
   const lengths = numbers('lengths', args.lengths);

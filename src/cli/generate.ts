@@ -6,6 +6,7 @@ import { type PolicyOptions, type SamplingOptions, policyNames } from '../decode
 import type { Session, SessionStats } from '../decode/session.js';
 import { MagicpigError } from '../errors.js';
 import { fileError } from '../model/file-error.js';
+import { denseLayersOption, layersFrom } from './dense-layers-option.js';
 import { bytes, count, percent } from './format.js';
 import { DEFAULT_MODEL, REF_HELP } from './model-option.js';
 import { rowsOption } from './rows-option.js';
@@ -24,6 +25,8 @@ export const generationOptions = {
   residual: { type: 'boolean', describe: 'sketch: keep a copy of the values too, which the keys that are read correct: needs fewer of them [default: false]' },
   'lsh-k': { type: 'number', describe: 'lsh: bits a table, 1 to 16; more bits, fewer keys read [default: 10]' },
   'lsh-l': { type: 'number', describe: 'lsh: tables, 2 to 1000; more tables, more keys read [default: 150]' },
+  'dense-layers': denseLayersOption,
+  tuned: { type: 'boolean', default: true, describe: 'Take what tune chose for the model where no option says otherwise; --no-tuned does not' },
   rows: rowsOption,
   temperature: { alias: 't', type: 'number', default: 0, describe: 'Divides logits; 0 always takes the most likely token' },
   'top-k': { type: 'number', default: 0, describe: 'Keep this many of the most likely tokens; 0 keeps all' },
@@ -110,6 +113,7 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
     ...(stats.relativeError && { relativeError: stats.relativeError }),
     indexBytesPerKey: stats.indexBytesPerKey,
     finishReason: stats.finishReason,
+    ...(stats.tuned && { tuned: true }),
     // Node reports kibibytes.
     peakRssBytes: process.resourceUsage().maxRSS * 1024,
   });
@@ -118,7 +122,7 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
 /** Options of policy and sampling. What is wrong with them is told before a model is downloaded or a text is read. */
 export async function checked(args: Shared): Promise<{ policy: PolicyOptions; sampling: SamplingOptions & { seed: number } }> {
   const { samplingFrom, policyFrom, integer } = await import('../decode/options.js');
-  const policy = { policy: args.policy, budget: args.budget, targetError: args['target-error'], epsilon: args.epsilon, delta: args.delta, sketchBits: args['sketch-bits'], residual: args.residual, lshK: args['lsh-k'], lshL: args['lsh-l'] };
+  const policy = { policy: args.policy, budget: args.budget, targetError: args['target-error'], epsilon: args.epsilon, delta: args.delta, sketchBits: args['sketch-bits'], residual: args.residual, lshK: args['lsh-k'], lshL: args['lsh-l'], denseLayers: layersFrom(args['dense-layers']), tuned: args.tuned };
   policyFrom(policy);
   const sampling = {
     temperature: args.temperature,
@@ -194,5 +198,5 @@ export function closingLine(stats: SessionStats): string {
   const { relativeError } = stats;
   const errors = relativeError === undefined ? '' : ` for an error of ${relativeError.mean.toPrecision(2)} (at most ${relativeError.max.toPrecision(2)})`;
   const index = stats.indexBytes > 0 ? `, index ${bytes(stats.indexBytes)}` : '';
-  return `${read}; ${written}; ${percent(stats.keysRead)} of keys read${errors}${index}`;
+  return `${read}; ${written}; ${percent(stats.keysRead)} of keys read${errors}${index}${stats.tuned ? `; ${stats.policy} as tuned` : ''}`;
 }

@@ -1,9 +1,11 @@
 import type { CommandModule } from 'yargs';
+import { MagicpigError } from '../errors.js';
 import { localCount } from '../model/local.js';
 import type { ModelFile } from '../model/types.js';
 import { bytes, count, table } from './format.js';
 import { REF_HELP, resolveWithProgress } from './model-option.js';
 import type { Terminal } from './terminal.js';
+import { tunedText } from './tune.js';
 
 interface Arguments {
   ref: string;
@@ -20,7 +22,7 @@ export const inspect = (terminal: Terminal): CommandModule<object, Arguments> =>
     const path = await resolveWithProgress(ref, terminal);
     const { openGguf } = await import('../model/gguf.js');
     await using file = await openGguf(path);
-    const description = describe(file);
+    const description = { ...describe(file), tuned: await tunedOf(file) };
     terminal.result(description, asTable(description));
   },
 });
@@ -41,8 +43,20 @@ function describe({ path, config, quantisation, fileBytes, chatTemplate, tokeniz
   };
 }
 
-function asTable(model: ReturnType<typeof describe>): string {
-  const { rope } = model;
+/** What `tune` chose for the model; where that cannot be read, the error: the rest of the model can. */
+async function tunedOf(file: ModelFile) {
+  const { readTuned } = await import('../decode/tuned.js');
+  const { fingerprintOf } = await import('../model/fingerprint.js');
+  try {
+    return readTuned(fingerprintOf(file)) ?? null;
+  } catch (error) {
+    if (!MagicpigError.isInstance(error)) throw error;
+    return { error: { code: error.code, message: error.message } };
+  }
+}
+
+function asTable(model: ReturnType<typeof describe> & { tuned: Awaited<ReturnType<typeof tunedOf>> }): string {
+  const { rope, tuned } = model;
   return table([
     ['model', `${model.name} (${model.architecture})`],
     ['file', `${model.path}, ${bytes(model.fileBytes)}`],
@@ -54,6 +68,7 @@ function asTable(model: ReturnType<typeof describe>): string {
     ['context', `${count(model.contextLength)} tokens`],
     ['rope', `theta ${count(rope.theta)} over ${rope.dimensions} dimensions${rope.scaled ? ', scaled for long contexts' : ''}`],
     ['rows', `${bytes(model.rowBytesPerToken)} a token, ${bytes(model.rowBytesPerToken * model.contextLength)} for a full context`],
+    ['tuned', tuned === null ? 'no; magicpig tune does' : 'error' in tuned ? tuned.error.message : tunedText(tuned)],
     ['chat', model.chatTemplate ? 'has a chat template' : 'has no chat template'],
   ]);
 }

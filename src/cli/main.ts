@@ -13,11 +13,12 @@ import { pull } from './pull.js';
 import { serve } from './serve.js';
 import { sessions } from './sessions.js';
 import { Terminal } from './terminal.js';
+import { tune } from './tune.js';
 
 const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string };
 
-/** Options that may be given several times. */
-const repeatable = new Set(['stop', 'file', 'cors-origin', 'allowed-host']);
+/** Options that may be given several times, whatever the command. */
+const lists = new Set(['stop', 'file', 'cors-origin', 'allowed-host']);
 
 const words = hideBin(process.argv);
 const terminal = new Terminal(words.includes('--json'));
@@ -34,6 +35,7 @@ const parser = yargs(words)
   .command(serve(terminal))
   .command(sessions(terminal))
   .command(evaluate(terminal))
+  .command(tune(terminal))
   .option('json', { type: 'boolean', default: false, describe: 'Print exactly one JSON object' })
   .demandCommand(1, 'no command was given; magicpig --help lists them')
   .check((args) => checkValues(args))
@@ -59,10 +61,15 @@ function checkValues(args: Record<string, unknown>): true {
     const option = `--${name}`;
     if (!words.some((word) => word === option || word.startsWith(`${option}=`))) continue;
     if (Number.isNaN(value)) throw usage(`${option} takes a number`);
-    if (Array.isArray(value) && !repeatable.has(name)) throw usage(`${option} is given twice`);
+    if (Array.isArray(value) && !repeatable(name, args)) throw usage(`${option} is given twice`);
     if (value === '' && name !== 'prompt') throw usage(`${option} is empty`);
   }
   return true;
+}
+
+/** Texts are several only where they are shown beside each other. */
+function repeatable(name: string, { _: command }: Record<string, unknown>): boolean {
+  return lists.has(name) || (name === 'text-file' && Array.isArray(command) && command[0] === 'eval');
 }
 
 function usage(message: string): MagicpigError {

@@ -17,6 +17,7 @@ import { type Device, type PolicyOptions, type RowType, deviceFrom, integer, lmH
 import { Sequence } from './sequence.js';
 import { Session } from './session.js';
 import { checkParent, folderFrom, withKept } from './sessions.js';
+import { type Chosen, type TunedDefaults, choose, readTuned, removeTuned } from './tuned.js';
 
 export interface LoadOptions {
   /** Threads of dense layers and attention. Default: one for each core. */
@@ -51,6 +52,8 @@ export interface SessionOptions extends PolicyOptions {
   readonly seed?: number | undefined;
   /** Where the rows are kept. Default: the system's temporary folder. */
   readonly directory?: string | undefined;
+  /** Whether to take what `tune` chose for the model, in all that the other options leave open. Default true. */
+  readonly tuned?: boolean | undefined;
 }
 
 export interface OpenSessionOptions extends PolicyOptions {
@@ -60,6 +63,8 @@ export interface OpenSessionOptions extends PolicyOptions {
   readonly seed?: number | undefined;
   /** Makes the session where there is none. Default true, unless it is only read. */
   readonly create?: boolean | undefined;
+  /** Whether to take what `tune` chose for the model, in all that the session and the other options leave open. Default true. */
+  readonly tuned?: boolean | undefined;
   /** Opens it beside others, also beside one that writes. What is read or generated then stays in memory. Default false. */
   readonly readOnly?: boolean | undefined;
 }
@@ -245,19 +250,25 @@ export class Model implements AsyncDisposable {
     return new JsonConstraint(new NativeGrammar(this.#vocabulary, schemaText(schema)), this.config.vocabSize);
   }
 
-  /** An empty session. Its options are checked here. */
+  /**
+   * An empty session, under the policy that `tune` chose for the model, as far as the options leave it open.
+   *
+   * Throws INVALID_OPTION, TUNED_DAMAGED, DISK_FULL, PERMISSION_DENIED or STORE_IO.
+   */
   createSession(options: SessionOptions = {}): Session {
     this.#live();
-    policyFrom(options);
+    policyFrom(options, this.config.layers);
+    const chosen = choose(options, () => this.tuned());
     const native = NativeSession.create(this.#nativeOptions(options, options.directory));
-    return this.#session(native, options, 'memory');
+    return this.#session(native, chosen, 'memory');
   }
 
   /**
    * Opens the session in the folder `directory`, or makes one there: with everything that was read and generated up to its
    * last checkpoint, at once, however long it is. It checkpoints by itself after each prefill, every 16 tokens it
    * generates, and when it stops generating. Of `lsh`, tables are made anew, which takes a while. Seed, policy and index are
-   * the session's own where `options` do not say otherwise; what differs from them is refused, but for `exact` and `budget`.
+   * the session's own where `options` do not say otherwise; what differs from them is refused, but for `exact`, `budget` and `denseLayers`.
+   * What `tune` chose for the model applies to a new session, and as a budget to one with the same index.
    *
    * Throws INVALID_OPTION, SESSION_NOT_FOUND, SESSION_MISMATCH (of another model, seed, or index than the policy's), SESSION_LOCKED (another
    * one writes to it), SESSION_CORRUPT, SESSION_TRUNCATED, SESSION_FILE_MISSING, SESSION_NEWER, SESSION_FOREIGN,
@@ -266,21 +277,32 @@ export class Model implements AsyncDisposable {
   async openSession(directory: string, options: OpenSessionOptions = {}): Promise<Session> {
     this.#live();
     folderFrom(directory);
-    policyFrom(options);
+    policyFrom(options, this.config.layers);
     const { readOnly = false, create = !readOnly } = options;
     if (readOnly && create) throw new MagicpigError('INVALID_OPTION', 'readOnly and create exclude each other: a session that is only read is not made');
     if (create) await checkParent(directory);
-    const chosen = withKept(directory, options);
+    const kept = withKept(directory, options);
+    const chosen = choose(kept, () => this.tuned());
     const native = await NativeSession.open(
-      this.#nativeOptions(chosen),
+      this.#nativeOptions(kept),
       { path: directory, model: this.fingerprint, readOnly, create },
-      policyFrom(chosen),
+      policyFrom(chosen.policy),
     );
     if (this.#disposed) {
       native.dispose();
       this.#live();
     }
     return this.#session(native, chosen, readOnly ? 'memory' : 'folder');
+  }
+
+  /** What `tune` chose for the model on this machine, if it did. Throws TUNED_DAMAGED. */
+  tuned(): TunedDefaults | undefined {
+    return readTuned(this.fingerprint);
+  }
+
+  /** Undoes `tune`: sessions take the defaults of every model again. False if there was nothing to undo. Throws CACHE_UNWRITABLE. */
+  async resetTuned(): Promise<boolean> {
+    return await removeTuned(this.fingerprint);
   }
 
   /** @internal What a session's folder says of the model. */
@@ -292,7 +314,7 @@ export class Model implements AsyncDisposable {
     return { ...sessionShape(this.config), rows: rowsFrom(rows), threads: this.#threads, seed: seedFrom(seed), directory };
   }
 
-  #session(native: NativeSession, policy: PolicyOptions, home: 'memory' | 'folder'): Session {
+  #session(native: NativeSession, policy: Chosen, home: 'memory' | 'folder'): Session {
     const session = new Session(this, native, new Sequence(this.config, this.#weights, native, this.#dense), policy, home);
     this.#sessions.add(session);
     return session;

@@ -45,21 +45,33 @@ export interface PolicyOptions {
    * the copies and needs a fraction of the keys for the same error: for keys on disk, or behind a slow bus. Default false.
    */
   readonly residual?: boolean | undefined;
+  /**
+   * Tokens of the text that `budget` is meant for: at other lengths the number of keys goes with the root of theirs.
+   * @internal
+   */
+  readonly budgetTokens?: number | undefined;
+  /** Layers that read every key whatever the policy, counted from 0. Default none. */
+  readonly denseLayers?: readonly number[] | undefined;
   /** `lsh`: bits a table, 1 to 16. More bits, fewer keys read. Default 10. */
   readonly lshK?: number | undefined;
   /** `lsh`: tables, 2 to 1000. More tables, more keys read and a larger index. Default 150. */
   readonly lshL?: number | undefined;
 }
 
-export type Policy =
+export type Policy = { readonly denseLayers?: number[] } & (
   | { readonly kind: 'exact' }
   | { readonly kind: 'lsh'; readonly k: number; readonly l: number }
   | ({ readonly kind: 'sketch'; readonly bits: number; readonly residual: boolean } & SketchBudget)
-  | { readonly kind: 'topk' | 'oracle' | 'quest' | 'static'; readonly budget?: number };
+  | ({ readonly kind: 'topk' | 'oracle' | 'quest' | 'static' } & Budget)
+);
+
+interface Budget {
+  readonly budget?: number;
+  readonly budgetTokens?: number;
+}
 
 /** How many keys `sketch` reads: one of these, or its default. */
-interface SketchBudget {
-  readonly budget?: number;
+interface SketchBudget extends Budget {
   readonly targetError?: number;
   readonly epsilon?: number;
   readonly delta?: number;
@@ -83,37 +95,45 @@ export interface SamplingOptions {
 
 export type Sampling = { readonly [Name in keyof SamplingOptions]-?: number };
 
-export function policyFrom({ policy = 'sketch', budget, sketchBits = 4, residual = false, lshK = 10, lshL = 150, ...errors }: PolicyOptions): Policy {
+/** `layers` are those of the model, where it is known. Throws INVALID_OPTION. */
+export function policyFrom(options: PolicyOptions, layers = 2 ** 12): Policy {
+  const { policy = 'sketch', budget, budgetTokens, denseLayers = [], sketchBits = 4, residual = false, lshK = 10, lshL = 150, ...errors } = options;
   // All are checked, whichever policy takes them: what is wrong now would surprise at the next change of policy.
   const [k, l] = [integer('lshK', lshK, 1, 16), integer('lshL', lshL, 2, 1000)];
   if (![1, 2, 4].includes(sketchBits)) throw outOfRange('sketchBits', sketchBits, '1, 2 or 4');
   if (typeof residual !== 'boolean') throw outOfRange('residual', residual, 'true or false');
   if (budget !== undefined && !(budget > 0 && budget <= 1)) throw outOfRange('budget', budget, 'above 0, up to 1');
   const asked = errorFrom(errors, policy, budget);
+  if (!Array.isArray(denseLayers)) throw outOfRange('denseLayers', denseLayers, 'a list of layers');
+  const dense = denseLayers.length > 0 && { denseLayers: denseLayers.map((layer: number) => integer('a layer of denseLayers', layer, 0, layers - 1)) };
+  const drawn = {
+    ...(budget !== undefined && { budget }),
+    ...(budgetTokens !== undefined && { budgetTokens: integer('budgetTokens', budgetTokens, 1, 2 ** 31) }),
+  };
   // Types are no promise where options come from JavaScript or a command line.
   const kind = policyNames.find((name) => name === policy);
   switch (kind) {
     case 'exact':
-      return { kind };
+      return { kind, ...dense };
     case 'lsh':
-      return { kind, k, l };
+      return { kind, k, l, ...dense };
     case 'sketch':
       if (residual && Object.keys(asked).length > 0) {
         throw new MagicpigError('INVALID_OPTION', 'residual corrects what a sample says, and errors are estimated without it; ask for a budget with residual');
       }
-      return { kind, bits: sketchBits, residual, ...(budget !== undefined && { budget }), ...asked };
+      return { kind, bits: sketchBits, residual, ...drawn, ...asked, ...dense };
     case 'topk':
     case 'oracle':
     case 'quest':
     case 'static':
-      return { kind, ...(budget !== undefined && { budget }) };
+      return { kind, ...drawn, ...dense };
     case undefined:
       throw new MagicpigError('INVALID_OPTION', `policy ${JSON.stringify(policy)} is unknown; there are ${policyNames.join(', ')}`);
   }
 }
 
 /** What asks for an error instead of a budget, which only `sketch` can be asked for, and in one way at a time. */
-function errorFrom({ targetError, epsilon, delta }: Pick<PolicyOptions, 'targetError' | 'epsilon' | 'delta'>, policy: string, budget: number | undefined): SketchBudget {
+function errorFrom({ targetError, epsilon, delta }: Pick<PolicyOptions, 'targetError' | 'epsilon' | 'delta'>, policy: string, budget: number | undefined): Omit<SketchBudget, keyof Budget> {
   const asked = Object.entries({ targetError, epsilon, delta }).filter(([, value]) => value !== undefined).map(([name]) => name);
   const [first] = asked;
   if (first === undefined) return {};

@@ -10,6 +10,7 @@ import { Sampler } from './sampler.js';
 import { Sequence } from './sequence.js';
 import { checkParent, folderFrom } from './sessions.js';
 import { StopWatch } from './stop.js';
+import type { Chosen } from './tuned.js';
 
 export type Prompt = string | readonly number[] | readonly ChatMessage[];
 
@@ -62,6 +63,8 @@ export interface RelativeError {
 
 export interface SessionStats {
   readonly policy: PolicyName;
+  /** Whether the policy is what `tune` chose for the model, in all that was not said otherwise. */
+  readonly tuned: boolean;
   readonly promptTokens: number;
   /** Prompt tokens whose rows were there already. */
   readonly reusedTokens: number;
@@ -95,6 +98,7 @@ export class Session implements Disposable {
   /** Whether what is read and generated is kept on disk. */
   readonly #home: 'memory' | 'folder';
   #policy: ReturnType<typeof policyFrom>;
+  #tuned: boolean;
   #state: 'idle' | 'busy' | 'disposed' = 'idle';
   /** Generated and shown, but not yet taken through the model. */
   #pending: number | undefined;
@@ -105,12 +109,13 @@ export class Session implements Disposable {
   #finishReason: SessionStats['finishReason'];
 
   /** @internal */
-  constructor(model: Model, native: NativeSession, sequence: Sequence, policy: PolicyOptions, home: 'memory' | 'folder') {
+  constructor(model: Model, native: NativeSession, sequence: Sequence, { policy, tuned }: Chosen, home: 'memory' | 'folder') {
     this.#home = home;
+    this.#tuned = tuned;
     this.#model = model;
     this.#native = native;
     this.#sequence = sequence;
-    this.#policy = policyFrom(policy);
+    this.#policy = policyFrom(policy, model.config.layers);
     native.setPolicy(this.#policy);
   }
 
@@ -122,9 +127,10 @@ export class Session implements Disposable {
   /** Changes how later tokens are attended. What was read stays; a new index is built by the next prefill or token. */
   setPolicy(options: PolicyOptions): void {
     using _ = this.#exclusive();
-    const policy = policyFrom(options);
+    const policy = policyFrom(options, this.#model.config.layers);
     this.#native.setPolicy(policy);
     this.#policy = policy;
+    this.#tuned = false;
   }
 
   /**
@@ -267,6 +273,7 @@ export class Session implements Disposable {
     const ratio = (part: number, whole: number) => (whole === 0 ? 0 : part / whole);
     return {
       policy: this.#policy.kind,
+      tuned: this.#tuned,
       promptTokens: this.#promptTokens,
       reusedTokens: this.#reusedTokens,
       generatedTokens: this.#generatedTokens,

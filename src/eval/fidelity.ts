@@ -33,11 +33,13 @@ export interface FidelityRow extends Partial<Coverage & Violations> {
   readonly residual?: boolean | undefined;
   readonly lshK?: number | undefined;
   readonly lshL?: number | undefined;
+  /** Layers that were exact whatever the policy. */
+  readonly denseLayers?: readonly number[] | undefined;
   readonly seeds: number;
   readonly perplexity: number;
   /** KL(exact || policy) of the next token, in nats. */
   readonly klToExact: number;
-  /** Its 95% interval. */
+  /** Its 95% interval, over blocks of positions and over seeds. */
   readonly klLow: number;
   readonly klHigh: number;
   /** Share of positions with the same most likely token. */
@@ -62,6 +64,12 @@ export interface Fidelity {
   readonly policies: readonly FidelityRow[];
 }
 
+/** A row, and the divergence at each position that it is a mean of, `[seeds, steps]`. */
+export interface Compared {
+  readonly row: FidelityRow;
+  readonly kl: readonly (readonly number[])[];
+}
+
 /** What one run under a policy left at each position. */
 interface Run {
   readonly kl: number[];
@@ -76,52 +84,103 @@ interface Run {
  * Throws INVALID_OPTION where the text is too short or an option out of range, and what reading a text does.
  */
 export async function evaluateFidelity(model: Model, text: string, variants: readonly Variant[], options: FidelityOptions): Promise<Fidelity> {
-  const { signal, onProgress } = options;
-  const prefix = integer('prefix', options.prefix, 1, 2 ** 31);
-  const steps = integer('steps', options.steps, 1, 2 ** 31);
-  const seeds = seedsFrom(options.seeds);
-  const tokens = tokensOf(model, text, prefix + steps + 1);
-  const read = tokens.slice(0, prefix);
-  using session = model.createSession({ policy: 'exact' });
-  await session.prefill(read, { signal, onProgress: ({ done, total }) => onProgress?.('reading', done, total) });
+  const { exactPerplexity, compared } = await compareAll(model, text, variants, options);
+  return { prefix: options.prefix, steps: options.steps, exactPerplexity, policies: compared.map(({ row }) => row) };
+}
 
-  const runs = variants.map((variant) => (isRandom(variant) ? seeds : 1));
-  const total = steps * (1 + runs.reduce((sum, count) => sum + count, 0));
+/** As {@link evaluateFidelity}, with the divergence at each position. */
+export async function compareAll(model: Model, text: string, variants: readonly Variant[], options: FidelityOptions) {
+  const total = options.steps * (1 + variants.reduce((sum, variant) => sum + runsOf(variant, options), 0));
   let done = 0;
-  const forced = async (variant: Variant, seed: number, use: (step: number, logits: Float32Array, next: number) => void) => {
-    await restart(session, read, variant, seed, signal);
-    for (let step = 0; step < steps; step += 1) {
-      const logits = await session.step(tokenAt(tokens, prefix + step), { signal });
-      use(step, logits, tokenAt(tokens, prefix + step + 1));
-      onProgress?.('comparing', ++done, total);
-    }
-  };
+  using comparison = await Comparison.begin(model, text, { ...options, onStep: () => options.onProgress?.('comparing', ++done, total) });
+  const compared: Compared[] = [];
+  for (const variant of variants) compared.push(await comparison.measure(variant));
+  return { exactPerplexity: comparison.exactPerplexity, compared };
+}
 
-  // Logits as they are, half the size of what is made of them.
-  const exact: Float32Array[] = [];
-  let exactNll = 0;
-  await forced({ policy: 'exact' }, 0, (_, logits, next) => {
-    exact.push(logits);
-    exactNll -= (logProbabilities(logits)[next] ?? 0) / steps;
-  });
-  session.setAudit(true);
-  const policies: FidelityRow[] = [];
-  for (const [index, variant] of variants.entries()) {
+/** How many seeds a policy is run with: one where nothing is drawn. */
+function runsOf(variant: Variant, { seeds }: Pick<FidelityOptions, 'seeds'>): number {
+  return isRandom(variant) ? seedsFrom(seeds) : 1;
+}
+
+interface ComparisonOptions extends FidelityOptions {
+  /** Called after every token that was taken. */
+  readonly onStep?: (() => void) | undefined;
+}
+
+/** A text that was read, exact attention's predictions of what follows, and any number of policies beside them. */
+export class Comparison implements Disposable {
+  readonly #model: Model;
+  readonly #session: Session;
+  readonly #options: ComparisonOptions;
+  readonly #tokens: readonly number[];
+  /** Logits as they are, half the size of what is made of them. */
+  readonly #exact: Float32Array[] = [];
+  #exactNll = 0;
+
+  private constructor(model: Model, session: Session, tokens: readonly number[], options: ComparisonOptions) {
+    this.#model = model;
+    this.#session = session;
+    this.#tokens = tokens;
+    this.#options = options;
+  }
+
+  /** Reads the text. Throws as {@link evaluateFidelity} does. */
+  static async begin(model: Model, text: string, options: ComparisonOptions): Promise<Comparison> {
+    const { signal, onProgress } = options;
+    const prefix = integer('prefix', options.prefix, 1, 2 ** 31);
+    const steps = integer('steps', options.steps, 1, 2 ** 31);
+    seedsFrom(options.seeds);
+    const tokens = tokensOf(model, text, prefix + steps + 1);
+    const comparison = new Comparison(model, model.createSession({ policy: 'exact' }), tokens, options);
+    try {
+      await comparison.#session.prefill(tokens.slice(0, prefix), { signal, onProgress: ({ done, total }) => onProgress?.('reading', done, total) });
+      await comparison.#force({ policy: 'exact' }, 0, (_, logits, next) => {
+        comparison.#exact.push(logits);
+        comparison.#exactNll -= (logProbabilities(logits)[next] ?? 0) / steps;
+      });
+      comparison.#session.setAudit(true);
+      return comparison;
+    } catch (error) {
+      comparison[Symbol.dispose]();
+      throw error;
+    }
+  }
+
+  get exactPerplexity(): number {
+    return Math.exp(this.#exactNll);
+  }
+
+  /** Takes the steps under a policy, with every seed. */
+  async measure(variant: Variant): Promise<Compared> {
     const measured = new Measured();
-    for (let seed = 0; seed < (runs[index] ?? 1); seed += 1) {
+    for (let seed = 0; seed < runsOf(variant, this.#options); seed += 1) {
       const run: Run = { kl: [], nll: [], agrees: [] };
-      await forced(variant, seed, (step, logits, next) => {
-        const reference = exact[step] ?? logits;
+      await this.#force(variant, seed, (step, logits, next) => {
+        const reference = this.#exact[step] ?? logits;
         const own = logProbabilities(logits);
         run.kl.push(divergence(logProbabilities(reference), own));
         run.nll.push(-(own[next] ?? 0));
         run.agrees.push(greatest(logits) === greatest(reference) ? 1 : 0);
       });
-      measured.add(run, session);
+      measured.add(run, this.#session);
     }
-    policies.push(measured.row(variant, model));
+    return { row: measured.row(variant, this.#model), kl: measured.kl };
   }
-  return { prefix, steps, exactPerplexity: Math.exp(exactNll), policies };
+
+  async #force(variant: Variant, seed: number, use: (step: number, logits: Float32Array, next: number) => void): Promise<void> {
+    const { prefix, steps, signal, onStep } = this.#options;
+    await restart(this.#session, this.#tokens.slice(0, prefix), variant, seed, signal);
+    for (let step = 0; step < steps; step += 1) {
+      const logits = await this.#session.step(tokenAt(this.#tokens, prefix + step), { signal });
+      use(step, logits, tokenAt(this.#tokens, prefix + step + 1));
+      onStep?.();
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.#session[Symbol.dispose]();
+  }
 }
 
 /** The runs of a policy, one for each seed, and what the session measured in them. */
@@ -146,8 +205,12 @@ class Measured {
     this.#exactBytes += audit.exactBytes;
   }
 
-  row({ policy, budget, targetError, epsilon, delta, sketchBits, residual, lshK, lshL }: Variant, { config: { layers, heads } }: Model): FidelityRow {
-    const kl = this.#runs.map((run) => run.kl);
+  get kl(): number[][] {
+    return this.#runs.map((run) => run.kl);
+  }
+
+  row({ policy, budget, targetError, epsilon, delta, sketchBits, residual, lshK, lshL, denseLayers }: Variant, { config: { layers, heads } }: Model): FidelityRow {
+    const { kl } = this;
     const interval = meanInterval(kl);
     const over = (of: (stats: ReturnType<Session['stats']>) => number) => mean(this.#stats.map(of));
     const sampled = over((stats) => stats.budget);
@@ -159,6 +222,7 @@ class Measured {
       ...(policy === 'sketch' && { sketchBits: sketchBits ?? 4, residual: residual ?? false }),
       ...this.#coverage({ targetError, epsilon, delta }),
       ...(policy === 'lsh' && { lshK: lshK ?? 10, lshL: lshL ?? 150 }),
+      ...(denseLayers !== undefined && { denseLayers }),
       seeds: this.#runs.length,
       perplexity: Math.exp(mean(this.#runs.flatMap((run) => run.nll))),
       klToExact: mean(kl.flat()),

@@ -1,3 +1,4 @@
+import { resampledPositions } from './blocks.js';
 import { Random } from './random.js';
 
 /** Resamples of a bootstrap: the ends of a 95% interval then move by a few per cent of its width from seed to seed. */
@@ -26,24 +27,23 @@ export function quantile(values: readonly number[], q: number): number {
 
 /**
  * A 95% interval of the mean of `values`, whose rows are seeds and whose columns are positions: percentiles of the means of
- * resamples in which rows and columns are drawn with replacement, since what holds for one text and seed should hold for others
- * (Efron 1979; for two ways, Owen 2007). Neighbouring positions are more alike than distant ones, which it does not know: read
- * it as the least that is uncertain.
+ * resamples in which rows, and blocks of neighbouring columns, are drawn with replacement, since what holds for one text and seed
+ * should hold for others (Efron 1979; for two ways, Owen 2007).
  */
 export function meanInterval(values: readonly (readonly number[])[]): Interval {
+  return resampled((random) => resampledMean(random, values));
+}
+
+/** A 95% interval of mean(values) / mean(reference), of which neither has anything to do with the other; each as in {@link meanInterval}. */
+export function ratioInterval(values: readonly (readonly number[])[], reference: readonly (readonly number[])[]): Interval {
+  return resampled((random) => resampledMean(random, values) / resampledMean(random, reference));
+}
+
+function resampledMean(random: Random, values: readonly (readonly number[])[]): number {
   const columns = values[0]?.length ?? 0;
-  return resampled((random) => {
-    const counts = new Float64Array(columns);
-    for (let i = 0; i < columns; i += 1) {
-      const column = random.below(columns);
-      counts[column] = (counts[column] ?? 0) + 1;
-    }
-    const sums = values.map(() => {
-      const row = random.pick(values);
-      return row.reduce((sum, value, column) => sum + value * (counts[column] ?? 0), 0) / columns;
-    });
-    return mean(sums);
-  });
+  const counts = resampledPositions(random, columns);
+  const sums = values.map(() => random.pick(values).reduce((sum, value, column) => sum + value * (counts[column] ?? 0), 0) / columns);
+  return mean(sums);
 }
 
 /**

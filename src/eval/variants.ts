@@ -14,25 +14,30 @@ export interface VariantChoices {
   readonly budgets: readonly (number | undefined)[];
   /** Of `sketch`, in the place of budgets: errors to aim at, and ends of intervals. */
   readonly errors?: readonly Pick<PolicyOptions, 'targetError' | 'epsilon' | 'delta'>[] | undefined;
-  readonly sketchBits?: number | undefined;
+  readonly sketchBits: readonly number[];
   readonly residual?: boolean | undefined;
   readonly lshK: readonly number[];
   readonly lshL?: number | undefined;
+  /** Layers that are exact under every policy. */
+  readonly denseLayers?: readonly number[] | undefined;
 }
 
-/** Every policy at every budget; those without one at every K, or once. Throws INVALID_OPTION. */
-export function variantsOf({ policies, budgets, errors = [], sketchBits, residual, lshK, lshL }: VariantChoices): Variant[] {
+/** Every policy at every budget, `sketch` with each number of bits; those without one at every K, or once. Throws INVALID_OPTION. */
+export function variantsOf({ policies, budgets, errors = [], sketchBits, residual, lshK, lshL, denseLayers }: VariantChoices): Variant[] {
+  const dense = denseLayers !== undefined && { denseLayers };
+  const sizes = errors.length > 0 ? errors : budgets.map((budget) => ({ budget }));
   const variants = policies.flatMap((name): Variant[] => {
     const policy = policyNames.find((known) => known === name);
     if (policy === undefined) {
       throw new MagicpigError('INVALID_OPTION', `policy ${name} is unknown; there are ${policyNames.join(', ')}`);
     }
-    if (policy === 'exact' || policy === 'static') return [{ policy }];
-    if (policy === 'lsh') return lshK.map((k) => ({ policy, lshK: k, lshL }));
-    if (policy === 'sketch') return (errors.length > 0 ? errors : budgets.map((budget) => ({ budget }))).map((size) => ({ policy, ...size, sketchBits, residual }));
-    return budgets.map((budget) => ({ policy, budget }));
+    if (policy === 'exact') return [{ policy }];
+    if (policy === 'static') return [{ policy, ...dense }];
+    if (policy === 'lsh') return lshK.map((k) => ({ policy, lshK: k, lshL, ...dense }));
+    if (policy === 'sketch') return sketchBits.flatMap((bits) => sizes.map((size) => ({ policy, ...size, sketchBits: bits, residual, ...dense })));
+    return budgets.map((budget) => ({ policy, budget, ...dense }));
   });
-  variants.forEach(policyFrom);
+  for (const variant of variants) policyFrom(variant);
   return variants;
 }
 
@@ -49,6 +54,17 @@ export function nameOf({ policy, residual = false, budget, targetError, epsilon,
   if (targetError !== undefined) return `${name} to an error of ${targetError}`;
   if (epsilon !== undefined) return `${name} verified to ${epsilon}`;
   return budget === undefined ? name : `${name} ${Number((100 * budget).toPrecision(3))}%`;
+}
+
+/** The same with what budgets do not say: "sketch 2%, 4 bits, dense 0 16". */
+export function fullNameOf(variant: Variant): string {
+  const { policy, sketchBits = 4, denseLayers = [] } = variant;
+  return [nameOf(variant), ...(policy === 'sketch' ? [bitsName(sketchBits)] : []), ...(denseLayers.length > 0 ? [`dense ${denseLayers.join(' ')}`] : [])].join(', ');
+}
+
+/** "4 bits", "1 bit". */
+export function bitsName(bits: number): string {
+  return `${bits} bit${bits === 1 ? '' : 's'}`;
 }
 
 /**

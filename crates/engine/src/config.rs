@@ -154,8 +154,15 @@ pub enum Budget {
     Fraction(f64),
     /// 2% of 8,192 keys, and in longer and shorter texts a number that goes with the root of their length. A fraction would
     /// draw too few keys from a short text and needlessly many from a long one: under this rule the distance from exact
-    /// predictions was found to be about the same from 1,000 to 8,000 tokens (docs/evaluation.md).
+    /// predictions was found to be about the same from 1,000 to 8,000 tokens (docs/fidelity.md).
     ByLength,
+    /// This much of `tokens` keys, and likewise in longer and shorter texts a number that goes with the root of their length.
+    Rooted {
+        /// Above 0 and up to 1.
+        fraction: f64,
+        /// At least 1.
+        tokens: usize,
+    },
     /// `sketch` alone: as many as make this the mean, over heads and steps, of the relative error of a head's output as the sample
     /// predicts it; above 0 and below 1.
     TargetError(f64),
@@ -177,7 +184,10 @@ impl Budget {
         match self {
             Budget::Fraction(fraction) => fraction,
             Budget::ByLength | Budget::TargetError(_) | Budget::Verified { .. } => {
-                (0.02 * (8192.0 / keys.max(1) as f64).sqrt()).min(1.0)
+                Budget::Rooted { fraction: 0.02, tokens: 8192 }.of(keys)
+            }
+            Budget::Rooted { fraction, tokens } => {
+                (fraction * (tokens as f64 / keys.max(1) as f64).sqrt()).min(1.0)
             }
         }
     }
@@ -192,7 +202,12 @@ impl Budget {
         };
         let below_one = 1.0 - f64::EPSILON;
         match self {
-            Budget::Fraction(budget) => within("budget", budget, 0.0, 1.0, "above 0, up to 1"),
+            Budget::Rooted { tokens: 0, .. } => {
+                Err(EngineError::Invalid("a budget of 0 tokens; there must be 1".to_owned()))
+            }
+            Budget::Fraction(budget) | Budget::Rooted { fraction: budget, .. } => {
+                within("budget", budget, 0.0, 1.0, "above 0, up to 1")
+            }
             Budget::ByLength => Ok(()),
             Budget::TargetError(error) => {
                 within("target error", error, 0.0, below_one, "above 0 and below 1")

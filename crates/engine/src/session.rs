@@ -60,6 +60,8 @@ pub struct Session {
     /// Tokens in each layer.
     pub(crate) lengths: Vec<usize>,
     policy: Policy,
+    /// Layers that attend all rows whatever the policy, ascending.
+    dense_layers: Vec<usize>,
     pub(crate) index: Index,
     stats: Stats,
     audit: Option<Audit>,
@@ -99,6 +101,7 @@ impl Session {
             lengths: vec![storage.store.token_count(); shape.layers],
             storage,
             policy: Policy::Exact,
+            dense_layers: Vec::new(),
             index: Index::None,
             stats: Stats::default(),
             audit: None,
@@ -156,6 +159,24 @@ impl Session {
             }
         }
         self.policy = policy;
+        Ok(())
+    }
+
+    /// Chooses layers that attend all rows whatever the policy; the others keep to it. Their indexes stay and grow, so that the
+    /// choice may change at any time.
+    ///
+    /// # Errors
+    /// If there is no such layer.
+    pub fn set_dense_layers(&mut self, layers: &[usize]) -> Result<(), EngineError> {
+        if let Some(layer) = layers.iter().find(|&&layer| layer >= self.shape.layers) {
+            return Err(EngineError::Invalid(format!(
+                "dense layer {layer}; the model has layers 0 to {}",
+                self.shape.layers - 1
+            )));
+        }
+        self.dense_layers = layers.to_vec();
+        self.dense_layers.sort_unstable();
+        self.dense_layers.dedup();
         Ok(())
     }
 
@@ -246,12 +267,13 @@ impl Session {
             window: self.attention.window(layer),
             score_cap: self.attention.score_cap,
         };
+        if let (Policy::Lsh { .. }, Index::Lsh(index), false) = (self.policy, &mut self.index, local) {
+            index.keep_up(team, step);
+        }
+        let dense = local || self.policy == Policy::Exact || self.dense_layers.binary_search(&layer).is_ok();
         let read = match (self.policy, &mut self.index) {
-            _ if local => decode::exact(team, step, q, out),
-            (Policy::Lsh { .. }, Index::Lsh(index)) => {
-                index.keep_up(team, step);
-                decode::sampled(team, step, index, q, out)
-            }
+            _ if dense => decode::exact(team, step, q, out),
+            (Policy::Lsh { .. }, Index::Lsh(index)) => decode::sampled(team, step, index, q, out),
             (Policy::Sketch { .. }, Index::Sketch(index)) => {
                 let read = sketched(team, step, index, q, out);
                 self.stats.note_errors(index.errors());
@@ -267,7 +289,7 @@ impl Session {
         self.stats.retrieve_time += read.retrieve / team.threads() as u32;
         self.stats.attend_time += started.elapsed();
         if let Some(audit) = &mut self.audit {
-            let index = if self.policy == Policy::Exact || local { &Index::None } else { &self.index };
+            let index = if dense { &Index::None } else { &self.index };
             audit.note(team, step, index, read, q, out);
         }
         Ok(())

@@ -41,6 +41,8 @@ pub(crate) struct SessionSketch {
     /// heads; or KV heads that drew again, and all.
     noted: f64,
     possible: f64,
+    /// The layer that was noted last.
+    last: Option<usize>,
     /// The error of each query head in the layer attended last, as its sample has it; none where no error is asked for.
     errors: Vec<f64>,
 }
@@ -75,6 +77,7 @@ impl SessionSketch {
             gain: 3.0 / shape.group() as f64,
             noted: 0.0,
             possible: 0.0,
+            last: None,
             errors: Vec::new(),
         }
     }
@@ -127,9 +130,12 @@ impl SessionSketch {
         FLOOR.min(self.budget.of(keys) / 4.0)
     }
 
-    /// Whether a layer is the first that has codes, with which a step begins.
-    fn begins_step(&self, layer: usize) -> bool {
-        self.layers.iter().position(|layer| !layer.heads.is_empty()) == Some(layer)
+    /// Notes that a layer draws, and whether a step begins with it. Layers draw in their order, so one that is not after the last
+    /// begins another step: the first ones need not draw, be they dense or local.
+    fn begins_step(&mut self, layer: usize) -> bool {
+        let begins = self.last.is_none_or(|last| layer <= last);
+        self.last = Some(layer);
+        begins
     }
 
     /// Indexes every layer up to its window.
@@ -233,6 +239,8 @@ impl SessionSketch {
     /// Goes on steering as another did.
     pub fn set_steering(&mut self, [gain, noted, possible]: [f64; 3]) {
         (self.gain, self.noted, self.possible) = (gain, noted, possible);
+        // What was kept is of whole steps.
+        self.last = None;
     }
 
     /// Bytes of a block's codes and factors, those of values included.

@@ -138,9 +138,19 @@ pub struct NativePolicy {
     pub epsilon: Option<f64>,
     /// With epsilon: how often an interval may be wrong, above 0 and up to 0.2; 0.05 by default.
     pub delta: Option<f64>,
+    /// Tokens of the text that `budget` is meant for; at other lengths the number of keys goes with the root of theirs. By default it
+    /// is the same fraction of every text.
+    pub budget_tokens: Option<f64>,
+    /// Layers that read all keys whatever the policy; none by default.
+    pub dense_layers: Option<Vec<f64>>,
 }
 
 impl NativePolicy {
+    pub fn dense_layers(&self) -> Result<Vec<usize>, Failure> {
+        let layers = self.dense_layers.iter().flatten();
+        layers.map(|&layer| integer("a dense layer", layer, MOST)).collect()
+    }
+
     pub fn policy(self) -> Result<Policy, Failure> {
         let budget = self.budget()?;
         let compare = |rule| Ok(Policy::Compare { rule, budget });
@@ -168,7 +178,12 @@ impl NativePolicy {
     fn budget(&self) -> Result<Budget, Failure> {
         match (self.budget, self.target_error, self.epsilon, self.delta) {
             (None, None, None, None) => Ok(Budget::ByLength),
-            (Some(fraction), None, None, None) => Ok(Budget::Fraction(fraction)),
+            (Some(fraction), None, None, None) => Ok(match self.budget_tokens {
+                None => Budget::Fraction(fraction),
+                Some(tokens) => {
+                    Budget::Rooted { fraction, tokens: integer("budgetTokens", tokens, u32::MAX)? }
+                }
+            }),
             (None, Some(error), None, None) => Ok(Budget::TargetError(error)),
             (None, None, Some(epsilon), delta) => {
                 Ok(Budget::Verified { epsilon, delta: delta.unwrap_or(DELTA) })

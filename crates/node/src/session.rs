@@ -83,8 +83,12 @@ impl NativeSession {
     /// Chooses which keys later decoding steps read. An index that the new policy cannot use is dropped.
     #[napi]
     pub fn set_policy(&self, policy: NativePolicy) -> napi::Result<(), Code> {
+        let dense = policy.dense_layers()?;
         let policy = policy.policy()?;
-        Ok(self.slot.with(|session| session.set_policy(policy))?)
+        Ok(self.slot.with(|session| {
+            session.set_policy(policy)?;
+            session.set_dense_layers(&dense)
+        })?)
     }
 
     /// Appends one token's k and v, each [kvHeads * headDim], to a layer, attends q [heads * headDim] under the

@@ -6,6 +6,8 @@ import { marks } from './page.js';
 /** A point of a line, its interval where there is one. */
 export interface Point {
   readonly policy: PolicyName;
+  /** What a line joins, where a policy has several. */
+  readonly series?: string | undefined;
   /** What a reader is told who points at it. */
   readonly title: string;
   readonly x: number;
@@ -49,7 +51,7 @@ export function logLines(points: readonly Point[], x: Axis, y: Axis, levels: rea
     marks: [
       Plot.ruleY(levels, { y: 'y', stroke: ({ policy }: Level) => colour(policy), strokeDasharray: '5 4' }),
       Plot.text(levels, { y: 'y', text: 'policy', frameAnchor: 'right', dy: -7, fill: ({ policy }: Level) => colour(policy) }),
-      Plot.line(ordered, { ...channels, z: 'policy', strokeWidth: 2 }),
+      Plot.line(ordered, { ...channels, z: ({ policy, series = policy }: Point) => series, strokeWidth: 2 }),
       Plot.ruleX(ordered.filter(({ low }) => low !== undefined), { x: 'x', y1: 'low', y2: 'high', stroke: 'policy', strokeOpacity: 0.6 }),
       Plot.dot(ordered, { ...channels, symbol: 'policy', fill: 'policy', r: 4, title: 'title' }),
     ],

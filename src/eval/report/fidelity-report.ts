@@ -1,5 +1,6 @@
 import type { Fidelity, FidelityRow } from '../fidelity.js';
-import { nameOf } from '../variants.js';
+import type { HeldOut } from '../held-out.js';
+import { fullNameOf } from '../variants.js';
 import { type Axis, type Point, heatMap, logLines } from './charts.js';
 import { escaped, figure, pageOf, tableHtml } from './page.js';
 
@@ -7,7 +8,7 @@ import { escaped, figure, pageOf, tableHtml } from './page.js';
 const SHOWN_BUDGET = 0.02;
 
 /** A page with everything that an evaluation of fidelity found. */
-export function fidelityReport(model: string, { prefix, steps, exactPerplexity, policies }: Fidelity): string {
+export function fidelityReport(model: string, { prefix, steps, exactPerplexity, policies, heldOut = [] }: Fidelity & { readonly heldOut?: readonly HeldOut[] }): string {
   const count = (value: number) => value.toLocaleString('en');
   return pageOf({
     title: `Fidelity of sampled attention: ${model}`,
@@ -16,7 +17,7 @@ export function fidelityReport(model: string, { prefix, steps, exactPerplexity, 
     sections: [
       {
         title: 'Error against keys and bytes',
-        note: 'Keys drawn: the share of the indexed keys whose rows a query head uses in a step, without the first and newest tokens that every policy reads. Bytes read: of rows and of the index, as a share of the rows that exact attention reads; topk and oracle look at all keys to find theirs. Lower is better. Bars are 95% intervals over positions and seeds.',
+        note: 'Keys drawn: the share of the indexed keys whose rows a query head uses in a step, without the first and newest tokens that every policy reads. Bytes read: of rows and of the index, as a share of the rows that exact attention reads; topk and oracle look at all keys to find theirs. Lower is better. Bars are 95% intervals over blocks of positions and over seeds.',
         parts: [
           figure('KL to exact, by keys', byKeys(policies, 'KL to exact (nats)', (row) => row.klToExact, klInterval)),
           figure('KL to exact, by bytes', logLines(
@@ -30,6 +31,7 @@ export function fidelityReport(model: string, { prefix, steps, exactPerplexity, 
       },
       heatMaps(policies),
       { title: 'All figures', note: 'KL is of exact’s predictions from the policy’s; L2 is over all layers and heads together.', parts: [table(policies)] },
+      ...heldOut.map(otherText),
     ],
   });
 }
@@ -48,7 +50,7 @@ function pointsOf(rows: readonly FidelityRow[], x: (row: FidelityRow) => number,
   return rows.map((row) => {
     const [low, high] = interval?.(row) ?? [];
     // A logarithmic axis has no place for an interval that reaches 0.
-    return { policy: row.policy, x: x(row), y: y(row), ...(low !== undefined && low > 0 && { low, high }), title: `${rowName(row)}: ${y(row).toPrecision(3)}` };
+    return { policy: row.policy, series: `${row.policy} ${row.sketchBits ?? ''}`, x: x(row), y: y(row), ...(low !== undefined && low > 0 && { low, high }), title: `${fullNameOf(row)}: ${y(row).toPrecision(3)}` };
   });
 }
 
@@ -71,7 +73,7 @@ function heatMaps(rows: readonly FidelityRow[]) {
     })));
     const heads = row.perLayerHead[0]?.length ?? 1;
     const height = Math.min(420, 64 + 16 * heads);
-    return figure(rowName(row), heatMap(cells, { width: 520, height, marginLeft: 40 }, { x: 'layer', y: 'head' }, strength));
+    return figure(fullNameOf(row), heatMap(cells, { width: 520, height, marginLeft: 40 }, { x: 'layer', y: 'head' }, strength));
   });
   const scale = `<div class="scale"><span>${escaped(low.toPrecision(1))}</span><b></b><span>${escaped(high.toPrecision(2))}</span><span>relative error, logarithmic</span></div>`;
   return {
@@ -88,7 +90,7 @@ function distance(row: FidelityRow): number {
 function table(rows: readonly FidelityRow[]): string {
   const names = ['policy', 'drawn', 'keys read', 'bytes read', 'KL', '95% interval', 'same first', 'L2', 'perplexity', 'index, bytes a key', 'seeds'];
   return tableHtml(names, rows.map((row) => [
-    rowName(row),
+    fullNameOf(row),
     percent(row.keysSampled),
     percent(row.keysRead),
     percent(row.bytesReadFraction),
@@ -102,9 +104,19 @@ function table(rows: readonly FidelityRow[]): string {
   ]));
 }
 
-/** "sketch 2%, 4 bits", "lsh K10 L150". */
-function rowName(row: FidelityRow): string {
-  return `${nameOf(row)}${row.policy === 'sketch' ? `, ${row.sketchBits ?? 4} bits` : ''}`;
+function otherText({ text, exactPerplexity, policies }: HeldOut) {
+  return {
+    title: `Another text: ${text}`,
+    note: `Perplexity of exact attention: ${exactPerplexity.toFixed(2)}. Ratio: KL by that on the first text; where its interval has 1 in it, the two are the same within noise.`,
+    parts: [tableHtml(['policy', 'KL', '95% interval', 'ratio', '95% interval', 'same first'], policies.map((row) => [
+      fullNameOf(row),
+      row.klToExact.toPrecision(3),
+      `${row.klLow.toPrecision(2)} – ${row.klHigh.toPrecision(2)}`,
+      row.ratio.toPrecision(2),
+      `${row.ratioLow.toPrecision(2)} – ${row.ratioHigh.toPrecision(2)}`,
+      percent(row.top1Agreement),
+    ]))],
+  };
 }
 
 function share(label: string): Axis {

@@ -26,8 +26,8 @@ impl SessionSketch {
         }
     }
 
-    /// Notes a layer's draw, which was expected to be of so many from `keys` of each of its KV heads; the first layer's that has codes begins a step
-    /// and steers by what the one before expected.
+    /// Notes a layer's draw, which was expected to be of so many from `keys` of each of its KV heads; that of the first layer which draws begins a
+    /// step and steers by what the one before expected.
     pub fn steer(&mut self, layer: usize, expected: f64, keys: usize) {
         if self.begins_step(layer) && self.possible > 0.0 {
             let spread = self.floor(keys) * self.possible;
