@@ -206,7 +206,7 @@ pub(crate) fn sketched(
     read.indexed = (keys * step.shape.heads) as u64;
     let mut sample = Assessed { step, layer, q: &q, tasks: &tasks, fixed: &fixed, coefficients, parts };
     match sketch.budget() {
-        Budget::Fraction(_) | Budget::ByLength => {
+        Budget::Fraction(_) | Budget::ByLength | Budget::Rooted { .. } => {
             let expected = sample.parts.iter().map(|drawn| drawn.expected).sum();
             let whole = sample.whole();
             if sketch.residual() {
