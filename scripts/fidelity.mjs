@@ -23,7 +23,7 @@ const addon = digest(readFileSync(join(root, 'magicpig.linux-x64-gnu.node')));
 const choices = { lshK: [10, 11], lshL: 150 };
 const main = [
   ...variantsOf({ ...choices, policies: ['sketch'], budgets: BUDGETS, sketchBits: [4, 2] }),
-  ...variantsOf({ ...choices, policies: ['topk', 'oracle', 'quest', 'static', 'lsh'], budgets: [0.02], sketchBits: [] }),
+  ...variantsOf({ ...choices, policies: ['topk', 'oracle', 'quest', 'static', 'lsh'], budgets: [0.02] }),
 ];
 const elsewhere = [
   ...variantsOf({ ...choices, lshK: [10], policies: ['sketch', 'topk', 'lsh'], budgets: [0.02], sketchBits: [4, 2] }),

@@ -14,7 +14,8 @@ export interface VariantChoices {
   readonly budgets: readonly (number | undefined)[];
   /** Of `sketch`, in the place of budgets: errors to aim at, and ends of intervals. */
   readonly errors?: readonly Pick<PolicyOptions, 'targetError' | 'epsilon' | 'delta'>[] | undefined;
-  readonly sketchBits: readonly number[];
+  /** Default 4 alone. */
+  readonly sketchBits?: readonly number[] | undefined;
   readonly residual?: boolean | undefined;
   readonly lshK: readonly number[];
   readonly lshL?: number | undefined;
@@ -23,7 +24,7 @@ export interface VariantChoices {
 }
 
 /** Every policy at every budget, `sketch` with each number of bits; those without one at every K, or once. Throws INVALID_OPTION. */
-export function variantsOf({ policies, budgets, errors = [], sketchBits, residual, lshK, lshL, denseLayers }: VariantChoices): Variant[] {
+export function variantsOf({ policies, budgets, errors = [], sketchBits = [4], residual, lshK, lshL, denseLayers }: VariantChoices): Variant[] {
   const dense = denseLayers !== undefined && { denseLayers };
   const sizes = errors.length > 0 ? errors : budgets.map((budget) => ({ budget }));
   const variants = policies.flatMap((name): Variant[] => {
