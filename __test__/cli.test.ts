@@ -187,7 +187,7 @@ test('an unknown architecture is named', async (t) => {
 test('a head dimension that no kernel has is refused before anything is loaded', async (t) => {
   const path = writeGguf(join(temporaryFolder(t), 'm.gguf'), tinyLlama({ headDim: 16 }));
   const outcome = await magicpig(['generate', '-m', path, '-p', 'x']);
-  failsWith(t, outcome, 1, /heads of 16 dimensions; attention takes 64, 80, 96, 128, 256/);
+  failsWith(t, outcome, 1, /heads of 16 dimensions; attention takes 64, 80, 96, 112, 128, 256/);
 });
 
 test('with --json a failure is one object with a code of the list', async (t) => {
