@@ -1,14 +1,16 @@
 import { availableParallelism } from 'node:os';
 import { isIP } from 'node:net';
 import { stat } from 'node:fs/promises';
-import type { LoadOptions } from '../decode/model.js';
-import { type PolicyOptions, type RowType, integer, policyFrom } from '../decode/options.js';
+import type { LoadOptions, SessionOptions } from '../decode/model.js';
+import { integer, policyFrom } from '../decode/options.js';
 import { MagicpigError } from '../errors.js';
 
-export interface ServeOptions extends PolicyOptions, Pick<LoadOptions, 'threads' | 'device' | 'lmHead' | 'context'> {
+/** What the sessions of requests are made with. */
+export type ServedSession = Pick<SessionOptions, 'policy' | 'budget' | 'sketchBits' | 'lshK' | 'lshL' | 'rows'>;
+
+export interface ServeOptions extends ServedSession, Pick<LoadOptions, 'threads' | 'device' | 'lmHead' | 'context'> {
   /** The model: what {@link loadModel} takes. It is also its name in requests. */
   readonly model: string;
-  readonly rows?: RowType | undefined;
   /** Address to listen at. Any but this machine's own needs `apiKey`. Default 127.0.0.1. */
   readonly host?: string | undefined;
   /** Port to listen at; 0 takes a free one. Default 8080. */

@@ -8,6 +8,7 @@ import { MagicpigError } from '../errors.js';
 import { Admission } from './admission.js';
 import { parseBody } from './body.js';
 import { Engine } from './engine/engine.js';
+import type { WorkerOptions } from './engine/protocol.js';
 import { ApiError, refusalOf } from './errors.js';
 import type { Context } from './generation.js';
 import { Metrics } from './metrics.js';
@@ -116,9 +117,9 @@ export class Server implements AsyncDisposable {
   }
 }
 
-function workerOptions(settings: Settings) {
+function workerOptions(settings: Settings): WorkerOptions {
   const { model, threads, device, lmHead, context, policy, budget, sketchBits, lshK, lshL, rows, sessionsDir, maxSessions, parallel } = settings;
-  return { model, threads, device, lmHead, context, policy, budget, sketchBits, lshK, lshL, rows, sessionsDir, maxSessions, parallel };
+  return { model, threads, device, lmHead, context, session: { policy, budget, sketchBits, lshK, lshL, rows }, sessionsDir, maxSessions, parallel };
 }
 
 /** A path would tell clients about this machine. */

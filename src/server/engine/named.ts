@@ -1,9 +1,10 @@
 import { readdir } from 'node:fs/promises';
 import { basename, join } from 'node:path';
-import type { Model, SessionOptions } from '../../decode/model.js';
+import type { Model } from '../../decode/model.js';
 import type { Session } from '../../decode/session.js';
 import { listSessions, removeSession } from '../../decode/sessions.js';
 import { MagicpigError } from '../../errors.js';
+import type { ServedSession } from '../options.js';
 import type { Lease } from './pool.js';
 import type { NamedSession } from './protocol.js';
 import { sessionNamePattern } from './session-name.js';
@@ -18,7 +19,7 @@ export interface NamedSessionsOptions {
   /** Sessions that the folder may have. */
   readonly limit: number;
   /** What new ones are made with. */
-  readonly session: Pick<SessionOptions, 'policy' | 'budget' | 'sketchBits' | 'lshK' | 'lshL' | 'rows'>;
+  readonly session: ServedSession;
 }
 
 /** Sessions that clients name, each in a folder of that name. */

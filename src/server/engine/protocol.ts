@@ -1,11 +1,12 @@
 import type { ErrorCode } from '../../errors.js';
-import type { ServeOptions } from '../options.js';
+import type { ServeOptions, ServedSession } from '../options.js';
 
 /** What the worker is started with. */
-export type WorkerOptions = Pick<
-  ServeOptions,
-  'model' | 'threads' | 'device' | 'lmHead' | 'context' | 'policy' | 'budget' | 'sketchBits' | 'lshK' | 'lshL' | 'rows' | 'sessionsDir'
-> & { readonly maxSessions: number; readonly parallel: number };
+export type WorkerOptions = Pick<ServeOptions, 'model' | 'threads' | 'device' | 'lmHead' | 'context' | 'sessionsDir'> & {
+  readonly session: ServedSession;
+  readonly maxSessions: number;
+  readonly parallel: number;
+};
 
 /** A message of a conversation, as templates take it. */
 export interface ChatTurn {

@@ -14,8 +14,7 @@ import { Turns } from './turns.js';
  */
 async function main(port: MessagePort, options: WorkerOptions): Promise<void> {
   const post = (message: FromWorker) => { port.postMessage(message); };
-  const { policy, budget, sketchBits, lshK, lshL, rows, sessionsDir, maxSessions, parallel } = options;
-  const session = { policy, budget, sketchBits, lshK, lshL, rows };
+  const { session, sessionsDir, maxSessions, parallel } = options;
   const model = await loadModel(options.model, options);
   const pool = new SessionPool(() => model.createSession(session), parallel);
   const named = new NamedSessions(model, { directory: sessionsDir, limit: maxSessions, session });
