@@ -17,6 +17,7 @@ use crate::config::{Budget, SINKS};
 use crate::decode::{RowsRead, Step, attend_rows, scaled};
 use crate::decode_verified::Assessed;
 use crate::sketch::{HeadSketch, LayerSketch, SessionSketch};
+use crate::storage::Codes;
 
 /// Blocks that one task scans and draws from: 8,192 keys, whose codes stay in the second-level cache from the scan to the
 /// draw. It does not depend on the number of threads, so neither does the sample.
@@ -58,14 +59,16 @@ impl Task {
     /// The codes of the task's blocks.
     fn codes<'a>(&self, step: Step<'a>, layer: &LayerSketch) -> &'a [u8] {
         let bytes = layer.plan.block_bytes();
-        let codes = step.storage.codes(layer.plan.bits(), step.layer, self.kv_head, self.segment);
+        let codes =
+            step.storage.codes(Codes::Keys, layer.plan.bits(), (step.layer, self.kv_head, self.segment));
         &codes[self.blocks.start * bytes..self.blocks.end * bytes]
     }
 
     /// The codes of its values.
     fn values<'a>(&self, step: Step<'a>, layer: &LayerSketch) -> ValueBlocks<'a> {
         let bytes = layer.plan.block_bytes();
-        let codes = step.storage.value_codes(layer.plan.bits(), step.layer, self.kv_head, self.segment);
+        let codes =
+            step.storage.codes(Codes::Values, layer.plan.bits(), (step.layer, self.kv_head, self.segment));
         ValueBlocks(&codes[self.blocks.start * bytes..self.blocks.end * bytes])
     }
 

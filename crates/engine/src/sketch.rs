@@ -14,7 +14,7 @@ use rayon::prelude::*;
 
 use crate::EngineError;
 use crate::config::{Attention, Budget, SINKS, Shape, WINDOW};
-use crate::storage::{Centres, Storage, count_sketch};
+use crate::storage::{Centres, Codes, Storage, count_sketch};
 
 mod steering;
 
@@ -223,7 +223,8 @@ impl SessionSketch {
             for (head, index) in heads.iter_mut().enumerate() {
                 let segment = |segment| {
                     let centre = storage.centre(Centres::Sketch, number, head, segment)?;
-                    let count = storage.codes(bits, number, head, segment).len() / plan.block_bytes();
+                    let count =
+                        storage.codes(Codes::Keys, bits, (number, head, segment)).len() / plan.block_bytes();
                     Some(SketchIndex::with_blocks(first_row(segment), centre, count))
                 };
                 index.segments = (0..storage.store.segments()).map_while(segment).collect();
@@ -322,9 +323,9 @@ impl HeadSketch {
     ) -> Result<(), StoreError> {
         for Growth { segment, index, block, codes, value_codes } in grown {
             let place = (layer, head, segment);
-            storage.write_codes(bits, place, block, &codes)?;
+            storage.write_codes(Codes::Keys, bits, place, block, &codes)?;
             if !value_codes.is_empty() {
-                storage.write_value_codes(bits, place, block, &value_codes)?;
+                storage.write_codes(Codes::Values, bits, place, block, &value_codes)?;
             }
             if segment < self.segments.len() {
                 self.segments[segment] = index;

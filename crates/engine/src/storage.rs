@@ -58,6 +58,24 @@ impl Centres {
     }
 }
 
+/// Codes of what.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Codes {
+    Keys,
+    Values,
+}
+
+impl Codes {
+    /// The column of those of `bits` bits.
+    fn column(self, bits: u32) -> usize {
+        let first = match self {
+            Codes::Keys => CODES,
+            Codes::Values => VALUE_CODES,
+        };
+        first + SKETCH_BITS.iter().position(|&known| known == bits).expect("a length that codes have")
+    }
+}
+
 impl Storage {
     /// An empty one that vanishes with the process.
     pub fn ephemeral(directory: &Path, layout: Layout) -> Result<Storage, StoreError> {
@@ -122,37 +140,21 @@ impl Storage {
     }
 
     /// The blocks of codes of `bits` bits in one segment.
-    pub fn codes(&self, bits: u32, layer: usize, kv_head: usize, segment: usize) -> &[u8] {
-        self.store.read(codes(bits), self.index_region(layer, kv_head), segment)
+    pub fn codes(&self, of: Codes, bits: u32, (layer, kv_head, segment): (usize, usize, usize)) -> &[u8] {
+        self.store.read(of.column(bits), self.index_region(layer, kv_head), segment)
     }
 
     /// Writes blocks of codes from a segment's block `block` on.
     pub fn write_codes(
         &mut self,
+        of: Codes,
         bits: u32,
         (layer, kv_head, segment): (usize, usize, usize),
         block: usize,
         blocks: &[u8],
     ) -> Result<(), StoreError> {
         let position = segment * (SEGMENT_ROWS / BLOCK_KEYS) + block;
-        self.store.write(codes(bits), self.index_region(layer, kv_head), position, blocks)
-    }
-
-    /// The blocks of values' codes in one segment.
-    pub fn value_codes(&self, bits: u32, layer: usize, kv_head: usize, segment: usize) -> &[u8] {
-        self.store.read(value_codes(bits), self.index_region(layer, kv_head), segment)
-    }
-
-    /// Writes blocks of values' codes from a segment's block `block` on.
-    pub fn write_value_codes(
-        &mut self,
-        bits: u32,
-        (layer, kv_head, segment): (usize, usize, usize),
-        block: usize,
-        blocks: &[u8],
-    ) -> Result<(), StoreError> {
-        let position = segment * (SEGMENT_ROWS / BLOCK_KEYS) + block;
-        self.store.write(value_codes(bits), self.index_region(layer, kv_head), position, blocks)
+        self.store.write(of.column(bits), self.index_region(layer, kv_head), position, blocks)
     }
 
     /// The centre `[head_dim]` of a segment, if it has one.
@@ -242,9 +244,9 @@ pub(crate) fn count_sketch(
     blocks: usize,
 ) {
     counts.set(segment, SKETCH_CENTRES, 1);
-    counts.set(segment, codes(bits), blocks);
+    counts.set(segment, Codes::Keys.column(bits), blocks);
     if residual {
-        counts.set(segment, value_codes(bits), blocks);
+        counts.set(segment, Codes::Values.column(bits), blocks);
     }
 }
 
@@ -257,20 +259,6 @@ pub(crate) fn count_lsh(counts: &mut Counts, segment: usize) {
 pub(crate) fn count_tables(counts: &mut Counts, segment: usize, l: usize, rows: usize) {
     counts.set(segment, TABLES, l);
     counts.set(segment, NORMS, rows);
-}
-
-/// The column of codes of `bits` bits.
-fn codes(bits: u32) -> usize {
-    CODES + place(bits)
-}
-
-/// The column of values' codes of `bits` bits.
-fn value_codes(bits: u32) -> usize {
-    VALUE_CODES + place(bits)
-}
-
-fn place(bits: u32) -> usize {
-    SKETCH_BITS.iter().position(|&known| known == bits).expect("a length that codes have")
 }
 
 impl Layout {
