@@ -114,7 +114,8 @@ if (spawnSync('script', ['--version']).status === 0) {
     const state = temporaryFolder(t);
     mkdirSync(join(state, 'magicpig'));
     writeFileSync(join(state, 'magicpig', 'chat-history'), 'asked before\n');
-    const command = `${process.execPath} --import tsx ${main} chat -m ${model(t)} --context 500000 -n 400000 --policy static`;
+    // `exec`: a shell that stayed would get each Ctrl-C as well, and some die of it once their child has ended.
+    const command = `exec ${process.execPath} --import tsx ${main} chat -m ${model(t)} --context 500000 -n 400000 --policy static`;
     const child = spawn('script', ['-qec', command, '/dev/null'], { env: { ...process.env, XDG_STATE_HOME: state, TERM: 'xterm' } });
     t.teardown(() => { child.kill(); });
     let shown = '';
