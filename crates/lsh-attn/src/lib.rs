@@ -20,6 +20,7 @@ pub mod segment_index;
 pub mod sketch;
 pub mod soft_cap;
 pub mod softmax;
+pub mod stored_runs;
 pub mod tables;
 
 /// Rows in a full segment. Their ids fit into 15 bits, so tables keep them as `u16`.

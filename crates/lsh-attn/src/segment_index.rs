@@ -6,13 +6,15 @@ use crate::collisions::Collisions;
 use crate::hash::{HashPlan, Hasher, LANES};
 use crate::kernels::Kernels;
 use crate::rows::Rows;
+use crate::stored_runs::StoredRuns;
 use crate::tables::{Run, Tables};
 
 /// A run is merged into the one before it once it has a quarter of that one's rows. A segment then has at most
 /// a handful of runs, and a row is moved a few times in its life.
 const MERGE_RATIO: usize = 4;
 
-/// Tables over rows `first..end` of a segment, with what the estimator needs of each key.
+/// Tables over rows `first..end` of a segment, with what the estimator needs of each key. Those of its first rows may be
+/// stored elsewhere.
 ///
 /// Keys are hashed less a centre: theta is the angle between q and k - c. Any centre is correct, since q.k =
 /// q.(k - c) + q.c; one near the keys' mean is what makes angles differ (keys of trained models share a large
@@ -23,6 +25,7 @@ pub struct SegmentIndex {
     centre: Vec<f32>,
     /// |k - c| of each indexed row. f16 moves a cosine by at most 2.5e-4 of itself, ln u by about 1e-3.
     norms: Vec<f16>,
+    /// Tables of the last rows.
     runs: Vec<Run>,
 }
 
@@ -32,9 +35,9 @@ impl SegmentIndex {
         SegmentIndex { first, centre: Vec::new(), norms: Vec::new(), runs: Vec::new() }
     }
 
-    /// An empty index around a centre that an index of the same rows had before.
-    pub fn around(first: usize, centre: Vec<f32>) -> SegmentIndex {
-        SegmentIndex { centre, ..SegmentIndex::new(first) }
+    /// An index around a centre that an index of the same rows had before, with the norms of rows whose tables are stored.
+    pub fn resumed(first: usize, centre: Vec<f32>, norms: Vec<f16>) -> SegmentIndex {
+        SegmentIndex { centre, norms, ..SegmentIndex::new(first) }
     }
 
     /// Position within the segment after the last indexed row.
@@ -92,7 +95,7 @@ impl SegmentIndex {
         while let [.., before, last] = self.runs.as_slice()
             && last.rows() * MERGE_RATIO >= before.rows()
         {
-            let merged = before.merge(last);
+            let merged = Run::merge(&[before.tables(), last.tables()], before.rows() + last.rows());
             self.runs.truncate(self.runs.len() - 2);
             self.runs.push(merged);
         }
@@ -108,20 +111,34 @@ impl SegmentIndex {
         &self.norms
     }
 
-    /// All rows in one run; None while nothing is indexed.
-    pub fn whole(&self) -> Option<Run> {
-        let (first, later) = self.runs.split_first()?;
-        Some(later.iter().fold(first.clone(), |whole, run| whole.merge(run)))
+    /// Rows whose tables are here: the last ones.
+    pub fn rows_here(&self) -> usize {
+        self.runs.iter().map(Run::rows).sum()
     }
 
-    /// What sampling needs.
-    pub fn view(&self) -> SegmentView<'_> {
-        SegmentView {
-            first: self.first,
-            centre: &self.centre,
-            norms: &self.norms,
-            runs: Runs::Grown(&self.runs),
+    /// Takes all tables here together into one run, after those of `stored` if there are some.
+    pub fn gather(&mut self, stored: StoredRuns<'_>) {
+        let parts: Vec<Tables<'_>> =
+            stored.iter().map(|(tables, _)| tables).chain(self.runs.iter().map(Run::tables)).collect();
+        let rows = if stored.is_empty() { self.rows_here() } else { self.norms.len() };
+        if parts.len() > 1 || !stored.is_empty() {
+            self.runs = vec![Run::merge(&parts, rows)];
         }
+    }
+
+    /// The one run that [`SegmentIndex::gather`] leaves; none if no tables are here.
+    pub fn run(&self) -> Option<&Run> {
+        self.runs.first()
+    }
+
+    /// Lets the tables here go, which are stored now.
+    pub fn release(&mut self) {
+        self.runs.clear();
+    }
+
+    /// What sampling needs, with the tables that are stored.
+    pub fn view<'a>(&'a self, stored: StoredRuns<'a>) -> SegmentView<'a> {
+        SegmentView { first: self.first, centre: &self.centre, norms: &self.norms, stored, runs: &self.runs }
     }
 }
 
@@ -131,19 +148,15 @@ pub struct SegmentView<'a> {
     first: usize,
     centre: &'a [f32],
     norms: &'a [f16],
-    runs: Runs<'a>,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Runs<'a> {
-    Grown(&'a [Run]),
-    Stored(Tables<'a>),
+    stored: StoredRuns<'a>,
+    runs: &'a [Run],
 }
 
 impl<'a> SegmentView<'a> {
-    /// An index that was stored: its centre `[dim]`, the norms of the rows from `first` on, and their tables.
-    pub fn stored(first: usize, centre: &'a [f32], norms: &'a [f16], tables: Tables<'a>) -> SegmentView<'a> {
-        SegmentView { first, centre, norms, runs: Runs::Stored(tables) }
+    /// An index all of whose tables are stored in one run: its centre `[dim]` and its rows from `first` on.
+    pub fn stored(first: usize, centre: &'a [f32], stored: StoredRuns<'a>) -> SegmentView<'a> {
+        let norms = stored.iter().next().map_or(&[][..], |(_, norms)| norms);
+        SegmentView { first, centre, norms, stored, runs: &[] }
     }
 
     /// Position within the segment of the first indexed row.
@@ -162,11 +175,11 @@ impl<'a> SegmentView<'a> {
         let mut record = |tables: Tables<'_>| {
             tables.each_bucket(kernels, codes, |bucket| collisions.record(bucket));
         };
-        match self.runs {
-            Runs::Grown(runs) => runs.iter().for_each(|run| record(run.tables())),
-            Runs::Stored(tables) => record(tables),
-        }
+        self.stored.iter().for_each(|(tables, _)| record(tables));
+        self.runs.iter().for_each(|run| record(run.tables()));
         collisions.drain_into(kernels, ids);
+        // Damaged tables may have ids that are no row's.
+        ids.truncate(ids.partition_point(|&id| usize::from(id) < self.end()));
     }
 
     /// The centre c `[dim]`; empty while nothing is indexed.

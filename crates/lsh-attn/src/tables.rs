@@ -19,10 +19,9 @@ pub struct Tables<'a> {
 }
 
 impl<'a> Tables<'a> {
-    /// Tables of 2^`bits` buckets that were stored with room for a full segment's ids in each, `[tables,
-    /// stored_words(bits)]`.
-    pub fn stored(bits: usize, words: &'a [u16]) -> Tables<'a> {
-        Tables { buckets: 1 << bits, stride: stored_words(bits), words }
+    /// Tables of 2^`bits` buckets that were stored with room for equally many ids in each: `[tables, 2^bits + 1 + room]`.
+    pub fn stored(bits: usize, tables: usize, words: &'a [u16]) -> Tables<'a> {
+        Tables { buckets: 1 << bits, stride: words.len() / tables, words }
     }
 
     /// L.
@@ -67,11 +66,11 @@ impl<'a> Tables<'a> {
         }
     }
 
-    /// Copies the tables, one after the other, to where each has room for a full segment's ids.
+    /// Copies the tables to where each has equal room.
     ///
     /// # Panics
     /// If there is not room for each.
-    pub fn copy_to(&self, stored: &mut [u16]) {
+    pub(crate) fn copy_to(&self, stored: &mut [u16]) {
         let room = stored.len() / self.len();
         for (table, stored) in stored.chunks_exact_mut(room).enumerate() {
             stored[..self.stride].copy_from_slice(self.table(table));
@@ -82,11 +81,6 @@ impl<'a> Tables<'a> {
     pub fn bytes(&self) -> usize {
         size_of_val(self.words)
     }
-}
-
-/// Words of a table of 2^`bits` buckets with room for a full segment's ids.
-pub fn stored_words(bits: usize) -> usize {
-    (1 << bits) + 1 + SEGMENT_ROWS
 }
 
 /// Tables in memory, of no more words than their rows need.
@@ -128,29 +122,28 @@ impl Run {
         Run { rows, buckets, words }
     }
 
-    /// One run of this one's rows and those of `later`, whose ids are all greater: bucket after bucket.
+    /// One run of the `rows` rows in `parts`, whose ids are greater from part to part: bucket after bucket. Of damaged tables
+    /// it takes what there is room for.
     ///
     /// # Panics
-    /// If the two have different numbers of tables or buckets.
-    pub fn merge(&self, later: &Run) -> Run {
-        let parts = [self.tables(), later.tables()];
-        assert!(self.buckets == later.buckets && parts[0].len() == parts[1].len());
-        let rows = self.rows + later.rows;
-        let stride = self.buckets + 1 + rows;
-        let mut words = Pages::zeroed(parts[0].len() * stride);
+    /// If there are no parts, or they have different numbers of tables or buckets.
+    pub fn merge(parts: &[Tables<'_>], rows: usize) -> Run {
+        let (tables, buckets) = (parts[0].len(), parts[0].buckets);
+        assert!(parts.iter().all(|part| (part.len(), part.buckets) == (tables, buckets)));
+        let stride = buckets + 1 + rows;
+        let mut words = Pages::zeroed(tables * stride);
         for (table, merged) in words.chunks_exact_mut(stride).enumerate() {
-            let (offsets, mut rest) = merged.split_at_mut(self.buckets + 1);
-            for bucket in 0..self.buckets {
-                offsets[bucket + 1] = offsets[bucket];
-                for part in parts.map(|part| part.bucket(table, bucket as u16)) {
-                    let (to, after) = rest.split_at_mut(part.len());
-                    to.copy_from_slice(part);
+            let (offsets, mut rest) = merged.split_at_mut(buckets + 1);
+            for bucket in 0..buckets {
+                for part in parts.iter().map(|part| part.bucket(table, bucket as u16)) {
+                    let (to, after) = rest.split_at_mut(part.len().min(rest.len()));
+                    to.copy_from_slice(&part[..to.len()]);
                     rest = after;
-                    offsets[bucket + 1] += part.len() as u16;
                 }
+                offsets[bucket + 1] = (rows - rest.len()) as u16;
             }
         }
-        Run { rows, buckets: self.buckets, words }
+        Run { rows, buckets, words }
     }
 
     /// Rows in the run.
@@ -193,7 +186,8 @@ mod tests {
                     (0..tables).flat_map(|table| codes[table * rows..][range.clone()].to_vec()).collect();
                 Run::build(first + range.start, range.len(), 16, &codes)
             };
-            prop_assert_eq!(part(0..cut).merge(&part(cut..rows)), run);
+            let parts = [part(0..cut), part(cut..rows)];
+            prop_assert_eq!(Run::merge(&parts.each_ref().map(Run::tables), rows), run);
         }
     }
 

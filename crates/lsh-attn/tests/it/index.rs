@@ -5,6 +5,7 @@ use lsh_attn::hash::{HashPlan, Hasher};
 use lsh_attn::kernels::Kernels;
 use lsh_attn::rows::widen;
 use lsh_attn::segment_index::SegmentIndex;
+use lsh_attn::stored_runs::{StoredRuns, encode};
 
 use crate::support::{Random, bf16, rows};
 
@@ -18,6 +19,9 @@ fn a_grown_index_samples_what_counting_says() {
     let plan = HashPlan::new(dim, 6, 40, 22);
 
     let mut index = SegmentIndex::new(first);
+    // The same index, all of whose tables are stored each time it has grown by many rows.
+    let mut kept = SegmentIndex::new(first);
+    let (mut words, mut rooms) = (Vec::new(), Vec::new());
     let mut ends = vec![260, 261, 700, 1000, 1017, 1300, 2999];
     ends.push(count);
     for end in ends {
@@ -40,7 +44,7 @@ fn a_grown_index_samples_what_counting_says() {
             |id: &usize| codes(&centred(*id)).iter().zip(&query).filter(|(a, b)| a == b).count() >= 2;
         let expected: Vec<u16> = (first..end).filter(collides).map(|id| id as u16).collect();
         let mut sample = Vec::new();
-        index.view().sample(kernels, &query, &mut Collisions::default(), &mut sample);
+        index.view(StoredRuns::NONE).sample(kernels, &query, &mut Collisions::default(), &mut sample);
         assert!(
             !sample.is_empty() && sample.len() < end / 2,
             "a test of {} of {end} shows little",
@@ -48,9 +52,25 @@ fn a_grown_index_samples_what_counting_says() {
         );
         assert_eq!(sample, expected);
 
+        kept.extend(kernels, &plan, bf16(&rows, dim), end);
+        if kept.rows_here() >= 200 {
+            kept.gather(StoredRuns::NONE);
+            let run = kept.run().expect("there are rows");
+            let norms = &kept.norms()[kept.norms().len() - run.rows()..];
+            words.extend(encode(6, run, norms, run.rows() + 3));
+            rooms.push(run.rows() + 3);
+            kept.release();
+        }
+        let stored = StoredRuns::new(6, 40, &words, &rooms);
+        assert_eq!(stored.iter().count(), rooms.len());
+        sample.clear();
+        kept.view(stored).sample(kernels, &query, &mut Collisions::default(), &mut sample);
+        assert_eq!(sample, expected);
+
         let norm: f32 = centred(end - 1).iter().map(|x| x * x).sum::<f32>().sqrt();
-        assert!((index.view().norm((end - 1) as u16) / norm - 1.0).abs() < 5e-4);
+        assert!((index.view(StoredRuns::NONE).norm((end - 1) as u16) / norm - 1.0).abs() < 5e-4);
     }
+    assert!(rooms.len() > 1 && kept.rows_here() > 0);
     let ids_and_norms = (count - first) * (2 * plan.tables() + 2);
     let offsets = 2 * plan.tables() * (plan.buckets() + 1);
     assert!(

@@ -9,6 +9,7 @@ use lsh_attn::kernels::Kernels;
 use lsh_attn::rows::widen;
 use lsh_attn::sampled::{SampleScratch, SampledQuery, attend_retrieved, retrieve};
 use lsh_attn::segment_index::SegmentIndex;
+use lsh_attn::stored_runs::StoredRuns;
 use lsh_attn::softmax::Partial;
 
 fn kernels() -> Kernels {
@@ -198,11 +199,11 @@ fn numerator_and_denominator_are_unbiased() {
         let query = SampledQuery { q: &scene.q, codes: &codes };
         let mut partial = Partial::new(1, scene.dim);
         let mut scratch = SampleScratch::default();
-        retrieve(kernels(), index.view(), query, &mut scratch);
+        retrieve(kernels(), index.view(StoredRuns::NONE), query, &mut scratch);
         attend_retrieved(
             kernels(),
             &inclusion,
-            index.view(),
+            index.view(StoredRuns::NONE),
             bf16(&scene.rows, scene.dim),
             query,
             &mut scratch,
@@ -227,7 +228,7 @@ fn the_originals_offset_fails_the_same_test() {
         worst_deviation(&scene, SEEDS, |seed, directions| {
             let Drawn { index, codes } = draw(&scene, seed);
             let mut ids = Vec::new();
-            index.view().sample(kernels(), &codes, &mut Collisions::default(), &mut ids);
+            index.view(StoredRuns::NONE).sample(kernels(), &codes, &mut Collisions::default(), &mut ids);
             let mut sums = vec![0.0; 1 + directions.len()];
             for id in ids.into_iter().map(usize::from) {
                 let key = scene.key(id);
