@@ -88,8 +88,9 @@ impl Session {
                 "a step stopped half-way; truncate the session first".to_owned(),
             ));
         }
+        let pool = self.pool();
         if let Index::Lsh(index) = &mut self.index {
-            index.store(&mut self.storage)?;
+            index.store(&pool, &mut self.storage)?;
         }
         let counts = self.counts(tokens);
         Ok(self.storage.store.commit(&state::encode(self), &counts)?)
@@ -124,7 +125,7 @@ impl Session {
         let mut counts = self.storage.counts(tokens);
         match &self.index {
             Index::None => {}
-            Index::Lsh(index) => index.count(&mut counts, false),
+            Index::Lsh(index) => index.count(&self.storage, &mut counts, false),
             Index::Sketch(index) => index.count(&mut counts, false),
         }
         counts

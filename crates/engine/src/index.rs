@@ -2,12 +2,14 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use half::f16;
 use kv_store::{Counts, SEGMENT_ROWS, StoreError};
 use lsh_attn::hash::HashPlan;
 use lsh_attn::inclusion::InclusionTable;
 use lsh_attn::kernels::Kernels;
 use lsh_attn::mix::derive_seed;
 use lsh_attn::segment_index::{SegmentIndex, SegmentView};
+use lsh_attn::stored_runs::{StoredRuns, encode};
 use rayon::ThreadPool;
 use rayon::prelude::*;
 use team::Team;
@@ -15,11 +17,20 @@ use team::Team;
 use crate::EngineError;
 use crate::config::{Attention, SINKS, Shape, WINDOW};
 use crate::decode::Step;
-use crate::storage::{Centres, Storage, count_lsh, count_tables};
+use crate::storage::{Centres, Storage, count_lsh, count_runs};
 
 /// Rows that gather behind the window, attended exactly, before they are indexed together: hashing works on
 /// 16 keys at once, and a run of tables should not be tiny.
-const FLUSH_ROWS: usize = 256;
+pub(crate) const FLUSH_ROWS: usize = 256;
+
+/// Rows whose tables are stored together, or as many as a table has buckets. Opening hashes fewer, whatever the length.
+const STORED_ROWS: usize = 1024;
+
+/// Stored runs of a segment; one more, and they are stored as one. Each is asked for every table's bucket.
+pub(crate) const MOST_RUNS: usize = 5;
+
+/// Regions whose runs are put together at once, before they are written one after the other.
+const BATCH: usize = 16;
 
 /// Tables of every layer and KV head.
 #[derive(Debug)]
@@ -49,10 +60,18 @@ pub(crate) struct HeadIndex {
 /// Where the tables of a segment are.
 #[derive(Debug)]
 pub(crate) enum Segment {
-    /// In memory, where they grow.
-    Growing(SegmentIndex),
-    /// In the store, once the segment is full; its centre and first row are here.
-    Stored { first: usize, centre: Vec<f32> },
+    /// Those of the last rows in memory, where they grow, the others in the store.
+    Growing(SegmentIndex, StoredRows),
+    /// In the store as one run, once all regions of the segment are full; its centre and first row are here.
+    Stored { first: usize, centre: Vec<f32>, stored: StoredRows },
+}
+
+/// The runs of a segment that are stored: how many rows each has, and how many it has room for. The latter is the most that
+/// any layer has, since layers are indexed up to different rows, and the store's columns have equally many elements in all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct StoredRows {
+    rows: Vec<usize>,
+    rooms: Vec<usize>,
 }
 
 impl LshIndex {
@@ -128,48 +147,162 @@ impl LshIndex {
         }
     }
 
-    pub fn truncate(&mut self, tokens: usize) {
+    /// Forgets every segment that reaches beyond `tokens`. Layers which keep one that others forget take its tables back into
+    /// memory, as the store has runs of all or of none.
+    pub fn truncate(&mut self, pool: &ThreadPool, storage: &Storage, tokens: usize) {
         self.layers.iter_mut().flat_map(|layer| &mut layer.heads).for_each(|head| head.truncate(tokens));
+        let segments = || self.heads().map(|head| head.segments.len());
+        for segment in segments().min().unwrap_or(0)..segments().max().unwrap_or(0) {
+            self.gather(pool, storage, segment);
+        }
     }
 
-    /// Stores the centres of segments that are new, without which tables could not be made again, and the tables of those
-    /// that are full, which are read from there from then on.
-    pub fn store(&mut self, storage: &mut Storage) -> Result<(), StoreError> {
-        for (layer, LayerIndex { heads, .. }) in self.layers.iter_mut().enumerate() {
-            for (head, index) in heads.iter_mut().enumerate() {
-                for (number, segment) in index.segments.iter_mut().enumerate() {
-                    let Segment::Growing(tables) = segment else { continue };
-                    let place = (layer, head, number);
-                    if storage.centre(Centres::Lsh, layer, head, number).is_none() {
-                        storage.write_centre(Centres::Lsh, place, tables.centre())?;
-                    }
-                    if tables.end() == SEGMENT_ROWS {
-                        storage.write_tables(place, tables)?;
-                        let (first, centre) = (tables.first(), tables.centre().to_vec());
-                        if storage.tables(place, first, &centre).is_some() {
-                            *segment = Segment::Stored { first, centre };
-                        }
-                    }
-                }
+    /// Stores the centres of segments that are new, without which tables could not be made again, and tables: those of rows
+    /// that have become many, and all of a full segment as one run. They are read from there from then on.
+    pub fn store(&mut self, pool: &ThreadPool, storage: &mut Storage) -> Result<(), StoreError> {
+        let segments = self.heads().map(|head| head.segments.len()).min().unwrap_or(0);
+        // A build that was cancelled leaves heads of a layer at different rows, until the next one.
+        let even = |heads: &[HeadIndex]| heads.iter().all(|head| head.end() == heads[0].end());
+        let even = self.layers.iter().all(|layer| even(&layer.heads));
+        for segment in self.first_growing()..segments {
+            self.store_centres(storage, segment)?;
+            let unstored = self.growing(segment).map(|(_, index, _)| index.rows_here()).max().unwrap_or(0);
+            let full = self.growing(segment).all(|(_, index, _)| index.end() == SEGMENT_ROWS);
+            let uniform = self.growing(segment).is_sorted_by(|(.., a), (.., b)| a.rooms == b.rooms);
+            let many = STORED_ROWS.max(1 << self.k);
+            if !even || storage.run_groups(0).is_none() || !full && uniform && unstored < many {
+                continue;
+            }
+            let rooms = self.growing(segment).next().map_or(&[][..], |(.., stored)| &stored.rooms);
+            let groups = |rooms: &[usize]| rooms.iter().filter_map(|&room| storage.run_groups(room)).sum();
+            let (mut at, more): (usize, usize) = (groups(rooms), groups(&[unstored]));
+            if full || !uniform || rooms.len() == MOST_RUNS || at + more > storage.most_groups() {
+                self.gather(pool, storage, segment);
+                storage.drop_runs(segment)?;
+                at = 0;
+            }
+            self.store_run(pool, storage, segment, at)?;
+            if full {
+                self.layers.iter_mut().flat_map(|layer| &mut layer.heads).for_each(|head| head.seal(segment));
             }
         }
         Ok(())
     }
 
+    fn store_centres(&self, storage: &mut Storage, segment: usize) -> Result<(), StoreError> {
+        for ((layer, head), index, _) in self.growing(segment) {
+            if storage.centre(Centres::Lsh, layer, head, segment).is_none() {
+                storage.write_centre(Centres::Lsh, (layer, head, segment), index.centre())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the stored tables of a segment back into memory.
+    fn gather(&mut self, pool: &ThreadPool, storage: &Storage, segment: usize) {
+        pool.install(|| {
+            self.growing_mut(segment).into_par_iter().with_max_len(1).for_each(
+                |((layer, head), index, stored)| {
+                    index.gather(stored.runs(storage, (layer, head, segment)));
+                    *stored = StoredRows::default();
+                },
+            );
+        });
+    }
+
+    /// Stores the tables in memory of each region of a segment as a run from group `at` on.
+    fn store_run(
+        &mut self,
+        pool: &ThreadPool,
+        storage: &mut Storage,
+        segment: usize,
+        at: usize,
+    ) -> Result<(), StoreError> {
+        let (k, l) = self.parameters();
+        let room = self.growing(segment).map(|(_, index, _)| index.rows_here()).max().unwrap_or(0);
+        for batch in self.growing_mut(segment).chunks_mut(BATCH) {
+            let runs: Vec<Vec<u16>> = pool.install(|| {
+                let runs = batch.par_iter_mut().with_max_len(1).map(|(_, index, _)| {
+                    index.gather(StoredRuns::NONE);
+                    encode(k, l, index.run(), index.norms_here(), room)
+                });
+                runs.collect()
+            });
+            for (((layer, head), index, stored), run) in batch.iter_mut().zip(runs) {
+                storage.write_run((*layer, *head, segment), at, &run)?;
+                stored.rows.push(index.rows_here());
+                stored.rooms.push(room);
+                index.release();
+            }
+        }
+        Ok(())
+    }
+
+    /// The first segment that is not stored in one run; all regions have as many that are.
+    fn first_growing(&self) -> usize {
+        let stored = |segment: &&Segment| matches!(segment, Segment::Stored { .. });
+        self.heads().next().map_or(0, |head| head.segments.iter().take_while(stored).count())
+    }
+
+    fn heads(&self) -> impl Iterator<Item = &HeadIndex> {
+        self.layers.iter().flat_map(|layer| &layer.heads)
+    }
+
+    /// What grows of a segment, in all regions that have it: layer and head, index, and what of it is stored.
+    fn growing(&self, segment: usize) -> impl Iterator<Item = ((usize, usize), &SegmentIndex, &StoredRows)> {
+        let heads = self.layers.iter().enumerate().flat_map(|(layer, LayerIndex { heads, .. })| {
+            heads.iter().enumerate().map(move |(head, index)| ((layer, head), index))
+        });
+        heads.filter_map(move |(place, head)| match head.segments.get(segment) {
+            Some(Segment::Growing(index, stored)) => Some((place, index, stored)),
+            _ => None,
+        })
+    }
+
+    fn growing_mut(&mut self, segment: usize) -> Vec<((usize, usize), &mut SegmentIndex, &mut StoredRows)> {
+        let heads = self.layers.iter_mut().enumerate().flat_map(|(layer, LayerIndex { heads, .. })| {
+            heads.iter_mut().enumerate().map(move |(head, index)| ((layer, head), index))
+        });
+        let growing = heads.filter_map(|(place, head)| match head.segments.get_mut(segment) {
+            Some(Segment::Growing(index, stored)) => Some((place, index, stored)),
+            _ => None,
+        });
+        growing.collect()
+    }
+
     /// Notes what the store has of the index: of each segment what every KV head has or, with `most`, what any has.
-    pub fn count(&self, counts: &mut Counts, most: bool) {
-        let heads = || self.layers.iter().flat_map(|layer| &layer.heads);
-        for segment in 0..heads().map(|head| head.segments.len()).min().unwrap_or(0) {
+    pub fn count(&self, storage: &Storage, counts: &mut Counts, most: bool) {
+        for segment in 0..self.heads().map(|head| head.segments.len()).min().unwrap_or(0) {
             count_lsh(counts, segment);
+            let groups = |head: &HeadIndex| -> usize {
+                let rooms = &head.segments[segment].stored().rooms;
+                rooms.iter().filter_map(|&room| storage.run_groups(room)).sum()
+            };
+            let groups = self.heads().map(groups);
+            let groups = if most { groups.max() } else { groups.min() };
+            count_runs(counts, segment, groups.unwrap_or(0));
         }
-        let stored = |head: &HeadIndex| {
-            head.segments.iter().take_while(|segment| matches!(segment, Segment::Stored { .. })).count()
-        };
-        let stored = heads().map(stored);
-        let stored = if most { stored.max() } else { stored.min() };
-        for segment in 0..stored.unwrap_or(0) {
-            count_tables(counts, segment, self.l, SEGMENT_ROWS - first_row(segment));
+    }
+
+    /// Of each segment with stored runs that grows, its number and how many rows each layer has in each of them.
+    pub fn stored_rows(&self) -> Vec<(usize, Vec<usize>)> {
+        let segments = self.heads().map(|head| head.segments.len()).min().unwrap_or(0);
+        let mut stored = Vec::new();
+        for segment in self.first_growing()..segments {
+            let layer = |layer: &LayerIndex| {
+                layer
+                    .heads
+                    .first()
+                    .map(|head| head.segments[segment].stored().rows.clone())
+                    .unwrap_or_default()
+            };
+            let rows: Vec<Vec<usize>> = self.layers.iter().map(layer).collect();
+            for run in 0..rows.iter().map(Vec::len).max().unwrap_or(0) {
+                let of_layers = rows.iter().map(|rows| rows.get(run).copied().unwrap_or(0));
+                stored.push((segment, of_layers.collect()));
+            }
         }
+        stored
     }
 
     /// Where each layer's tables end.
@@ -177,9 +310,16 @@ impl LshIndex {
         self.layers.iter().map(|layer| layer.heads.first().map_or(0, HeadIndex::end)).collect()
     }
 
-    /// Takes up the tables that the store has, and makes those of segments that are not full again, up to `ends`, around the
-    /// centres that the store has.
-    pub fn restore(&mut self, kernels: Kernels, pool: &ThreadPool, storage: &Storage, ends: &[usize]) {
+    /// Takes up the tables that the store has, with `stored` as [`LshIndex::stored_rows`] said, and makes those of later rows
+    /// again, up to `ends`, around the centres that the store has. False if the store has other tables.
+    pub fn restore(
+        &mut self,
+        kernels: Kernels,
+        pool: &ThreadPool,
+        storage: &Storage,
+        ends: &[usize],
+        stored: &[(usize, Vec<usize>)],
+    ) -> bool {
         let jobs: Vec<_> = self
             .layers
             .iter_mut()
@@ -191,21 +331,33 @@ impl LshIndex {
             })
             .collect();
         pool.install(|| {
-            jobs.into_par_iter().with_max_len(1).for_each(|(layer, head, plan, end, index)| {
-                let segment = |segment| {
-                    let (first, centre) =
-                        (first_row(segment), storage.centre(Centres::Lsh, layer, head, segment)?);
-                    if storage.tables((layer, head, segment), first, &centre).is_some() {
-                        return Some(Segment::Stored { first, centre });
-                    }
-                    let mut tables = SegmentIndex::around(first, centre);
+            jobs.into_par_iter().with_max_len(1).all(|(layer, head, plan, end, index)| {
+                for segment in 0..end.div_ceil(SEGMENT_ROWS) {
+                    let place = (layer, head, segment);
+                    let first = first_row(segment);
+                    let Some(centre) = storage.centre(Centres::Lsh, layer, head, segment) else { break };
                     let end = (end - segment * SEGMENT_ROWS).min(SEGMENT_ROWS);
+                    let runs = stored.iter().filter(|(number, _)| *number == segment);
+                    let runs = StoredRows::of_layer(layer, runs.map(|(_, rows)| rows.as_slice()));
+                    let room = [SEGMENT_ROWS - first];
+                    if runs.rows.is_empty() && storage.runs(place, &room).is_some() {
+                        let stored = StoredRows { rows: room.to_vec(), rooms: room.to_vec() };
+                        index.segments.push(Segment::Stored { first, centre, stored });
+                        continue;
+                    }
+                    let Some(stored) = storage.runs(place, &runs.rooms) else { return false };
+                    let norms = stored.iter().zip(&runs.rows).flat_map(|((_, norms), &rows)| &norms[..rows]);
+                    let norms: Vec<f16> = norms.copied().collect();
+                    if first + norms.len() > end {
+                        return false;
+                    }
+                    let mut tables = SegmentIndex::resumed(first, centre, norms);
                     tables.extend(kernels, plan, storage.rows(layer, head, segment), end);
-                    Some(Segment::Growing(tables))
-                };
-                index.segments = (0..end.div_ceil(SEGMENT_ROWS)).map_while(segment).collect();
-            });
-        });
+                    index.segments.push(Segment::Growing(tables, runs));
+                }
+                true
+            })
+        })
     }
 
     pub fn bytes(&self) -> u64 {
@@ -228,33 +380,52 @@ impl LayerIndex {
     }
 }
 
+impl StoredRows {
+    /// Of one layer, from the rows of all layers in each run.
+    fn of_layer<'a>(layer: usize, runs: impl Iterator<Item = &'a [usize]>) -> StoredRows {
+        let (rows, rooms) = runs.map(|rows| (rows[layer], rows.iter().copied().max().unwrap_or(0))).unzip();
+        StoredRows { rows, rooms }
+    }
+
+    /// The runs of the segment `place`.
+    fn runs<'a>(&'a self, storage: &'a Storage, place: (usize, usize, usize)) -> StoredRuns<'a> {
+        storage.runs(place, &self.rooms).expect("they were stored, and are dropped before what is stored is")
+    }
+}
+
 impl Segment {
     /// What sampling needs. `place` is the segment's own.
     pub fn view<'a>(&'a self, storage: &'a Storage, place: (usize, usize, usize)) -> SegmentView<'a> {
         match self {
-            Segment::Growing(index) => index.view(),
-            Segment::Stored { first, centre } => storage
-                .tables(place, *first, centre)
-                .expect("it was stored, and is dropped before what is stored is"),
+            Segment::Growing(index, stored) => index.view(stored.runs(storage, place)),
+            Segment::Stored { first, centre, stored } => {
+                SegmentView::stored(*first, centre, stored.runs(storage, place))
+            }
         }
     }
 
     /// Position within the segment after the last indexed row.
     fn end(&self) -> usize {
         match self {
-            Segment::Growing(index) => index.end(),
+            Segment::Growing(index, _) => index.end(),
             Segment::Stored { .. } => SEGMENT_ROWS,
         }
     }
 
-    /// Bytes of tables, norms and centre.
-    fn bytes(&self, plan: &HashPlan) -> usize {
+    /// What is stored of its tables.
+    fn stored(&self) -> &StoredRows {
         match self {
-            Segment::Growing(index) => index.bytes(),
-            Segment::Stored { first, centre } => {
-                let (rows, offsets) = (SEGMENT_ROWS - first, plan.buckets() + 1);
-                2 * plan.tables() * (rows + offsets) + 2 * rows + 4 * centre.len()
-            }
+            Segment::Growing(_, stored) | Segment::Stored { stored, .. } => stored,
+        }
+    }
+
+    /// Bytes of tables, norms and centre, wherever they are.
+    fn bytes(&self, plan: &HashPlan) -> usize {
+        let tables = |rows: usize| 2 * plan.tables() * (rows + plan.buckets() + 1);
+        let stored: usize = self.stored().rows.iter().map(|&rows| tables(rows)).sum();
+        match self {
+            Segment::Growing(index, _) => index.bytes() + stored,
+            Segment::Stored { first, centre, .. } => stored + 2 * (SEGMENT_ROWS - first) + 4 * centre.len(),
         }
     }
 }
@@ -281,11 +452,19 @@ impl HeadIndex {
                 return;
             }
             if segment == self.segments.len() {
-                self.segments.push(Segment::Growing(SegmentIndex::new(first)));
+                self.segments.push(Segment::Growing(SegmentIndex::new(first), StoredRows::default()));
             }
-            if let Segment::Growing(index) = &mut self.segments[segment] {
+            if let Segment::Growing(index, _) = &mut self.segments[segment] {
                 index.extend(kernels, plan, storage.rows(layer, head, segment), end);
             }
+        }
+    }
+
+    /// Takes note that a full segment is stored in one run.
+    fn seal(&mut self, segment: usize) {
+        if let Some(Segment::Growing(index, stored)) = self.segments.get(segment) {
+            let (first, centre) = (index.first(), index.centre().to_vec());
+            self.segments[segment] = Segment::Stored { first, centre, stored: stored.clone() };
         }
     }
 

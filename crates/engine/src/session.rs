@@ -375,8 +375,8 @@ impl Session {
         match &mut self.index {
             Index::None => {}
             Index::Lsh(index) => {
-                index.truncate(tokens);
-                index.count(&mut counts, true);
+                index.truncate(&self.pool, &self.storage, tokens);
+                index.count(&self.storage, &mut counts, true);
             }
             Index::Sketch(index) => {
                 index.truncate(tokens);

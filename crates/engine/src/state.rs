@@ -1,6 +1,8 @@
 //! What a commit keeps beside the columns: the last token's residual stream, from which its logits come again, and the
 //! index's kind, its parameters and what it does next.
 
+use kv_store::SEGMENT_ROWS;
+
 use crate::EngineError;
 use crate::config::{Budget, Policy};
 use crate::index::LshIndex;
@@ -27,7 +29,9 @@ pub(crate) fn encode(session: &Session) -> Vec<u8> {
         }
         Index::Lsh(index) => {
             let (k, l) = index.parameters();
-            let numbers = [vec![k, l], index.ends()].concat();
+            let runs =
+                index.stored_rows().into_iter().flat_map(|(segment, rows)| [vec![segment], rows].concat());
+            let numbers = [vec![k, l], index.ends(), runs.collect()].concat();
             (LSH, numbers.into_iter().map(|number| number as u64).collect())
         }
     };
@@ -79,13 +83,22 @@ fn decode(session: &Session, state: &[u8]) -> Result<Index, EngineError> {
             index.set_steering([2, 3, 4].map(|word| f64::from_bits(words[word])));
             Ok(Index::Sketch(index))
         }
-        (LSH, &[k, l, ref ends @ ..]) if ends.len() == shape.layers => {
+        (LSH, &[k, l, ref layers @ ..]) if layers.len() >= shape.layers => {
             Policy::Lsh { k, l }.check().map_err(|_| unreadable())?;
-            if ends.iter().any(|&end| end > session.tokens()) {
+            let (ends, runs) = layers.split_at(shape.layers);
+            let runs = runs.chunks(1 + shape.layers);
+            if ends.iter().any(|&end| end > session.tokens())
+                || runs
+                    .clone()
+                    .any(|run| run.len() <= shape.layers || run[1..].iter().any(|&rows| rows > SEGMENT_ROWS))
+            {
                 return Err(unreadable());
             }
+            let runs: Vec<_> = runs.map(|run| (run[0], run[1..].to_vec())).collect();
             let mut index = LshIndex::new(shape, k, l, seed).without_local(&session.attention);
-            index.restore(session.kernels(), &session.pool(), &session.storage, ends);
+            if !index.restore(session.kernels(), &session.pool(), &session.storage, ends, &runs) {
+                return Err(unreadable());
+            }
             Ok(Index::Lsh(index))
         }
         _ => Err(unreadable()),

@@ -2,14 +2,13 @@
 
 use std::path::Path;
 
-use half::f16;
 use kv_store::{Access, Column, Counts, Pattern, SEGMENT_ROWS, Spec, StoreError};
 use lsh_attn::rows::{RowType, Rows};
-use lsh_attn::segment_index::{SegmentIndex, SegmentView};
 use lsh_attn::sketch::{BLOCK_KEYS, SKETCH_BITS, SketchPlan};
-use lsh_attn::tables::{Tables, stored_words};
+use lsh_attn::stored_runs::{StoredRuns, stored_groups};
 
 use crate::config::{Attention, Shape};
+use crate::index::{FLUSH_ROWS, MOST_RUNS};
 
 /// K and V of each token.
 const ROWS: usize = 0;
@@ -20,9 +19,8 @@ const LSH_CENTRES: usize = 2;
 const CODES: usize = 3;
 /// Blocks of values' codes, likewise.
 const VALUE_CODES: usize = CODES + SKETCH_BITS.len();
-/// Tables of full segments, and the norms of their rows; only where the index is of tables.
+/// Runs of tables and norms; only where the index is of tables.
 const TABLES: usize = VALUE_CODES + SKETCH_BITS.len();
-const NORMS: usize = TABLES + 1;
 
 /// Rows and index of every layer and KV head, in mapped files.
 #[derive(Debug)]
@@ -174,36 +172,43 @@ impl Storage {
         self.store.write(of.column(), self.index_region(layer, kv_head), segment, &bytes)
     }
 
-    /// Stores the tables and norms of a full segment, if the columns are there.
-    pub fn write_tables(
-        &mut self,
-        (layer, kv_head, segment): (usize, usize, usize),
-        index: &SegmentIndex,
-    ) -> Result<(), StoreError> {
-        let (Some((k, l)), Some(run)) = (self.layout.tables, index.whole()) else { return Ok(()) };
-        let region = self.index_region(layer, kv_head);
-        let mut stored = vec![0; l * stored_words(k)];
-        run.tables().copy_to(&mut stored);
-        self.store.write(TABLES, region, segment * l, bytemuck::cast_slice(&stored))?;
-        self.store.write(NORMS, region, segment * SEGMENT_ROWS, bytemuck::cast_slice(index.norms()))
+    /// Groups of words that a run of tables takes with room for `room` rows; none if there is no place for tables.
+    pub fn run_groups(&self, room: usize) -> Option<usize> {
+        self.layout.tables.map(|(k, l)| stored_groups(k, l, room))
     }
 
-    /// The index of a full segment whose first indexed row is `first`, if it is stored.
-    pub fn tables<'a>(
+    /// Groups of words that a region has room for in a segment.
+    pub fn most_groups(&self) -> usize {
+        self.store.spec().columns.get(TABLES).map_or(0, |column| column.per_segment)
+    }
+
+    /// Stores a run of tables from a segment's group `group` on. Runs have room for equally many rows in all regions.
+    pub fn write_run(
+        &mut self,
+        (layer, kv_head, segment): (usize, usize, usize),
+        group: usize,
+        run: &[u16],
+    ) -> Result<(), StoreError> {
+        let position = segment * self.most_groups() + group;
+        self.store.write(TABLES, self.index_region(layer, kv_head), position, bytemuck::cast_slice(run))
+    }
+
+    /// The runs of tables of a segment that have these rooms, if the store has just these.
+    pub fn runs<'a>(
         &'a self,
         (layer, kv_head, segment): (usize, usize, usize),
-        first: usize,
-        centre: &'a [f32],
-    ) -> Option<SegmentView<'a>> {
-        let (k, l) = self.layout.tables?;
-        let read = |column| self.store.read(column, self.index_region(layer, kv_head), segment);
-        let (tables, norms) = (read(TABLES), read(NORMS));
-        let rows = SEGMENT_ROWS - first;
-        if tables.len() != l * stored_words(k) * size_of::<u16>() || norms.len() != rows * size_of::<f16>() {
-            return None;
-        }
-        let tables = Tables::stored(k, bytemuck::cast_slice(tables));
-        Some(SegmentView::stored(first, centre, bytemuck::cast_slice(norms), tables))
+        rooms: &'a [usize],
+    ) -> Option<StoredRuns<'a>> {
+        let Some((k, l)) = self.layout.tables else { return rooms.is_empty().then_some(StoredRuns::NONE) };
+        let stored = self.store.read(TABLES, self.index_region(layer, kv_head), segment);
+        StoredRuns::new(k, l, bytemuck::cast_slice(stored), rooms)
+    }
+
+    /// Forgets the runs of a segment in all regions. What is committed stays as it is until the next commit.
+    pub fn drop_runs(&mut self, segment: usize) -> Result<(), StoreError> {
+        let mut counts = self.store.common_counts();
+        counts.set(segment, TABLES, 0);
+        self.store.truncate(self.store.token_count(), &counts)
     }
 
     /// Counts of `tokens` rows, and of no index yet.
@@ -255,10 +260,9 @@ pub(crate) fn count_lsh(counts: &mut Counts, segment: usize) {
     counts.set(segment, LSH_CENTRES, 1);
 }
 
-/// Notes in `counts` a full segment's `l` tables and the norms of its rows.
-pub(crate) fn count_tables(counts: &mut Counts, segment: usize, l: usize, rows: usize) {
-    counts.set(segment, TABLES, l);
-    counts.set(segment, NORMS, rows);
+/// Notes in `counts` the groups of words that a segment's runs of tables have.
+pub(crate) fn count_runs(counts: &mut Counts, segment: usize, groups: usize) {
+    counts.set(segment, TABLES, groups);
 }
 
 impl Layout {
@@ -283,8 +287,8 @@ impl Layout {
             }));
         }
         if let Some((k, l)) = tables {
-            columns.push(column("lsh-tables", size_of::<u16>() * stored_words(k), l, Pattern::Random));
-            columns.push(column("lsh-norms", size_of::<f16>(), SEGMENT_ROWS, Pattern::Random));
+            let most = stored_groups(k, l, SEGMENT_ROWS) + (MOST_RUNS - 1) * stored_groups(k, l, FLUSH_ROWS);
+            columns.push(column("lsh-tables", size_of::<u16>() * l, most, Pattern::Random));
         }
         let mut spec = Spec::new(shape.layers * shape.kv_heads, columns);
         let local = (0..shape.layers).filter(|&layer| attention.is_local(layer)).count();

@@ -116,6 +116,11 @@ impl SegmentIndex {
         self.runs.iter().map(Run::rows).sum()
     }
 
+    /// And of those whose tables are here.
+    pub fn norms_here(&self) -> &[f16] {
+        &self.norms[self.norms.len() - self.rows_here()..]
+    }
+
     /// Takes all tables here together into one run, after those of `stored` if there are some.
     pub fn gather(&mut self, stored: StoredRuns<'_>) {
         let parts: Vec<Tables<'_>> =

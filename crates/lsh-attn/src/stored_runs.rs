@@ -25,14 +25,10 @@ impl<'a> StoredRuns<'a> {
     /// None.
     pub const NONE: StoredRuns<'static> = StoredRuns { bits: 0, tables: 1, words: &[], rooms: &[] };
 
-    /// Runs of `tables` tables of 2^`bits` buckets with these rooms; none if `words` are not as many as they need.
-    pub fn new(bits: usize, tables: usize, words: &'a [u16], rooms: &'a [usize]) -> StoredRuns<'a> {
+    /// Runs of `tables` tables of 2^`bits` buckets with these rooms, if `words` are as many as they need.
+    pub fn new(bits: usize, tables: usize, words: &'a [u16], rooms: &'a [usize]) -> Option<StoredRuns<'a>> {
         let groups: usize = rooms.iter().map(|&room| stored_groups(bits, tables, room)).sum();
-        if words.len() == groups * tables {
-            StoredRuns { bits, tables, words, rooms }
-        } else {
-            StoredRuns::NONE
-        }
+        (words.len() == groups * tables).then_some(StoredRuns { bits, tables, words, rooms })
     }
 
     /// Whether there are none.
@@ -53,17 +49,21 @@ impl<'a> StoredRuns<'a> {
     }
 }
 
-/// The words of a run as it is stored with room for `room` rows. `norms` are those of its rows.
+/// The words of a run as it is stored with room for `room` rows; without a run, of one that has none. `norms` are those of
+/// its rows.
 ///
 /// # Panics
-/// If the run has more rows, or there are not as many norms.
-pub fn encode(bits: usize, run: &Run, norms: &[f16], room: usize) -> Vec<u16> {
-    assert!(run.rows() <= room && norms.len() == run.rows(), "{} rows, {} norms", run.rows(), norms.len());
-    let tables = run.tables();
-    let mut words = vec![0; stored_groups(bits, tables.len(), room) * tables.len()];
-    let (tables_at, norms_at) = words.split_at_mut(tables.len() * ((1 << bits) + 1 + room));
-    tables.copy_to(tables_at);
-    norms_at[..norms.len()].copy_from_slice(bytemuck::cast_slice(norms));
+/// If the run has more rows, or other tables, or there are not as many norms.
+pub fn encode(bits: usize, tables: usize, run: Option<&Run>, norms: &[f16], room: usize) -> Vec<u16> {
+    let rows = run.map_or(0, Run::rows);
+    assert!(rows <= room && norms.len() == rows, "{rows} rows, {} norms, room for {room}", norms.len());
+    let mut words = vec![0; stored_groups(bits, tables, room) * tables];
+    let (tables_at, norms_at) = words.split_at_mut(tables * ((1 << bits) + 1 + room));
+    if let Some(run) = run {
+        assert_eq!(run.tables().len(), tables);
+        run.tables().copy_to(tables_at);
+    }
+    norms_at[..rows].copy_from_slice(bytemuck::cast_slice(norms));
     words
 }
 
@@ -87,9 +87,9 @@ mod tests {
         let words: Vec<u16> = parts
             .iter()
             .zip(rooms)
-            .flat_map(|((run, norms), room)| encode(BITS, run, norms, room))
+            .flat_map(|((run, norms), room)| encode(BITS, TABLES, Some(run), norms, room))
             .collect();
-        let stored = StoredRuns::new(BITS, TABLES, &words, &rooms);
+        let stored = StoredRuns::new(BITS, TABLES, &words, &rooms).expect("as many as they need");
         for ((tables, norms), (run, expected)) in stored.iter().zip(&parts) {
             assert_eq!(norms[..expected.len()], expected[..]);
             for (table, code) in (0..TABLES).flat_map(|table| (0..8).map(move |code| (table, code))) {
@@ -100,16 +100,16 @@ mod tests {
         let memory: Vec<Tables<'_>> = parts.iter().map(|(run, _)| run.tables()).collect();
         assert_eq!(Run::merge(&tables, 30), Run::merge(&memory, 30));
 
-        assert_eq!(StoredRuns::new(BITS, TABLES, &words[1..], &rooms).iter().count(), 0);
+        assert!(StoredRuns::new(BITS, TABLES, &words[1..], &rooms).is_none());
     }
 
     #[test]
     fn damaged_runs_merge_into_some_run() {
         let (run, norms) = run(0, 12);
-        let words = encode(BITS, &run, &norms, 12);
+        let words = encode(BITS, TABLES, Some(&run), &norms, 12);
         for damaged in [vec![0xffff; words.len()], vec![7; words.len()], vec![0; words.len()]] {
-            let tables: Vec<Tables<'_>> =
-                StoredRuns::new(BITS, TABLES, &damaged, &[12]).iter().map(|(tables, _)| tables).collect();
+            let stored = StoredRuns::new(BITS, TABLES, &damaged, &[12]).expect("as many as they need");
+            let tables: Vec<Tables<'_>> = stored.iter().map(|(tables, _)| tables).collect();
             assert_eq!(Run::merge(&tables, 12).rows(), 12);
         }
     }

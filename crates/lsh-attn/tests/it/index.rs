@@ -55,13 +55,11 @@ fn a_grown_index_samples_what_counting_says() {
         kept.extend(kernels, &plan, bf16(&rows, dim), end);
         if kept.rows_here() >= 200 {
             kept.gather(StoredRuns::NONE);
-            let run = kept.run().expect("there are rows");
-            let norms = &kept.norms()[kept.norms().len() - run.rows()..];
-            words.extend(encode(6, run, norms, run.rows() + 3));
-            rooms.push(run.rows() + 3);
+            rooms.push(kept.rows_here() + 3);
+            words.extend(encode(6, 40, kept.run(), kept.norms_here(), kept.rows_here() + 3));
             kept.release();
         }
-        let stored = StoredRuns::new(6, 40, &words, &rooms);
+        let stored = StoredRuns::new(6, 40, &words, &rooms).expect("as many words as they need");
         assert_eq!(stored.iter().count(), rooms.len());
         sample.clear();
         kept.view(stored).sample(kernels, &query, &mut Collisions::default(), &mut sample);

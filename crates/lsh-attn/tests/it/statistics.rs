@@ -9,8 +9,8 @@ use lsh_attn::kernels::Kernels;
 use lsh_attn::rows::widen;
 use lsh_attn::sampled::{SampleScratch, SampledQuery, attend_retrieved, retrieve};
 use lsh_attn::segment_index::SegmentIndex;
-use lsh_attn::stored_runs::StoredRuns;
 use lsh_attn::softmax::Partial;
+use lsh_attn::stored_runs::StoredRuns;
 
 fn kernels() -> Kernels {
     Kernels::detect().expect("MAGICPIG_ISA names an available instruction set")
