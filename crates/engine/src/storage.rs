@@ -193,15 +193,17 @@ impl Storage {
         self.store.write(TABLES, self.index_region(layer, kv_head), position, bytemuck::cast_slice(run))
     }
 
-    /// The runs of tables of a segment that have these rooms, if the store has just these.
+    /// The runs of tables of a segment that have these rooms, if the store has just these, or needs none.
     pub fn runs<'a>(
         &'a self,
         (layer, kv_head, segment): (usize, usize, usize),
         rooms: &'a [usize],
     ) -> Option<StoredRuns<'a>> {
-        let Some((k, l)) = self.layout.tables else { return rooms.is_empty().then_some(StoredRuns::NONE) };
+        let Some((k, l)) = self.layout.tables.filter(|_| !rooms.is_empty()) else {
+            return Some(StoredRuns::NONE);
+        };
         let stored = self.store.read(TABLES, self.index_region(layer, kv_head), segment);
-        StoredRuns::new(k, l, bytemuck::cast_slice(stored), rooms)
+        if stored.is_empty() { None } else { StoredRuns::new(k, l, bytemuck::cast_slice(stored), rooms) }
     }
 
     /// Forgets the runs of a segment in all regions. What is committed stays as it is until the next commit.
