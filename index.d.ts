@@ -31,6 +31,11 @@ export declare class NativeGrammar {
 export declare class NativeModel {
   /** Maps the file and checks that every tensor is in it. */
   constructor(options: NativeModelOptions)
+  /**
+   * How much the output of each query head moves the residual stream, relative to the other heads of its layer, [layers, heads]: what a
+   * session takes as `importance`.
+   */
+  headImportance(): Array<number>
 }
 
 /**
@@ -373,6 +378,11 @@ export interface NativeSessionOptions {
   windows?: Array<number>
   /** Caps scores softly: s becomes cap tanh(s / cap). */
   scoreCap?: number
+  /**
+   * How much the output of each query head moves what comes after it, relative to its layer's others, [layers, heads]: under a
+   * budget `sketch` draws more for one that moves more. All the same if none is given.
+   */
+  importance?: Array<number>
   /** How keys and values are stored: `bf16`, which is the default, or `int8`, at half the memory. */
   rows?: 'bf16' | 'int8'
   /** Threads that attention and indexing use, at least 1. */

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import test from 'ava';
 import type { ExecutionContext } from 'ava';
 
+import { nativeModel } from '../src/decode/model.js';
 import { openGguf } from '../src/model/gguf.js';
 import type { LayerTensor, Tensor } from '../src/model/types.js';
 import { NativeModel, NativeSession } from '../src/native.js';
@@ -65,6 +66,22 @@ test('an output head of 8 bits says nearly the same', async (t) => {
   t.true(error < 0.01 * rootMeanSquare(exact), `${error}`);
   // Negative control: it is another head.
   t.true(error > 0);
+});
+
+test('the importance of a head is the norm of its part of the output projection', async (t) => {
+  const path = writeGguf(join(temporaryFolder(t), 'tiny.gguf'), tinyLlama({ ...shape, heads: 3 }));
+  await using file = await openGguf(path);
+  const importance = nativeModel(file).headImportance();
+  t.is(importance.length, 2 * 3);
+  for (const layer of [0, 1]) {
+    const { type, shape: [rows = 0, columns = 0], ...tensor } = file.layerTensor(layer, 'attentionOutput');
+    t.is(type, 'F32');
+    const weights = new Float32Array(tensor.bytes().slice().buffer);
+    t.true(rows <= 128, 'all rows are in it');
+    const norms = [0, 1, 2].map((head) => Math.hypot(...Array.from(weights).filter((_, i) => Math.floor((i % columns) / 64) === head)));
+    const mean = (norms[0]! + norms[1]! + norms[2]!) / 3;
+    for (const [head, norm] of norms.entries()) t.true(Math.abs(importance[3 * layer + head]! - norm / mean) < 1e-5);
+  }
 });
 
 test('a failed step can be taken back', async (t) => {

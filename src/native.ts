@@ -105,6 +105,11 @@ export class NativeModel {
     const { NativeModel: Addon } = loaded();
     this.weights = translating(() => new Addon(options));
   }
+
+  /** How much the output of each query head moves the residual stream, relative to its layer's others, [layers, heads]. */
+  headImportance(): number[] {
+    return translating(() => this.weights.headImportance());
+  }
 }
 
 /** A model's tokens as bytes, in the shape that grammars look them up in. */

@@ -194,6 +194,7 @@ export class Model implements AsyncDisposable {
   readonly #weights: NativeModel;
   readonly #threads: number;
   readonly #sessions = new Set<Session>();
+  readonly #importance: number[];
   #tokenBytes: readonly Uint8Array[] | undefined;
   #vocabulary: NativeVocabulary | undefined;
   #fingerprint: { name: string; value: string }[] | undefined;
@@ -207,6 +208,7 @@ export class Model implements AsyncDisposable {
     this.#file = file;
     this.#dense = dense;
     this.#weights = weights;
+    this.#importance = weights.headImportance();
     this.#threads = threads;
   }
 
@@ -311,7 +313,7 @@ export class Model implements AsyncDisposable {
   }
 
   #nativeOptions({ seed, rows }: { seed?: number | undefined; rows?: RowType | undefined }, directory = tmpdir()) {
-    return { ...sessionShape(this.config), rows: rowsFrom(rows), threads: this.#threads, seed: seedFrom(seed), directory };
+    return { ...sessionShape(this.config), importance: this.#importance, rows: rowsFrom(rows), threads: this.#threads, seed: seedFrom(seed), directory };
   }
 
   #session(native: NativeSession, policy: Chosen, home: 'memory' | 'folder'): Session {

@@ -17,6 +17,9 @@ use crate::weights_file::{TensorSpan, WeightsError, WeightsFile};
 /// matrix products (`chunk`).
 const FEW: usize = 32;
 
+/// Least [`Transformer::head_importance`]: above 0, for a head that was cut out of a model.
+const LEAST_IMPORTANCE: f32 = 0.05;
+
 /// A model whose weights are mapped. Several sequences may step through it at once.
 #[derive(Debug)]
 pub struct Transformer {
@@ -97,6 +100,27 @@ impl Transformer {
     pub fn attention(&self) -> (usize, usize, usize, usize) {
         let TransformerConfig { heads, kv_heads, head_dim, .. } = self.config;
         (self.config.layers.len(), heads, kv_heads, head_dim)
+    }
+
+    /// How much the output of each query head moves the residual stream, `[layers, heads]`: the Frobenius norm of its part of the
+    /// output projection, from at most 128 of that's rows, relative to the mean of the layer's heads.
+    pub fn head_importance(&self) -> Vec<f32> {
+        let TransformerConfig { heads, head_dim, .. } = self.config;
+        let layer = |layer: &LayerConfig| {
+            let matrix = self.matrix(layer.attention_output);
+            let mut squares = vec![0.0f32; heads];
+            for row in (0..matrix.outputs()).step_by(matrix.outputs().div_ceil(128)) {
+                for (square, part) in squares.iter_mut().zip(matrix.row(row).chunks_exact(head_dim)) {
+                    *square += part.iter().map(|weight| weight * weight).sum::<f32>();
+                }
+            }
+            let norms: Vec<f32> = squares.iter().map(|square| square.sqrt()).collect();
+            let mean = norms.iter().sum::<f32>() / heads as f32;
+            norms
+                .into_iter()
+                .map(move |norm| if mean > 0.0 { (norm / mean).max(LEAST_IMPORTANCE) } else { 1.0 })
+        };
+        self.config.layers.iter().flat_map(layer).collect()
     }
 
     /// Takes tokens at consecutive positions from `position` on through all layers, and writes the logits

@@ -63,7 +63,7 @@ impl Shape {
     }
 }
 
-/// Where a model's attention is not the softmax of all scaled products.
+/// What a model's attention is besides its shape: where it is not the softmax of all scaled products, and which heads matter.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Attention {
     /// Of each layer how many of the newest tokens a token attends, its own among them: such a layer is local, always attended
@@ -71,6 +71,9 @@ pub struct Attention {
     pub windows: Vec<Option<usize>>,
     /// A score s becomes cap tanh(s / cap).
     pub score_cap: Option<f32>,
+    /// How much the output of each query head moves what comes after it, relative to the other heads of its layer,
+    /// `[layers, heads]`: under a budget `sketch` draws more for one that moves more. None for all the same.
+    pub importance: Vec<f32>,
 }
 
 impl Attention {
@@ -84,8 +87,21 @@ impl Attention {
         self.windows.get(layer).copied().flatten().unwrap_or(usize::MAX)
     }
 
-    fn check(&self, layers: usize) -> Result<(), EngineError> {
-        let Attention { windows, score_cap } = self;
+    /// The importance of a layer's query heads; empty where all have the same.
+    pub(crate) fn importance(&self, layer: usize, heads: usize) -> &[f32] {
+        self.importance.chunks(heads).nth(layer).unwrap_or_default()
+    }
+
+    fn check(&self, Shape { layers, heads, .. }: Shape) -> Result<(), EngineError> {
+        let Attention { windows, score_cap, importance } = self;
+        let usable = |&importance: &f32| importance > 0.0 && importance.is_finite();
+        if !(importance.is_empty() || importance.len() == layers * heads) || !importance.iter().all(usable) {
+            return Err(EngineError::Invalid(format!(
+                "the importance of {} heads, of {}; each must be above 0",
+                importance.len(),
+                layers * heads
+            )));
+        }
         if windows.len() > layers || windows.contains(&Some(0)) {
             return Err(EngineError::Invalid(format!(
                 "windows of {} layers, of {layers}; none may be of 0 tokens",
@@ -281,7 +297,7 @@ impl SessionConfig {
 
     pub(crate) fn check(&self) -> Result<(), EngineError> {
         self.shape.check()?;
-        self.attention.check(self.shape.layers)?;
+        self.attention.check(self.shape)?;
         if self.threads == 0 {
             return Err(EngineError::Invalid("0 threads; at least 1 is needed".to_owned()));
         }

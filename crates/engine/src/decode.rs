@@ -37,6 +37,8 @@ pub(crate) struct Step<'a> {
     pub window: usize,
     /// What caps scores softly, if anything does.
     pub score_cap: Option<f32>,
+    /// Of the layer's query heads; empty where all are the same.
+    pub importance: &'a [f32],
 }
 
 impl Step<'_> {

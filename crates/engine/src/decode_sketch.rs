@@ -159,7 +159,7 @@ pub(crate) fn sketched(
         }
     }
     let shares: Vec<f64> = indexed.iter().zip(&weight).map(|(indexed, weight)| indexed / weight).collect();
-    let lambdas = sketch.lambdas(keys, &shares);
+    let lambdas = sketch.lambdas(keys, &shares, step.importance);
     let coefficients: Vec<f32> =
         lambdas.iter().zip(&weight).map(|(lambda, weight)| (lambda / weight) as f32).collect();
     let seed = derive_seed(derive_seed(sketch.seed, step.tokens as u64), step.layer as u64);

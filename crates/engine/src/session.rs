@@ -266,6 +266,7 @@ impl Session {
             tokens,
             window: self.attention.window(layer),
             score_cap: self.attention.score_cap,
+            importance: self.attention.importance(layer, self.shape.heads),
         };
         if let (Policy::Lsh { .. }, Index::Lsh(index), false) = (self.policy, &mut self.index, local) {
             index.keep_up(team, step);

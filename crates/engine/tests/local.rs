@@ -24,7 +24,7 @@ fn config() -> SessionConfig {
     let windows = vec![Some(WINDOWS[0]), None, Some(WINDOWS[1])];
     SessionConfig {
         shape: SHAPE,
-        attention: Attention { windows, score_cap: Some(CAP) },
+        attention: Attention { windows, score_cap: Some(CAP), ..Attention::default() },
         rows: RowType::Bf16,
         threads: 2,
         seed: 3,
@@ -140,10 +140,10 @@ fn opened_again_it_goes_on_bit_for_bit() {
 #[test]
 fn windows_and_caps_out_of_range_are_refused() {
     for attention in [
-        Attention { windows: vec![Some(0)], score_cap: None },
-        Attention { windows: vec![None; 4], score_cap: None },
-        Attention { windows: Vec::new(), score_cap: Some(0.0) },
-        Attention { windows: Vec::new(), score_cap: Some(f32::NAN) },
+        Attention { windows: vec![Some(0)], score_cap: None, ..Attention::default() },
+        Attention { windows: vec![None; 4], score_cap: None, ..Attention::default() },
+        Attention { windows: Vec::new(), score_cap: Some(0.0), ..Attention::default() },
+        Attention { windows: Vec::new(), score_cap: Some(f32::NAN), ..Attention::default() },
     ] {
         let refused = Session::new(SessionConfig { attention: attention.clone(), ..config() });
         assert!(matches!(refused, Err(EngineError::Invalid(_))), "{attention:?}");

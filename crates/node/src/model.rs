@@ -114,6 +114,13 @@ impl NativeModel {
         let transformer = contained(|| Ok(Transformer::open(&path, config)?)).flatten()?;
         Ok(NativeModel { transformer: Arc::new(transformer) })
     }
+
+    /// How much the output of each query head moves the residual stream, relative to the other heads of its layer, [layers, heads]: what a
+    /// session takes as `importance`.
+    #[napi]
+    pub fn head_importance(&self) -> Vec<f64> {
+        self.transformer.head_importance().into_iter().map(f64::from).collect()
+    }
 }
 
 impl NativeModelOptions {

@@ -38,6 +38,9 @@ pub struct NativeSessionOptions {
     pub windows: Option<Vec<f64>>,
     /// Caps scores softly: s becomes cap tanh(s / cap).
     pub score_cap: Option<f64>,
+    /// How much the output of each query head moves what comes after it, relative to its layer's others, [layers, heads]: under a
+    /// budget `sketch` draws more for one that moves more. All the same if none is given.
+    pub importance: Option<Vec<f64>>,
     /// How keys and values are stored: `bf16`, which is the default, or `int8`, at half the memory.
     #[napi(ts_type = "'bf16' | 'int8'")]
     pub rows: Option<String>,
@@ -58,7 +61,11 @@ impl NativeSessionOptions {
         };
         let windows = self.windows.iter().flatten().map(window).collect::<Result<_, _>>()?;
         Ok(SessionConfig {
-            attention: Attention { windows, score_cap: self.score_cap.map(|cap| cap as f32) },
+            attention: Attention {
+                windows,
+                score_cap: self.score_cap.map(|cap| cap as f32),
+                importance: self.importance.iter().flatten().map(|&importance| importance as f32).collect(),
+            },
             shape: Shape {
                 layers: integer("layers", self.layers, MOST)?,
                 heads: integer("heads", self.heads, MOST)?,

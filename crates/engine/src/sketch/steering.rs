@@ -13,8 +13,9 @@ const REPEATED: f64 = 0.25;
 const LEAST: f64 = 8.0;
 
 impl SessionSketch {
-    /// lambda of each query head, `shares` being the parts of their estimated weights that are on `keys` indexed keys.
-    pub fn lambdas(&self, keys: usize, shares: &[f64]) -> Vec<f64> {
+    /// lambda of each query head, `shares` being the parts of their estimated weights that are on `keys` indexed keys, and `importance`
+    /// how much their outputs count, none for all the same.
+    pub fn lambdas(&self, keys: usize, shares: &[f64], importance: &[f32]) -> Vec<f64> {
         match self.budget {
             // The mean square of the error is about share / lambda times |v - o|^2 / |o|^2, which the gain stands for.
             Budget::Verified { epsilon, delta } => {
@@ -22,8 +23,17 @@ impl SessionSketch {
                 let of = |share: &f64| (self.gain * share / most).max(LEAST / share.max(epsilon));
                 shares.iter().map(of).collect()
             }
-            _ => vec![self.gain * self.budget.of(keys) * keys as f64; shares.len()],
+            // The square of a head's error goes with share / lambda and what it draws with share * lambda, so that for a given number of keys the
+            // sum of what all errors move, by their importance, is least where lambda goes with that.
+            Budget::Fraction(_) | Budget::ByLength | Budget::Rooted { .. } if !importance.is_empty() => {
+                importance.iter().map(|&importance| self.lambda(keys) * f64::from(importance)).collect()
+            }
+            _ => vec![self.lambda(keys); shares.len()],
         }
+    }
+
+    fn lambda(&self, keys: usize) -> f64 {
+        self.gain * self.budget.of(keys) * keys as f64
     }
 
     /// Notes a layer's draw, which was expected to be of so many from `keys` of each of its KV heads; that of the first layer which draws begins a
