@@ -27,7 +27,16 @@ fn storage(tokens: usize) -> Storage {
 
 fn step(storage: &Storage, tokens: usize) -> Step<'_> {
     let kernels = Kernels::detect().expect("kernels");
-    Step { shape: SHAPE, kernels, storage, layer: 0, tokens, window: usize::MAX, score_cap: None, draws: None }
+    Step {
+        shape: SHAPE,
+        kernels,
+        storage,
+        layer: 0,
+        tokens,
+        window: usize::MAX,
+        score_cap: None,
+        draws: None,
+    }
 }
 
 fn key(storage: &Storage, token: usize) -> Vec<f32> {
