@@ -144,7 +144,7 @@ export function overSameIndex(own: Policy, options: PolicyOptions, layers: numbe
   const index = own.kind === 'sketch' ? { sketchBits: own.bits, residual: own.residual } : own.kind === 'lsh' ? { lshK: own.k, lshL: own.l } : {};
   const asked = policyFrom({ policy, denseLayers, budget, targetError, epsilon, delta, ...index }, layers);
   const replaced = policy !== own.kind || budget !== undefined || targetError !== undefined || epsilon !== undefined;
-  return replaced ? { ...(own.denseLayers && { denseLayers: own.denseLayers }), ...asked } : ({ ...own, ...asked } as Policy);
+  return replaced ? { ...(own.denseLayers && { denseLayers: own.denseLayers }), ...asked } : ({ ...own, ...asked });
 }
 
 /** What asks for an error instead of a budget, which only `sketch` can be asked for, and in one way at a time. */

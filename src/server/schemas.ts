@@ -70,7 +70,7 @@ export const chatBody = z.object({
     z.object({ type: z.literal('json_schema'), json_schema: z.object({ name: text.nullish(), schema: jsonSchema, strict: z.boolean().nullish() }) }),
   ]).nullish(),
   report: z.object({
-    bins: z.int().min(1).max(512).optional().describe('Parts into which the text is cut at most, to say where keys were drawn. Default 512'),
+    bins: z.int().min(1).max(512).optional().describe('Bins into which the text is cut at most, to say where keys were drawn; the answer takes more of the same size. Default 512'),
   }).strict().nullish().describe("Asks for a report of the answer's attention; needs n to be 1"),
   tools: z.array(z.object({
     type: z.literal('function'),

@@ -54,7 +54,7 @@ fn layers(session: &Session, bin: usize) -> Vec<Vec<u64>> {
 fn policies() -> [Policy; 6] {
     let sketch = |budget| Policy::Sketch { bits: 4, budget, residual: false };
     [
-        Policy::Lsh { k: 6, l: 40 },
+        Policy::Lsh { k: 10, l: 60 },
         sketch(Budget::Fraction(0.02)),
         sketch(Budget::TargetError(0.1)),
         // So small that some heads read all of their keys.
@@ -109,7 +109,7 @@ fn threads_change_nothing_and_dense_layers_draw_nothing() {
 
 #[test]
 fn a_new_histogram_is_empty_and_none_is_kept_unasked() {
-    let mut session = stepped(Policy::Lsh { k: 6, l: 40 }, 1, BIN, &[]);
+    let mut session = stepped(Policy::Lsh { k: 10, l: 60 }, 1, BIN, &[]);
     session.note_draws(NonZeroUsize::new(7));
     let draws = session.draws().expect("they are noted");
     assert!(draws.bin() == 7 && draws.layer(0).is_empty());

@@ -102,7 +102,7 @@ async function answer(
 ): Promise<Report | undefined> {
   const { maxTokens, stop, temperature, topK, topP, minP, repetitionPenalty, logprobs, schema } = request;
   using constraint = schema === undefined ? undefined : model.jsonConstraint(schema);
-  using reporter = request.report && new Reporter(model, session, request.report, Math.min(model.context, session.tokens.length + (maxTokens ?? 0)));
+  using reporter = request.report && new Reporter(model, session, request.report);
   const pieces = session.generate({
     maxTokens, stop, temperature, topK, topP, minP, repetitionPenalty, logprobs, signal, constraint,
     seed: (request.seed + choice) % 2 ** 32,

@@ -35,7 +35,7 @@ export type Attention = Pick<PolicyOptions, 'policy' | 'budget' | 'targetError' 
 
 /** What is to be told of an answer's attention. */
 export interface ReportRequest {
-  /** Parts into which the text is cut, at most. */
+  /** Bins into which the text is cut at most, but for its answer, which takes more of the same size. */
   readonly bins: number;
 }
 

@@ -9,11 +9,11 @@ export class Reporter implements Disposable {
   readonly #steps: StepReport[] = [];
   #before: StepCounts;
 
-  /** From now on, after `tokens` tokens. `bins`: into so many parts the text is cut at most, its answer included. */
-  constructor(model: Model, session: Session, { bins }: ReportRequest, tokens: number) {
+  /** From now on, when the session has read what is to be answered. */
+  constructor(model: Model, session: Session, { bins }: ReportRequest) {
     this.#model = model;
     this.#session = session;
-    session.noteDraws(Math.ceil(tokens / bins));
+    session.noteDraws(Math.ceil(session.tokens.length / bins));
     this.#before = session.counts();
   }
 

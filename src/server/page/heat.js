@@ -43,6 +43,8 @@ export class Heat {
    * @param {string} source the document, if there is one
    */
   show(draws, source) {
+    // What is hidden cannot be scrolled.
+    element('heat').hidden = false;
     this.#draws = draws;
     this.#end = documentBins(draws.texts, source);
     const chosen = this.#layers.value;

@@ -9,7 +9,7 @@ import { type ChatBody, chatAnswer, chatBody, errorAnswer } from '../schemas.js'
 import { type ServerEvent, sendEvents } from '../sse.js';
 import { type ToolCall, type ToolCallReader, type ToolChoice, toolRequest } from '../tools.js';
 
-/** Parts into which a report cuts a text: about as many as a screen has columns of pixels for. */
+/** Bins into which a report cuts a text: about as many as a screen has columns of pixels for. */
 const DEFAULT_BINS = 512;
 
 export function chatRoute(app: FastifyInstance, context: Context): void {
