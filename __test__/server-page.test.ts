@@ -82,6 +82,8 @@ test.serial(`${inBrowser}: a document is asked, and shows where keys were sample
 
   const text = async (id: string) => (await page.locator(`#${id}`).textContent()) ?? '';
   await page.fill('#source', document_);
+  await page.locator('summary').first().click();
+  await page.fill('#most-tokens', '40');
   await ask(page, 'hello?');
   t.is(await page.title(), 'magicpig: ask a document', 'what is in a document is text');
   t.true((await text('text')).includes(document_));
@@ -114,7 +116,6 @@ test.serial(`${inBrowser}: a document is asked, and shows where keys were sample
   t.deepEqual(await violations(page), [], 'light');
 
   await page.emulateMedia({ colorScheme: 'dark' });
-  await page.locator('summary').first().click();
   await page.selectOption('#mode', 'verified');
   await ask(page, 'and now?');
   t.regex(await text('error'), /^\d+(\.\d)?%, at most [0-5]\.\d%$/);
