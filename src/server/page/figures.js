@@ -42,7 +42,7 @@ export function showExact(exact, sampled, text) {
 /** @param {number} times */
 function faster(times) {
   if (times >= 1.1) return `${times.toFixed(1)} times as fast as exact.`;
-  return times > 0.9 ? 'About as fast as exact: a text has to be long for sampling to gain time.' : `Slower than exact, by ${(1 / times).toFixed(1)} times: a text has to be long for sampling to gain time.`;
+  return times > 0.9 ? 'About as fast as exact: a text has to be long for sampling to gain time.' : `${(1 / times).toFixed(1)} times as slow as exact: a text has to be long for sampling to gain time.`;
 }
 
 /**
