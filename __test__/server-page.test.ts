@@ -89,7 +89,7 @@ test.serial(`${inBrowser}: a document is asked, and shows where keys were sample
   t.true((await text('text')).includes(document_));
   t.is(await page.locator('#strip rect').count(), await page.locator('#text span').count());
   t.regex(await text('keys'), /^\d+(\.\d)?%$/);
-  t.regex(await text('ms'), /^\d+(\.\d)? ms$/);
+  t.regex(await text('ms'), /^\d+(\.\d)?\sms$/);
   t.is(await page.locator('#most button').count(), 5);
   t.true(await page.locator('#error-row').isHidden());
   t.true((await page.locator('#chart line').count()) > 3);
@@ -112,7 +112,7 @@ test.serial(`${inBrowser}: a document is asked, and shows where keys were sample
 
   await page.click('#compare');
   await page.locator('#compared', { hasText: 'exact' }).waitFor();
-  t.regex(await text('exact-ms'), /^\d+(\.\d)? ms$/);
+  t.regex(await text('exact-ms'), /^\d+(\.\d)?\sms$/);
   t.deepEqual(await violations(page), [], 'light');
 
   await page.emulateMedia({ colorScheme: 'dark' });

@@ -22,7 +22,7 @@ export function percent(share) {
 
 /** @param {number | undefined} ms */
 export function milliseconds(ms) {
-  return ms === undefined ? 'not measured' : `${ms.toFixed(ms < 9.95 ? 1 : 0)} ms`;
+  return ms === undefined ? 'not measured' : `${ms.toFixed(ms < 9.95 ? 1 : 0)}\u00a0ms`;
 }
 
 /** @param {number[]} values */
