@@ -57,7 +57,8 @@ function middle({ steps }, what) {
 function row({ text, ms, keys_read: keys, relative_error: error }) {
   const cells = [ms === null ? 'read' : milliseconds(ms), keys === null ? '' : percent(keys), error === null ? '' : percent(error)];
   const line = document.createElement('tr');
-  const head = Object.assign(document.createElement('th'), { scope: 'row', textContent: JSON.stringify(text).slice(1, -1) });
+  // In quotes: some tokens are a space, and those that begin a character are nothing yet.
+  const head = Object.assign(document.createElement('th'), { scope: 'row', textContent: JSON.stringify(text) });
   line.append(head, ...cells.map((cell) => Object.assign(document.createElement('td'), { textContent: cell })));
   return line;
 }
