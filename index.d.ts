@@ -96,6 +96,10 @@ export declare class NativeSession {
   setAudit(on: boolean): void
   /** What the comparison found since it was set, or since the last resetStats. */
   audit(): NativeAudit | null
+  /** Has later steps note where they draw keys, in bins of so many positions, which begins a new histogram; 0 ends it. */
+  noteDraws(bin: number): void
+  /** Where keys were drawn since noteDraws. */
+  draws(): NativeDraws | null
   /**
    * Drops every row at position `tokens` or after it, in every layer; also what a step that failed in between
    * left half appended.
@@ -171,6 +175,14 @@ export interface NativeAudit {
   estimatedErrors: number
   /** Sum of the real errors likewise. */
   realErrors: number
+}
+
+/** A histogram of positions for each layer. */
+export interface NativeDraws {
+  /** Positions of a bin. */
+  bin: number
+  /** Rows that were drawn, by bins of positions, for each layer; summed over steps and query heads. */
+  layers: Array<Float64Array>
 }
 
 /** A name and its value. */

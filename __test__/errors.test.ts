@@ -4,7 +4,10 @@ import { join } from 'node:path';
 
 import test from 'ava';
 
+import { exitCode } from '../src/cli/terminal.js';
 import { MagicpigError, errorCodes } from '../src/index.js';
+import type { ErrorCode } from '../src/index.js';
+import { refusalOf } from '../src/server/errors.js';
 
 const root = join(import.meta.dirname, '..');
 
@@ -38,6 +41,35 @@ test('what is written about sessions names codes that there are', (t) => {
   t.true(named.length > 5);
   t.deepEqual(named.filter((code) => !Object.hasOwn(errorCodes, code)), []);
   t.deepEqual(Object.keys(errorCodes).filter((code) => code.startsWith('SESSION_') && !named.includes(code)), []);
+});
+
+/** Cells of the rows of docs/errors.md that begin with a code, without the quotes around it. */
+function documented(code: RegExp): string[][] {
+  const lines = readFileSync(join(root, 'docs', 'errors.md'), 'utf8').split('\n');
+  const rows = lines.filter((line) => line.startsWith('| `')).map((line) => line.slice(1, -1).split('|').map((cell) => cell.trim().replace(/^`(.*)`$/, '$1')));
+  return rows.filter(([name]) => code.test(name!));
+}
+
+test('the table of errors has every code and no other, with its meaning, exit code, status and a way out', (t) => {
+  const rows = documented(/^[A-Z_]+$/);
+  t.deepEqual(rows.map(([code]) => code), Object.keys(errorCodes));
+  for (const [name, meaning, exit, status, way, ...more] of rows) {
+    const code = name as ErrorCode;
+    t.is(meaning, errorCodes[code]);
+    t.is(Number(exit), exitCode(code), code);
+    t.is(Number(status), refusalOf(new MagicpigError(code, 'a message')).status, code);
+    t.true(way!.length > 10 && more.length === 0, code);
+  }
+});
+
+test('the table of the server’s own errors has those that are raised, with their status', (t) => {
+  const folder = join(root, 'src', 'server');
+  const sources = readdirSync(folder, { recursive: true, encoding: 'utf8' }).filter((name) => name.endsWith('.ts')).map((name) => readFileSync(join(folder, name), 'utf8'));
+  const raised = sources.flatMap((source) => [...source.matchAll(/new ApiError\((\d+), '([a-z_]+)'/g)].map(([, status, code]) => `${code} ${status}`));
+  // Bodies that their schema does not allow.
+  const validation = ['missing_required_parameter 400', 'invalid_value 400'];
+  t.deepEqual(documented(/^[a-z_]+$/).map(([code, status]) => `${code} ${status}`).sort(), [...new Set([...raised, ...validation])].sort());
+  t.true(raised.length > 15);
 });
 
 test('an error is known without its class', (t) => {

@@ -31,10 +31,10 @@ test('the package holds the program and its types, and no addon, source or test'
   const { stdout } = await run('npm', ['pack', '--dry-run', '--json', '--ignore-scripts'], { cwd: root });
   const [{ files }] = JSON.parse(stdout) as [{ files: { path: string }[] }];
   const paths = files.map(({ path }) => path);
-  for (const wanted of ['package.json', 'README.md', 'LICENSE', 'index.js', 'index.d.ts', 'dist/index.js', 'dist/index.d.ts', manifest.bin.magicpig]) {
+  for (const wanted of ['package.json', 'README.md', 'LICENSE', 'index.js', 'index.d.ts', 'dist/index.js', 'dist/index.d.ts', 'dist/server/page/index.html', 'dist/server/page/main.js', 'dist/server/page/page.css', manifest.bin.magicpig]) {
     t.true(paths.includes(wanted), wanted);
   }
-  t.deepEqual(paths.filter((path) => /^(src|crates|__test__|scripts|docs|npm)\/|\.node$/.test(path)), [], 'addons have packages of their own');
+  t.deepEqual(paths.filter((path) => /^(src|crates|__test__|scripts|docs|examples|npm)\/|\.node$/.test(path)), [], 'addons have packages of their own');
 });
 
 test('installing it runs no script', (t) => {

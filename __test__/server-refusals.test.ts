@@ -2,13 +2,14 @@
 import { spawn } from 'node:child_process';
 import { connect } from 'node:net';
 import { request as httpRequest } from 'node:http';
-import { mkdirSync } from 'node:fs';
+import { mkdirSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 
 import test from 'ava';
 import type { ExecutionContext } from 'ava';
 
 import { verifySession } from '../src/index.js';
+import { pagePaths } from '../src/server/page-files.js';
 import { Server } from '../src/server/server.js';
 import { Turns } from '../src/server/engine/turns.js';
 import { Admission } from '../src/server/admission.js';
@@ -28,6 +29,7 @@ test.after.always(async () => {
 });
 
 const chat = '/v1/chat/completions';
+const pageFolder = join(import.meta.dirname, '..', 'src', 'server', 'page');
 
 interface Answer {
   readonly status: number;
@@ -58,16 +60,17 @@ function refused(t: ExecutionContext, { status, text }: Answer, what: string): v
   t.true(typeof error['message'] === 'string' && error['message'] !== '' && !/\n|\/(tmp|home|work)\//.test(error['message']), `${what}: ${String(error['message'])}`);
 }
 
-test('every route but /health wants the key', async (t) => {
+test('every route but /health and the files of the page wants the key', async (t) => {
   const { routes } = running.server;
   t.true(routes.length >= 10);
+  t.deepEqual([...pagePaths].sort(), ['/', ...readdirSync(pageFolder).filter((name) => name !== 'index.html').map((name) => `/page/${name}`)].sort(), 'only the files that are published are open');
   for (const { method, url } of routes) {
     // Preflight requests come from the browser, which has no key to send.
     if (method === 'OPTIONS') continue;
     const path = url.replace(/:\w+|\*/g, 'x');
     for (const headers of [{}, { authorization: 'Bearer wrong' }, { authorization: apiKey }, { authorization: `Basic ${apiKey}` }]) {
       const { status } = await send(method, path, headers);
-      t.is(status, url === '/health' ? 200 : 401, `${method} ${url}`);
+      t.is(status, url === '/health' || pagePaths.has(url) ? 200 : 401, `${method} ${url}`);
     }
   }
   t.is((await send('GET', '/nowhere', {})).status, 401, 'what is not there does not say so');
@@ -125,7 +128,7 @@ test('the description names what there is, and is OpenAPI', async (t) => {
 
 test('a server that others could reach without a key does not start', async (t) => {
   const start = async (options: object) => await t.throwsAsync(Server.start({ model: 'no-such-model', ...options }), { code: 'INVALID_OPTION' });
-  t.regex((await start({ host: '0.0.0.0' })).message, /key/);
+  t.regex((await start({ host: '0.0.0.0' })).message, /--api-key/);
   await start({ host: '192.168.1.5' });
   await start({ host: 'not an address' });
   await start({ apiKey: 'short' });

@@ -84,7 +84,9 @@ try {
   await step('cargo fmt', 'cargo', ['fmt', '--all', '--check'], { to: 1 });
   await step('clippy', 'cargo', ['clippy', '--workspace', '--all-targets', '--locked', '--', '-D', 'warnings'], { to: 1 });
   await step('tsc', ...npx('typescript/bin/tsc', '-p', 'tsconfig.test.json', '--noEmit'));
+  await step('tsc of the page', ...npx('typescript/bin/tsc', '-p', 'tsconfig.page.json'));
   await step('eslint', ...npx('eslint/bin/eslint.js', '.', '--max-warnings', '0'));
+  await step('docs/api.md', process.execPath, ['scripts/api-docs.mjs', '--check']);
   await testRust();
   await reportIsaCoverage();
   await testTypeScript();

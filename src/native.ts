@@ -1,6 +1,7 @@
 import type {
   CpuInfo,
   NativeAudit,
+  NativeDraws,
   NativeField,
   NativeFolder,
   NativeMeasurement,
@@ -19,6 +20,7 @@ import { addonMissing } from './native-missing.js';
 export type {
   CpuInfo,
   NativeAudit,
+  NativeDraws,
   NativeField,
   NativeFolder,
   NativeMeasurement,
@@ -233,6 +235,16 @@ export class NativeSession {
   /** What the comparison found since it was set, or since the last {@link NativeSession.resetStats}. */
   audit(): NativeAudit | undefined {
     return translating(() => this.#session.audit()) ?? undefined;
+  }
+
+  /** Has later steps note where they draw keys, in bins of so many positions, which begins a new histogram; 0 ends it. */
+  noteDraws(bin: number): void {
+    translating(() => { this.#session.noteDraws(bin); });
+  }
+
+  /** Where keys were drawn since {@link NativeSession.noteDraws}. */
+  draws(): NativeDraws | undefined {
+    return translating(() => this.#session.draws()) ?? undefined;
   }
 
   truncate(tokens: number): void {

@@ -2,6 +2,7 @@ import type { CommandModule, InferredOptionTypes } from 'yargs';
 import { policyNames } from '../decode/options.js';
 import { MagicpigError } from '../errors.js';
 import type { ServeOptions } from '../server/options.js';
+import { denseLayersOption, layersFrom } from './dense-layers-option.js';
 import { DEFAULT_MODEL, REF_HELP } from './model-option.js';
 import { rowsOption } from './rows-option.js';
 import type { Terminal } from './terminal.js';
@@ -21,7 +22,12 @@ const options = {
   drain: { type: 'number', default: 25, describe: 'Seconds that requests have to end after SIGTERM or Ctrl-C' },
   policy: { type: 'string', choices: policyNames, describe: 'How attention is computed while generating [default: sketch, or as a session was made]' },
   budget: { type: 'number', describe: 'sketch, topk, oracle, quest: mean fraction of the indexed keys that a step reads [default: 0.02 of 8,192 keys, less in longer texts]' },
+  'target-error': { type: 'number', describe: 'sketch, instead of a budget: read as many keys as make this the mean relative error of attention, by its own prediction' },
+  epsilon: { type: 'number', describe: 'sketch, instead of a budget: read more keys until the interval of every relative error of attention ends below this' },
+  delta: { type: 'number', describe: 'With --epsilon: how often an interval may be wrong [default: 0.05]' },
   'sketch-bits': { type: 'number', describe: 'sketch: bits of the copy of each key element: 1, 2 or 4 [default: 4]' },
+  residual: { type: 'boolean', describe: 'sketch: keep a copy of the values too, which the keys that are read correct: needs fewer of them [default: false]' },
+  'dense-layers': denseLayersOption,
   'lsh-k': { type: 'number', describe: 'lsh: bits a table, 1 to 16; more bits, fewer keys read [default: 10]' },
   'lsh-l': { type: 'number', describe: 'lsh: tables, 2 to 1000; more tables, more keys read [default: 150]' },
   rows: rowsOption,
@@ -64,7 +70,12 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
     drainSeconds: args.drain,
     policy: args.policy,
     budget: args.budget,
+    targetError: args['target-error'],
+    epsilon: args.epsilon,
+    delta: args.delta,
     sketchBits: args['sketch-bits'],
+    residual: args.residual,
+    denseLayers: layersFrom(args['dense-layers']),
     lshK: args['lsh-k'],
     lshL: args['lsh-l'],
     rows: args.rows,

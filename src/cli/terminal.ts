@@ -1,6 +1,6 @@
 import { constants } from 'node:os';
 import cliProgress from 'cli-progress';
-import type { MagicpigError } from '../errors.js';
+import type { ErrorCode, MagicpigError } from '../errors.js';
 
 /** What a command writes to, and what stops it. */
 export class Terminal {
@@ -68,13 +68,18 @@ export class Terminal {
     if (this.json) process.stdout.write(`${JSON.stringify({ error: { code, message } })}\n`);
     else process.stderr.write(`magicpig: ${message}\n`);
     if (stoppedBy !== undefined) return 128 + constants.signals[stoppedBy];
-    return code === 'INVALID_OPTION' || code === 'EMPTY_PROMPT' ? 2 : 1;
+    return exitCode(code);
   }
 
   /** A progress bar on stderr, where that is a terminal. Dispose of it before anything else is written. */
   progress(): Progress {
     return new Progress(process.stderr.isTTY);
   }
+}
+
+/** 2 for wrong usage, 1 for what failed. */
+export function exitCode(code: ErrorCode): 1 | 2 {
+  return code === 'INVALID_OPTION' || code === 'EMPTY_PROMPT' ? 2 : 1;
 }
 
 /** A bar that shows how far one phase after the other is. */

@@ -132,6 +132,21 @@ export function policyFrom(options: PolicyOptions, layers = 2 ** 12): Policy {
   }
 }
 
+/**
+ * The policy `options` ask for in the place of `own`, over the index that the session has: what they leave open is as `own` has
+ * it, so without any it is `own`. Throws INVALID_OPTION where it would need another index.
+ */
+export function overSameIndex(own: Policy, options: PolicyOptions, layers: number): Policy {
+  const { policy = own.kind, denseLayers, budget, targetError, epsilon, delta } = options;
+  if (policy !== 'exact' && policy !== own.kind) {
+    throw new MagicpigError('INVALID_OPTION', `policy is ${policy}, which needs another index than ${own.kind}, the session's; there are ${own.kind} and exact`);
+  }
+  const index = own.kind === 'sketch' ? { sketchBits: own.bits, residual: own.residual } : own.kind === 'lsh' ? { lshK: own.k, lshL: own.l } : {};
+  const asked = policyFrom({ policy, denseLayers, budget, targetError, epsilon, delta, ...index }, layers);
+  const replaced = policy !== own.kind || budget !== undefined || targetError !== undefined || epsilon !== undefined;
+  return replaced ? { ...(own.denseLayers && { denseLayers: own.denseLayers }), ...asked } : ({ ...own, ...asked });
+}
+
 /** What asks for an error instead of a budget, which only `sketch` can be asked for, and in one way at a time. */
 function errorFrom({ targetError, epsilon, delta }: Pick<PolicyOptions, 'targetError' | 'epsilon' | 'delta'>, policy: string, budget: number | undefined): Omit<SketchBudget, keyof Budget> {
   const asked = Object.entries({ targetError, epsilon, delta }).filter(([, value]) => value !== undefined).map(([name]) => name);

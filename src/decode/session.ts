@@ -1,13 +1,13 @@
 import { MagicpigError } from '../errors.js';
 import { localCount } from '../model/local.js';
 import type { ChatMessage } from '../model/template.js';
-import type { NativeAudit, NativeSession } from '../native.js';
+import type { NativeAudit, NativeDraws, NativeSession } from '../native.js';
 import type { TokenConstraint } from './constraint.js';
 import { type TokenLogprob, logprobsOf } from './logprobs.js';
 import type { Model } from './model.js';
-import { type PolicyName, type PolicyOptions, type SamplingOptions, integer, policyFrom, samplingFrom, seedFrom } from './options.js';
+import { type Policy, type PolicyName, type PolicyOptions, type SamplingOptions, integer, overSameIndex, policyFrom, samplingFrom, seedFrom } from './options.js';
 import { Sampler } from './sampler.js';
-import { Sequence } from './sequence.js';
+import { type DecodeCounts, Sequence } from './sequence.js';
 import { checkParent, folderFrom } from './sessions.js';
 import { StopWatch } from './stop.js';
 import type { Chosen } from './tuned.js';
@@ -87,6 +87,18 @@ export interface SessionStats {
   readonly finishReason: 'stop' | 'length' | undefined;
 }
 
+/** @internal */
+export interface StepCounts extends DecodeCounts {
+  readonly attendSeconds: number;
+  /** Rows that were read, counted as `allRows` are. */
+  readonly rowsRead: number;
+  /** Outputs of heads that estimated their own error, and those of them for which all keys were read. */
+  readonly assessed: number;
+  readonly readWhole: number;
+  /** Sum of the estimates. */
+  readonly errorSum: number;
+}
+
 /**
  * One text: what was read, and what is generated from it. Made by {@link Model.createSession}; dispose of it to free its
  * rows. It does one thing at a time: a second call while one is running fails with SESSION_BUSY.
@@ -97,7 +109,9 @@ export class Session implements Disposable {
   readonly #sequence: Sequence;
   /** Whether what is read and generated is kept on disk. */
   readonly #home: 'memory' | 'folder';
-  #policy: ReturnType<typeof policyFrom>;
+  #policy: Policy;
+  /** The policy that requests of a server depart from and come back to. */
+  #own: Policy;
   #tuned: boolean;
   #state: 'idle' | 'busy' | 'disposed' = 'idle';
   /** Generated and shown, but not yet taken through the model. */
@@ -115,7 +129,7 @@ export class Session implements Disposable {
     this.#model = model;
     this.#native = native;
     this.#sequence = sequence;
-    this.#policy = policyFrom(policy, model.config.layers);
+    this.#policy = this.#own = policyFrom(policy, model.config.layers);
     native.setPolicy(this.#policy);
   }
 
@@ -129,8 +143,20 @@ export class Session implements Disposable {
     using _ = this.#exclusive();
     const policy = policyFrom(options, this.#model.config.layers);
     this.#native.setPolicy(policy);
-    this.#policy = policy;
+    this.#policy = this.#own = policy;
     this.#tuned = false;
+  }
+
+  /**
+   * Has later tokens attended otherwise over the same index, or without options as before. Throws INVALID_OPTION where that
+   * needs another index.
+   * @internal
+   */
+  attendAs(options: PolicyOptions = {}): void {
+    using _ = this.#exclusive();
+    const policy = overSameIndex(this.#own, options, this.#model.config.layers);
+    this.#native.setPolicy(policy);
+    this.#policy = policy;
   }
 
   /**
@@ -320,6 +346,28 @@ export class Session implements Disposable {
   audit(): NativeAudit | undefined {
     this.#live();
     return this.#native.audit();
+  }
+
+  /**
+   * Has later steps note where they draw keys, in bins of so many positions, which begins a new histogram; 0 ends it.
+   * @internal
+   */
+  noteDraws(bin: number): void {
+    using _ = this.#exclusive();
+    this.#native.noteDraws(bin);
+  }
+
+  /** Where keys were drawn since {@link Session.noteDraws}. @internal */
+  draws(): NativeDraws | undefined {
+    this.#live();
+    return this.#native.draws();
+  }
+
+  /** Sums over all steps since the counts were reset, of which {@link Session.stats} has the means. @internal */
+  counts(): StepCounts {
+    this.#live();
+    const { attendSeconds, rowsRead, assessed, readWhole, errorSum } = this.#native.stats();
+    return { ...this.#sequence.counts, attendSeconds, rowsRead, assessed, readWhole, errorSum };
   }
 
   /** Sets counts and times to zero. */

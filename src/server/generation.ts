@@ -2,7 +2,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify';
 import { MagicpigError } from '../errors.js';
 import type { Admission } from './admission.js';
 import type { Engine } from './engine/engine.js';
-import type { GenerateEvent, GenerateRequest, SpelledLogprob, Usage } from './engine/protocol.js';
+import type { GenerateEvent, GenerateRequest, Report, SpelledLogprob, Usage } from './engine/protocol.js';
 import type { Metrics } from './metrics.js';
 
 /** What the routes need of the server. */
@@ -81,13 +81,15 @@ export async function begin(context: Context, request: FastifyRequest, reply: Fa
 export interface Generated {
   readonly choices: { text: string; reason: 'stop' | 'length'; tokens: { logprob: SpelledLogprob; top: readonly SpelledLogprob[] }[] }[];
   readonly usage: Usage;
+  readonly report?: Report | undefined;
 }
 
 export async function collected(events: AsyncIterable<TextEvent>, count: number): Promise<Generated> {
   const choices: Generated['choices'] = Array.from({ length: count }, () => ({ text: '', reason: 'length', tokens: [] }));
   let usage: Usage = { promptTokens: 0, reusedTokens: 0, generatedTokens: 0 };
+  let report: Report | undefined;
   for await (const event of events) {
-    if (event.kind === 'done') ({ usage } = event);
+    if (event.kind === 'done') ({ usage, report } = event);
     else {
       const choice = choices[event.choice];
       if (choice === undefined) continue;
@@ -98,7 +100,7 @@ export async function collected(events: AsyncIterable<TextEvent>, count: number)
       }
     }
   }
-  return { choices, usage };
+  return { choices, usage, report };
 }
 
 /** As OpenAI's interfaces spell it, but for responses. */

@@ -6,7 +6,7 @@ import { integer, policyFrom } from '../decode/options.js';
 import { MagicpigError } from '../errors.js';
 
 /** What the sessions of requests are made with. */
-export type ServedSession = Pick<SessionOptions, 'policy' | 'budget' | 'sketchBits' | 'lshK' | 'lshL' | 'rows'>;
+export type ServedSession = Pick<SessionOptions, 'policy' | 'budget' | 'targetError' | 'epsilon' | 'delta' | 'sketchBits' | 'residual' | 'denseLayers' | 'lshK' | 'lshL' | 'rows'>;
 
 export interface ServeOptions extends ServedSession, Pick<LoadOptions, 'threads' | 'device' | 'lmHead' | 'context'> {
   /** The model: what {@link loadModel} takes. It is also its name in requests. */
@@ -45,7 +45,7 @@ export async function serveOptionsFrom(options: ServeOptions) {
   if (isIP(host) === 0 && host !== 'localhost') throw invalid(`host is ${JSON.stringify(host)}; it must be an IP address, such as 127.0.0.1 or 0.0.0.0`);
   if (apiKey !== undefined && !/^[\x21-\x7e]{8,}$/.test(apiKey)) throw invalid('apiKey is too short or has spaces; it must be 8 or more printable characters');
   if (apiKey === undefined && !loopback.has(host)) {
-    throw invalid(`host is ${host}, which other machines can reach; that needs a key: apiKey, or MAGICPIG_API_KEY in the environment`);
+    throw invalid(`host is ${host}, which other machines can reach; that needs a key: --api-key (apiKey in the API), or better MAGICPIG_API_KEY in the environment`);
   }
   for (const origin of corsOrigins) {
     if (!URL.canParse(origin) || new URL(origin).origin !== origin) throw invalid(`corsOrigin is ${JSON.stringify(origin)}; it must be as in https://example.org, without a path`);

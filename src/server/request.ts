@@ -1,5 +1,5 @@
 import { randomInt } from 'node:crypto';
-import type { GenerateRequest } from './engine/protocol.js';
+import type { Attention, GenerateRequest } from './engine/protocol.js';
 import { ApiError } from './errors.js';
 
 /** What the three interfaces have in common, as their bodies spell it. */
@@ -13,11 +13,18 @@ interface Spelled {
   readonly session_id?: string | null | undefined;
   readonly n?: number | null | undefined;
   readonly stop?: string | readonly string[] | null | undefined;
+  readonly attention?: SpelledAttention | null | undefined;
+}
+
+/** As bodies spell {@link Attention}. */
+interface SpelledAttention extends Omit<Attention, 'targetError' | 'denseLayers'> {
+  readonly target_error?: number | undefined;
+  readonly dense_layers?: readonly number[] | undefined;
 }
 
 /** The common part of a request, with defaults: OpenAI's where it has one. */
-export function commonRequest(body: Spelled): Omit<GenerateRequest, 'prompt' | 'schema' | 'logprobs' | 'maxTokens'> {
-  const { temperature, top_p: topP, top_k: topK, min_p: minP, repetition_penalty: repetitionPenalty, seed, session_id: session, n, stop } = body;
+export function commonRequest(body: Spelled): Omit<GenerateRequest, 'prompt' | 'schema' | 'logprobs' | 'maxTokens' | 'report'> {
+  const { temperature, top_p: topP, top_k: topK, min_p: minP, repetition_penalty: repetitionPenalty, seed, session_id: session, n, stop, attention } = body;
   return {
     session: session ?? undefined,
     choices: n ?? 1,
@@ -29,7 +36,12 @@ export function commonRequest(body: Spelled): Omit<GenerateRequest, 'prompt' | '
     topK: topK ?? 0,
     minP: minP ?? 0,
     repetitionPenalty: repetitionPenalty ?? 1,
+    attention: attention ? attentionFrom(attention) : undefined,
   };
+}
+
+function attentionFrom({ target_error: targetError, dense_layers: denseLayers, ...rest }: SpelledAttention): Attention {
+  return { ...rest, targetError, denseLayers };
 }
 
 /** A text in one piece. */

@@ -11,6 +11,16 @@ const maxTokens = count(2 ** 31 - 1).nullish().describe('Tokens to generate at m
 /** What changes the outcome elsewhere and is not offered here must not be passed over in silence. */
 const onlyZero = z.literal(0).nullish().describe('Not supported: only 0');
 
+/** How this answer's attention is to differ from the server's own, which its options say. Another index would have to be built first. */
+const attention = z.object({
+  policy: z.enum(['exact', 'sketch', 'lsh']).optional().describe("exact reads every key; the others can only be asked for where they are the server's own"),
+  budget: z.number().gt(0).max(1).optional().describe('sketch: mean fraction of the indexed keys that a step reads'),
+  target_error: z.number().gt(0).lt(1).optional().describe('sketch, instead of a budget: mean relative error of attention, by its own prediction'),
+  epsilon: z.number().gt(0).lt(1).optional().describe("sketch, instead of a budget: where the interval of every head's relative error must end"),
+  delta: z.number().gt(0).max(0.2).optional().describe('With epsilon: how often an interval may be wrong. Default 0.05'),
+  dense_layers: z.array(z.int().min(0).max(4095)).max(4096).optional().describe('Layers that read every key'),
+}).strict();
+
 /** How tokens are chosen, the same in all three interfaces. */
 const sampling = {
   model: text.describe('The name that /v1/models lists'),
@@ -22,6 +32,7 @@ const sampling = {
   seed: z.int().nullish().describe('The same seed gives the same text, from the same state of a session. Default: another one each time'),
   session_id: z.string().regex(new RegExp(sessionNamePattern)).nullish().describe('A session that the server keeps on disk: what it has read of the text is not read again'),
   stream: z.boolean().nullish(),
+  attention: attention.nullish(),
 };
 
 const choices = {
@@ -58,6 +69,9 @@ export const chatBody = z.object({
     z.object({ type: z.enum(['text', 'json_object']) }),
     z.object({ type: z.literal('json_schema'), json_schema: z.object({ name: text.nullish(), schema: jsonSchema, strict: z.boolean().nullish() }) }),
   ]).nullish(),
+  report: z.object({
+    bins: z.int().min(1).max(512).optional().describe('Bins into which the text is cut at most, to say where keys were drawn; the answer takes more of the same size. Default 512'),
+  }).strict().nullish().describe("Asks for a report of the answer's attention; needs n to be 1"),
   tools: z.array(z.object({
     type: z.literal('function'),
     function: z.object({ name: functionName, description: text.nullish(), parameters: jsonSchema.nullish() }),
@@ -128,6 +142,28 @@ const usage = z.object({
   prompt_tokens_details: z.object({ cached_tokens: z.int().describe('Tokens that were not read again') }),
 });
 
+const number = z.number();
+
+const report = z.object({
+  policy: text,
+  budget: number.describe('Fraction of the indexed keys that were drawn'),
+  keys_read: number.describe('Fraction of all keys that were read'),
+  ms_per_token: number.describe('Mean time of a decoding step'),
+  attend_ms_per_token: number.describe('Of this, attention'),
+  relative_error: z.object({
+    mean: number.describe('Mean over steps, layers and heads'),
+    max: number,
+    read_whole: number.describe('Share of the outputs for which all keys were read'),
+  }).nullable().describe("What steps said of their own error, with target_error or epsilon, relative to each head's output"),
+  steps: z.array(z.object({ text, ms: number.nullable(), attend_ms: number.nullable(), keys_read: number.nullable(), relative_error: number.nullable() }))
+    .describe('The tokens, and the steps they came of; the first came of reading'),
+  draws: z.object({
+    bin_tokens: z.int().describe('Tokens of a bin'),
+    texts: z.array(text).describe('The text, answer included, cut into bins'),
+    layers: z.array(z.array(number)).describe('Keys that were drawn from each bin, for each layer; summed over steps and heads'),
+  }),
+});
+
 export const chatAnswer = z.object({
   id: text,
   object: z.literal('chat.completion'),
@@ -140,7 +176,8 @@ export const chatAnswer = z.object({
     finish_reason: z.enum(['stop', 'length', 'tool_calls']),
   })),
   usage,
-}).describe('The answer; with "stream", server-sent events of "chat.completion.chunk"');
+  report: report.optional().describe('Where it was asked for'),
+}).describe('The answer; with "stream", server-sent events of "chat.completion.chunk", the report in the last one');
 
 export const completionAnswer = z.object({
   id: text,

@@ -3,9 +3,13 @@ import { isIP } from 'node:net';
 import type { FastifyRequest } from 'fastify';
 import { ApiError } from './errors.js';
 import type { Settings } from './options.js';
+import { pagePaths } from './page-files.js';
 
-/** The only route that answers without the key. */
-export const openRoute = '/health';
+/** Whether the server answers. */
+export const healthRoute = '/health';
+
+/** Routes that answer without the key. Nothing of any request is behind them. */
+const openRoutes: ReadonlySet<string | undefined> = new Set([healthRoute, ...pagePaths]);
 
 /** Names of the machine itself. */
 const ownNames = ['localhost', '127.0.0.1', '::1'];
@@ -26,7 +30,7 @@ export function checkRequest(request: FastifyRequest, settings: Pick<Settings, '
   if (origin !== undefined && origin !== `http://${host}` && origin !== `https://${host}` && !settings.corsOrigins.includes(origin)) {
     throw new ApiError(403, 'origin_not_allowed', 'pages of this origin may not use the server; start it with --cors-origin');
   }
-  if (settings.apiKey === undefined || request.routeOptions.url === openRoute) return;
+  if (settings.apiKey === undefined || openRoutes.has(request.routeOptions.url)) return;
   if (!sameKey(/^Bearer (.+)$/i.exec(authorization ?? '')?.[1], settings.apiKey)) {
     throw new ApiError(401, 'invalid_api_key', 'the request has no valid key; send it as "Authorization: Bearer KEY"');
   }

@@ -13,6 +13,7 @@ import { ApiError, refusalOf } from './errors.js';
 import type { Context } from './generation.js';
 import { Metrics } from './metrics.js';
 import { type ServeOptions, type Settings, serveOptionsFrom } from './options.js';
+import { pageRoutes } from './page-files.js';
 import { chatRoute } from './routes/chat.js';
 import { completionsRoute } from './routes/completions.js';
 import { modelsRoutes } from './routes/models.js';
@@ -118,8 +119,10 @@ export class Server implements AsyncDisposable {
 }
 
 function workerOptions(settings: Settings): WorkerOptions {
-  const { model, threads, device, lmHead, context, policy, budget, sketchBits, lshK, lshL, rows, sessionsDir, maxSessions, parallel } = settings;
-  return { model, threads, device, lmHead, context, session: { policy, budget, sketchBits, lshK, lshL, rows }, sessionsDir, maxSessions, parallel };
+  const { model, threads, device, lmHead, context, sessionsDir, maxSessions, parallel } = settings;
+  const { policy, budget, targetError, epsilon, delta, sketchBits, residual, denseLayers, lshK, lshL, rows } = settings;
+  const session = { policy, budget, targetError, epsilon, delta, sketchBits, residual, denseLayers, lshK, lshL, rows };
+  return { model, threads, device, lmHead, context, session, sessionsDir, maxSessions, parallel };
 }
 
 /** A path would tell clients about this machine. */
@@ -176,7 +179,7 @@ async function application(settings: Settings, context: Context, logger: Fastify
   });
   await describe(app);
   app.after(() => {
-    for (const routes of [chatRoute, completionsRoute, responsesRoute, modelsRoutes, sessionsRoutes, operationRoutes]) routes(app, context);
+    for (const routes of [chatRoute, completionsRoute, responsesRoute, modelsRoutes, sessionsRoutes, operationRoutes, pageRoutes]) routes(app, context);
   });
   await app.ready();
   return app;

@@ -12,6 +12,7 @@ use lsh_attn::softmax::Partial;
 use team::Team;
 
 use crate::config::{SINKS, Shape};
+use crate::draws::Draws;
 use crate::index::LshIndex;
 use crate::storage::Storage;
 
@@ -39,6 +40,8 @@ pub(crate) struct Step<'a> {
     pub score_cap: Option<f32>,
     /// Of the layer's query heads; empty where all are the same.
     pub importance: &'a [f32],
+    /// Where drawn rows are noted, if they are.
+    pub draws: Option<&'a Draws>,
 }
 
 impl Step<'_> {
@@ -50,6 +53,13 @@ impl Step<'_> {
     /// Attention of `queries` queries over no keys yet.
     pub fn partial(&self, queries: usize) -> Partial {
         Partial::new(queries, self.shape.head_dim).with_cap(self.score_cap)
+    }
+
+    /// Notes rows of a segment that `queries` query heads draw.
+    pub fn note_drawn(&self, segment: usize, rows: impl IntoIterator<Item = usize>, queries: usize) {
+        if let Some(draws) = self.draws {
+            draws.note(self.layer, segment, rows, queries);
+        }
     }
 
     /// K of the step's own token, `[head_dim]`.
@@ -202,6 +212,7 @@ fn run(
                 let started = Instant::now();
                 let sampled = retrieve(step.kernels, segment_index, query, scratch) as u64;
                 let elapsed = started.elapsed();
+                step.note_drawn(*segment, scratch.ids().iter().map(|&id| usize::from(id)), 1);
                 let inclusion = &index.inclusion;
                 attend_retrieved(step.kernels, inclusion, segment_index, rows, query, scratch, &mut partial);
                 (sampled, elapsed)

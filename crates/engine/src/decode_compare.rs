@@ -87,6 +87,7 @@ pub(crate) fn compared(
             };
             sampled += chosen.len() as u64;
             chosen.iter().for_each(|&(key, _)| used[key] = true);
+            step.note_drawn(0, chosen.iter().map(|&(key, _)| indexed.start + key), 1);
             let query_q = &own[query * d..][..d];
             partial.merge(query, &attend_chosen(step, kv_head, indexed.start, query_q, &chosen));
         }

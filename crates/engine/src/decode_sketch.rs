@@ -190,6 +190,7 @@ pub(crate) fn sketched(
             let started = Instant::now();
             let expected = draw(step.kernels, blocks, how, ids, ln_pi);
             let drawing = started.elapsed();
+            step.note_drawn(task.segment, ids.iter().map(|&id| usize::from(id)), group);
             let q = &q[heads * d..][..group * d];
             attend_drawn(step.kernels, q, rows, (ids, ln_pi), scores, &mut partial);
             let residual = residual.clone().map(|mut residual| {

@@ -139,9 +139,12 @@ impl Assessed<'_> {
 
     /// Every key of a task.
     fn attend_all(&self, task: &Task) -> Drawn {
-        let first = task.segment * SEGMENT_ROWS + task.index(self.layer).first();
-        let rows = first + task.blocks.start * BLOCK_KEYS..first + task.blocks.end * BLOCK_KEYS;
+        let first = task.index(self.layer).first();
+        let own = first + task.blocks.start * BLOCK_KEYS..first + task.blocks.end * BLOCK_KEYS;
+        let start = task.segment * SEGMENT_ROWS;
+        let rows = start + own.start..start + own.end;
         let count = rows.len();
+        self.step.note_drawn(task.segment, own, self.step.shape.group());
         Drawn {
             partial: attend_rows(self.step, task.kv_head, rows, self.q),
             residual: None,

@@ -8,6 +8,7 @@ mod decode;
 mod decode_compare;
 mod decode_sketch;
 mod decode_verified;
+mod draws;
 mod error;
 mod fingerprint;
 mod folder;
@@ -28,6 +29,7 @@ pub use config::{Attention, Budget, MOST_DELTA, Policy, Rule, SINKS, SessionConf
 pub use dense::{
     GateActivation, LayerConfig, RopeConfig, RopePairs, TensorSpan, Transformer, TransformerConfig,
 };
+pub use draws::Draws;
 pub use error::EngineError;
 pub use folder::Folder;
 pub use kv_store::{

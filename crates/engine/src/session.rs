@@ -1,5 +1,6 @@
 //! The session: appends tokens layer by layer and attends them.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -13,6 +14,7 @@ use crate::config::{Attention, Budget, Policy, SessionConfig, Shape};
 use crate::decode::{self, Step};
 use crate::decode_compare::compared;
 use crate::decode_sketch::sketched;
+use crate::draws::Draws;
 use crate::fingerprint::index_fields;
 use crate::index::LshIndex;
 use crate::prefill;
@@ -65,6 +67,7 @@ pub struct Session {
     pub(crate) index: Index,
     stats: Stats,
     audit: Option<Audit>,
+    draws: Option<Draws>,
     /// Rows on their way to the store, `[tokens, units]`.
     row: Vec<u16>,
     pub(crate) scratch: dense::Scratch,
@@ -105,6 +108,7 @@ impl Session {
             index: Index::None,
             stats: Stats::default(),
             audit: None,
+            draws: None,
             row: Vec::new(),
             scratch: dense::Scratch::default(),
             residual_of: 0,
@@ -225,6 +229,16 @@ impl Session {
         self.audit.as_ref()
     }
 
+    /// Whether later steps note where they draw keys, in bins of so many positions; begins a new histogram.
+    pub fn note_draws(&mut self, bin: Option<NonZeroUsize>) {
+        self.draws = bin.map(|bin| Draws::new(self.shape.layers, bin.get()));
+    }
+
+    /// Where keys were drawn since it was asked for.
+    pub fn draws(&self) -> Option<&Draws> {
+        self.draws.as_ref()
+    }
+
     /// Appends one token to `layer` and attends it under the policy.
     ///
     /// `q` and `out` are `[heads * head_dim]`, `k` and `v` `[kv_heads * head_dim]`; q and k are rotated already.
@@ -258,6 +272,9 @@ impl Session {
         if let (Policy::Sketch { .. }, Index::Sketch(index), false) = (self.policy, &mut self.index, local) {
             index.keep_up(self.kernels, &mut self.storage, layer, tokens)?;
         }
+        if let Some(draws) = &mut self.draws {
+            draws.cover(layer, tokens);
+        }
         let step = Step {
             shape: self.shape,
             kernels: self.kernels,
@@ -267,6 +284,7 @@ impl Session {
             window: self.attention.window(layer),
             score_cap: self.attention.score_cap,
             importance: self.attention.importance(layer, self.shape.heads),
+            draws: self.draws.as_ref(),
         };
         if let (Policy::Lsh { .. }, Index::Lsh(index), false) = (self.policy, &mut self.index, local) {
             index.keep_up(team, step);

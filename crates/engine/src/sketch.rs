@@ -41,6 +41,8 @@ pub(crate) struct SessionSketch {
     /// heads; or KV heads that drew again, and all.
     noted: f64,
     possible: f64,
+    /// What steers the kinds of budget that are not in use: a gain means something else in each.
+    aside: [[f64; 3]; 3],
     /// The layer that was noted last.
     last: Option<usize>,
     /// The error of each query head in the layer attended last, as its sample has it; none where no error is asked for.
@@ -67,16 +69,18 @@ impl SessionSketch {
             plan: SketchPlan::new(shape.head_dim, bits, derive_seed(seed, layer as u64)),
             heads: (0..shape.kv_heads).map(|_| HeadSketch::default()).collect(),
         };
+        // As though a third of every head's weight were on indexed keys.
+        let gain = 3.0 / shape.group() as f64;
         SessionSketch {
             bits,
             residual,
             budget,
             seed,
             layers: (0..shape.layers).map(layer).collect(),
-            // As though a third of every head's weight were on indexed keys.
-            gain: 3.0 / shape.group() as f64,
+            gain,
             noted: 0.0,
             possible: 0.0,
+            aside: [[gain, 0.0, 0.0]; 3],
             last: None,
             errors: Vec::new(),
         }
@@ -103,6 +107,16 @@ impl SessionSketch {
     }
 
     pub fn set_budget(&mut self, budget: Budget) {
+        let kind = |budget| match budget {
+            Budget::Fraction(_) | Budget::ByLength | Budget::Rooted { .. } => 0,
+            Budget::TargetError(_) => 1,
+            Budget::Verified { .. } => 2,
+        };
+        let (before, after) = (kind(self.budget), kind(budget));
+        if before != after {
+            self.aside[before] = self.steering();
+            self.set_steering(self.aside[after]);
+        }
         self.budget = budget;
         self.errors.clear();
     }

@@ -72,6 +72,30 @@ fn verified_steps_are_as_near_as_they_say() {
 }
 
 #[test]
+fn a_budget_draws_as_before_after_steps_that_were_asked_for_an_error() {
+    let text = text(9);
+    let budget = sketch(Budget::Fraction(0.05));
+    let mut session = session(&text, 2, budget);
+    let mut drawn = |policy, steps: std::ops::Range<u64>| {
+        session.set_policy(policy).expect("in range");
+        session.reset_stats();
+        steps.for_each(|number| drop(step(&mut session, &text, number)));
+        session.stats().sampled_rows as f64 / session.stats().indexed_rows as f64
+    };
+    drawn(budget, 0..60);
+    let before = drawn(budget, 60..80);
+    let verified = drawn(verified(0.02, 0.05), 80..120);
+    assert!(verified > 1.5 * before, "it would be no other gain: {verified} and {before}");
+    // The first step, before the gain could be steered back.
+    let after = drawn(budget, 120..121);
+    drawn(sketch(Budget::TargetError(0.01)), 121..151);
+    let last = drawn(budget, 151..152);
+    for after in [after, last] {
+        assert!((after / before - 1.0).abs() < 0.5, "{after} and {before}");
+    }
+}
+
+#[test]
 fn less_error_takes_more_keys_and_none_takes_all() {
     let text = text(2);
     let read = |epsilon: f64| {

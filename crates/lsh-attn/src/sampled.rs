@@ -33,6 +33,13 @@ pub struct SampleScratch {
     logits: Vec<f32>,
 }
 
+impl SampleScratch {
+    /// The keys that [`retrieve`] found last, numbers of rows in their segment.
+    pub fn ids(&self) -> &[u16] {
+        &self.ids
+    }
+}
+
 /// Finds the keys of a segment that `query` samples, for [`attend_retrieved`]; returns how many there are.
 pub fn retrieve(
     kernels: Kernels,

@@ -9,6 +9,7 @@ mod audit;
 mod bench;
 mod build_index;
 mod cpu_info;
+mod draws;
 mod failure;
 mod grammar;
 mod keep;

@@ -1,5 +1,6 @@
 //! The session class.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use engine::{Session, Shape};
@@ -9,6 +10,7 @@ use napi_derive::napi;
 use crate::arguments::{apart, integer, length};
 use crate::audit::NativeAudit;
 use crate::build_index::BuildIndexTask;
+use crate::draws::NativeDraws;
 use crate::failure::{Code, Failure, contained};
 use crate::keep::{Keep, KeepTask};
 use crate::model::NativeModel;
@@ -183,6 +185,23 @@ impl NativeSession {
     #[napi]
     pub fn audit(&self) -> napi::Result<Option<NativeAudit>, Code> {
         Ok(self.slot.with(|session| Ok(session.audit().map(NativeAudit::from)))?)
+    }
+
+    /// Has later steps note where they draw keys, in bins of so many positions, which begins a new histogram; 0 ends it.
+    #[napi]
+    pub fn note_draws(&self, bin: f64) -> napi::Result<(), Code> {
+        let bin = NonZeroUsize::new(integer("bin", bin, u32::MAX)?);
+        Ok(self.slot.with(|session| {
+            session.note_draws(bin);
+            Ok(())
+        })?)
+    }
+
+    /// Where keys were drawn since noteDraws.
+    #[napi]
+    pub fn draws(&self) -> napi::Result<Option<NativeDraws>, Code> {
+        let layers = self.shape.layers;
+        Ok(self.slot.with(|session| Ok(session.draws().map(|draws| NativeDraws::new(draws, layers))))?)
     }
 
     /// Drops every row at position `tokens` or after it, in every layer; also what a step that failed in between

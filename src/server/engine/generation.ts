@@ -2,9 +2,10 @@ import type { Model } from '../../decode/model.js';
 import type { GeneratedToken, Session } from '../../decode/session.js';
 import { MagicpigError } from '../../errors.js';
 import type { NamedSessions } from './named.js';
-import type { SessionPool } from './pool.js';
+import type { Lease, SessionPool } from './pool.js';
 import { promptTokens } from './prompt.js';
-import type { GenerateEvent, GenerateRequest, GenerationFigures, SpelledLogprob, Usage } from './protocol.js';
+import type { GenerateEvent, GenerateRequest, GenerationFigures, Report, SpelledLogprob, Usage } from './protocol.js';
+import { Reporter } from './report.js';
 import type { Turn, Turns } from './turns.js';
 
 /** What requests share. */
@@ -27,21 +28,34 @@ export async function generate(shared: Shared, request: GenerateRequest, signal:
       using _ = request.schema === undefined ? undefined : shared.model.jsonConstraint(request.schema);
       return promptTokens(shared.model, request.prompt);
     });
-    const lease = request.session === undefined ? shared.pool.take(tokens) : await shared.named.take(request.session);
+    const lease = await leased(shared, request, tokens);
     let usable = false;
     try {
       lease.session.resetStats();
       tell({ kind: 'started', promptTokens: tokens.length });
-      const { usage, figures } = await answers(shared.model, lease.session, request, tokens, turn, signal, tell);
+      const { usage, figures, report } = await answers(shared.model, lease.session, request, tokens, turn, signal, tell);
       usable = true;
       await lease.release(true);
-      tell({ kind: 'done', usage, figures });
+      tell({ kind: 'done', usage, figures, report });
     } catch (error) {
       if (!usable) await lease.release(MagicpigError.isInstance(error) && error.code === 'ABORTED');
       throw error;
     }
   } finally {
     turn.leave();
+  }
+}
+
+/** A session for the request, which attends as it asks for. */
+async function leased({ pool, named }: Shared, { session, attention }: GenerateRequest, tokens: readonly number[]): Promise<Lease> {
+  const lease = session === undefined ? pool.take(tokens) : await named.take(session);
+  try {
+    lease.session.attendAs(attention);
+    return lease;
+  } catch (error) {
+    // What was refused changed nothing.
+    await lease.release(true);
+    throw error;
   }
 }
 
@@ -54,8 +68,9 @@ async function answers(
   turn: Turn,
   signal: AbortSignal,
   tell: (event: GenerateEvent) => void,
-): Promise<{ usage: Usage; figures: GenerationFigures }> {
+): Promise<{ usage: Usage; figures: GenerationFigures; report: Report | undefined }> {
   let reusedTokens = 0;
+  let report: Report | undefined;
   for (let choice = 0; choice < request.choices; choice += 1) {
     await during(turn, signal, () => session.prefill(tokens, {
       whole: true,
@@ -66,12 +81,13 @@ async function answers(
       },
     }));
     if (choice === 0) ({ reusedTokens } = session.stats());
-    await answer(model, session, request, choice, turn, signal, tell);
+    report = await answer(model, session, request, choice, turn, signal, tell);
   }
   const { generatedTokens, prefillSeconds, decodeMsPerToken, keysRead } = session.stats();
   return {
     usage: { promptTokens: tokens.length, reusedTokens, generatedTokens },
     figures: { prefillSeconds, decodeSeconds: (decodeMsPerToken * generatedTokens) / 1000, keysRead },
+    report,
   };
 }
 
@@ -83,9 +99,10 @@ async function answer(
   turn: Turn,
   signal: AbortSignal,
   tell: (event: GenerateEvent) => void,
-): Promise<void> {
+): Promise<Report | undefined> {
   const { maxTokens, stop, temperature, topK, topP, minP, repetitionPenalty, logprobs, schema } = request;
   using constraint = schema === undefined ? undefined : model.jsonConstraint(schema);
+  using reporter = request.report && new Reporter(model, session, request.report);
   const pieces = session.generate({
     maxTokens, stop, temperature, topK, topP, minP, repetitionPenalty, logprobs, signal, constraint,
     seed: (request.seed + choice) % 2 ** 32,
@@ -94,6 +111,7 @@ async function answer(
     for (;;) {
       const piece = await during(turn, signal, () => pieces.next());
       if (piece.done === true) break;
+      reporter?.token(piece.value.text);
       tell({ kind: 'token', choice, text: piece.value.text, ...spelledLogprobs(model, piece.value) });
     }
   } finally {
@@ -101,6 +119,7 @@ async function answer(
     await pieces.return();
   }
   tell({ kind: 'finished', choice, reason: session.stats().finishReason ?? 'length' });
+  return reporter?.end();
 }
 
 function spelledLogprobs(model: Model, { token, logprob, top }: GeneratedToken): { logprob?: SpelledLogprob; top?: SpelledLogprob[] } {

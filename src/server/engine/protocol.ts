@@ -1,3 +1,5 @@
+import type { PolicyOptions } from '../../decode/options.js';
+import type { RelativeError } from '../../decode/session.js';
 import type { ErrorCode } from '../../errors.js';
 import type { ServeOptions, ServedSession } from '../options.js';
 
@@ -28,6 +30,15 @@ export type PromptInput =
   | { readonly kind: 'tokens'; readonly tokens: readonly number[] }
   | { readonly kind: 'chat'; readonly messages: readonly ChatTurn[]; readonly tools: readonly Tool[] };
 
+/** How an answer's attention differs from that of the server's other sessions, over the same index. */
+export type Attention = Pick<PolicyOptions, 'policy' | 'budget' | 'targetError' | 'epsilon' | 'delta' | 'denseLayers'>;
+
+/** What is to be told of an answer's attention. */
+export interface ReportRequest {
+  /** Bins into which the text is cut at most, but for its answer, which takes more of the same size. */
+  readonly bins: number;
+}
+
 /** One text to go on with, one or several times. */
 export interface GenerateRequest {
   readonly prompt: PromptInput;
@@ -47,6 +58,8 @@ export interface GenerateRequest {
   readonly logprobs?: number | undefined;
   /** What the text is held to. */
   readonly schema?: object | undefined;
+  readonly attention?: Attention | undefined;
+  readonly report?: ReportRequest | undefined;
 }
 
 export interface SpelledLogprob {
@@ -54,6 +67,35 @@ export interface SpelledLogprob {
   readonly token: string;
   readonly bytes: readonly number[];
   readonly logprob: number;
+}
+
+/** A token of an answer and the step that it came of; of the first one there was none. */
+export interface StepReport {
+  readonly text: string;
+  readonly ms?: number;
+  readonly attendMs?: number;
+  /** Fraction of all keys that the step read. */
+  readonly keysRead?: number;
+  /** Mean over layers and heads of what the step said of its own error. */
+  readonly relativeError?: number;
+}
+
+/** How an answer's attention went. */
+export interface Report {
+  readonly policy: string;
+  readonly budget: number;
+  readonly decodeMsPerToken: number;
+  readonly attendMsPerToken: number;
+  readonly keysRead: number;
+  readonly relativeError: RelativeError | undefined;
+  readonly steps: readonly StepReport[];
+  readonly draws: {
+    readonly binTokens: number;
+    /** The text, cut into bins of so many tokens. */
+    readonly texts: readonly string[];
+    /** Keys that were drawn from each bin `[layers, bins]`, summed over steps and heads. */
+    readonly layers: readonly (readonly number[])[];
+  };
 }
 
 /** What sessions have cost and hold, for the metrics. */
@@ -75,7 +117,7 @@ export type GenerateEvent =
   | { readonly kind: 'started'; readonly promptTokens: number }
   | { readonly kind: 'token'; readonly choice: number; readonly text: string; readonly logprob?: SpelledLogprob; readonly top?: readonly SpelledLogprob[] }
   | { readonly kind: 'finished'; readonly choice: number; readonly reason: 'stop' | 'length' }
-  | { readonly kind: 'done'; readonly usage: Usage; readonly figures: GenerationFigures }
+  | { readonly kind: 'done'; readonly usage: Usage; readonly figures: GenerationFigures; readonly report?: Report | undefined }
   | { readonly kind: 'failed'; readonly code: ErrorCode; readonly message: string };
 
 /** What is open, and its size. */

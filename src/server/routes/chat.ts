@@ -4,9 +4,13 @@ import type { ChatTurn, GenerateRequest, SpelledLogprob } from '../engine/protoc
 import { ApiError } from '../errors.js';
 import { type Context, type Generated, type TextEvent, begin, collected, spelledUsage } from '../generation.js';
 import { checkModel, commonRequest, formatSchema, joined } from '../request.js';
+import { spelledReport } from '../report.js';
 import { type ChatBody, chatAnswer, chatBody, errorAnswer } from '../schemas.js';
 import { type ServerEvent, sendEvents } from '../sse.js';
 import { type ToolCall, type ToolCallReader, type ToolChoice, toolRequest } from '../tools.js';
+
+/** Bins into which a report cuts a text: about as many as a screen has columns of pixels for. */
+const DEFAULT_BINS = 512;
 
 export function chatRoute(app: FastifyInstance, context: Context): void {
   app.post<{ Body: ChatBody }>('/v1/chat/completions', {
@@ -37,6 +41,7 @@ type Readers = readonly (ToolCallReader | undefined)[];
 function chatRequest(body: ChatBody): { wanted: GenerateRequest; readers: Readers } {
   const { response_format: format, logprobs, top_logprobs: top } = body;
   if (typeof top === 'number' && logprobs !== true) throw new ApiError(400, 'invalid_value', 'top_logprobs needs logprobs to be true', { param: 'top_logprobs' });
+  if (body.report && (body.n ?? 1) > 1) throw new ApiError(400, 'unsupported_combination', 'a report is of one answer; leave n at 1', { param: 'report' });
   const schema = formatSchema(format?.type === 'json_schema' ? { type: format.type, schema: format.json_schema.schema } : format);
   const tools = (body.tools ?? []).map(({ function: { name, description, parameters } }) => ({ name, description: description ?? undefined, parameters: parameters ?? undefined }));
   const asked = body.tool_choice ?? 'auto';
@@ -51,6 +56,7 @@ function chatRequest(body: ChatBody): { wanted: GenerateRequest; readers: Reader
       maxTokens: body.max_completion_tokens ?? body.max_tokens ?? undefined,
       logprobs: logprobs === true ? (top ?? 0) : undefined,
       schema: first?.schema,
+      report: body.report ? { bins: body.report.bins ?? DEFAULT_BINS } : undefined,
     },
     readers: offered.map(({ reader }) => reader),
   };
@@ -81,7 +87,7 @@ function parsed(json: string): unknown {
   }
 }
 
-function answer({ choices, usage }: Generated, head: Head, readers: Readers) {
+function answer({ choices, usage, report }: Generated, head: Head, readers: Readers) {
   return {
     ...head,
     object: 'chat.completion' as const,
@@ -95,6 +101,7 @@ function answer({ choices, usage }: Generated, head: Head, readers: Readers) {
       };
     }),
     usage: spelledUsage(usage),
+    ...(report && { report: spelledReport(report) }),
   };
 }
 
@@ -122,7 +129,17 @@ async function* chunks(events: AsyncIterable<TextEvent>, head: Head, readers: Re
   });
   for await (const event of events) {
     if (event.kind === 'done') {
-      if (includeUsage) yield { data: { ...head, object: 'chat.completion.chunk', choices: [], usage: spelledUsage(event.usage) } };
+      const { usage, report } = event;
+      if (!includeUsage && report === undefined) continue;
+      yield {
+        data: {
+          ...head,
+          object: 'chat.completion.chunk',
+          choices: [],
+          ...(includeUsage && { usage: spelledUsage(usage) }),
+          ...(report && { report: spelledReport(report) }),
+        },
+      };
       continue;
     }
     const { choice } = event;

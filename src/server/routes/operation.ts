@@ -1,10 +1,10 @@
 import type { FastifyInstance } from 'fastify';
 import type { Context } from '../generation.js';
-import { openRoute } from '../security.js';
+import { healthRoute } from '../security.js';
 import { healthAnswer } from '../schemas.js';
 
 export function operationRoutes(app: FastifyInstance, { metrics, stopping }: Context): void {
-  app.get(openRoute, {
+  app.get(healthRoute, {
     logLevel: 'warn',
     schema: { summary: 'Whether the server answers; needs no key', response: { 200: healthAnswer } },
   }, () => ({ status: stopping.aborted ? ('stopping' as const) : ('ok' as const) }));

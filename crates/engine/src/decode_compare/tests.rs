@@ -36,6 +36,7 @@ fn step(storage: &Storage, tokens: usize) -> Step<'_> {
         window: usize::MAX,
         score_cap: None,
         importance: &[],
+        draws: None,
     }
 }
 

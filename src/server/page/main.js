@@ -1,0 +1,206 @@
+// The page: a document, a conversation about it, and what its attention did.
+import { KeyNeeded, chat, model, setKey } from './api.js';
+import { element, input } from './dom.js';
+import { showExact, showFigures } from './figures.js';
+import { Heat } from './heat.js';
+
+/** @typedef {import('./api.js').Message} Message */
+
+/** Tokens that are written under exact attention, to know its time. */
+const COMPARED = 17;
+
+const heat = new Heat();
+const [source, question] = [input('source'), input('question')];
+const status = element('status');
+/** @type {Message[]} */
+let messages = [];
+/** @type {{messages: Message[], report: import('./api.js').Report} | undefined} */
+let last;
+/** @type {AbortController | undefined} */
+let running;
+let name = '';
+
+/** The server's model; asks for the key until it is right. */
+async function connect() {
+  for (;;) {
+    try {
+      const { id, context_length: context } = await model();
+      name = id;
+      element('model').textContent = `${id}, up to ${context.toLocaleString('en')} tokens`;
+      return;
+    } catch (error) {
+      if (!(error instanceof KeyNeeded)) throw error;
+      await askForKey();
+    }
+  }
+}
+
+async function askForKey() {
+  const dialog = /** @type {HTMLDialogElement} */ (element('key-dialog'));
+  const field = input('key');
+  do {
+    dialog.showModal();
+    await new Promise((resolve) => { dialog.addEventListener('close', resolve, { once: true }); });
+  } while (field.value === '');
+  setKey(field.value);
+  field.value = '';
+  element('key-wrong').textContent = 'The server does not know that key.';
+}
+
+/** What the form says of attention, as a request has it. */
+function attention() {
+  const mode = input('mode').value;
+  if (mode === 'exact') return { policy: 'exact' };
+  return mode === 'verified' ? { epsilon: Number(input('epsilon').value), delta: Number(input('delta').value) } : undefined;
+}
+
+/** @param {string} who */
+function turn(who) {
+  const shown = Object.assign(document.createElement('div'), { className: `turn ${who}` });
+  const text = document.createElement('span');
+  shown.append(Object.assign(document.createElement('b'), { textContent: who === 'user' ? 'You' : name }), text);
+  const log = element('log');
+  log.append(shown);
+  return {
+    remove: () => { shown.remove(); },
+    add: (/** @type {string} */ more) => {
+      text.append(more);
+      log.scrollTop = log.scrollHeight;
+    },
+  };
+}
+
+async function answer() {
+  const asked = question.value.trim();
+  if (asked === '') return;
+  const document_ = messages.length === 0 && source.value.trim() !== '' ? `${source.value.trim()}\n\n` : '';
+  const request = [...messages, { role: /** @type {const} */ ('user'), content: document_ + asked }];
+  const settings = attention();
+  const said = turn('user');
+  said.add(asked);
+  const answered = turn('assistant');
+  question.value = '';
+  const started = performance.now();
+  try {
+    await working(document_ === '' ? 'Reading the question…' : 'Reading the document…', async (signal) => {
+      const body = { model: name, messages: request, temperature: Number(input('temperature').value), max_tokens: Number(input('most-tokens').value), attention: settings, report: {} };
+      let begun = false;
+      const { text, usage, report } = await chat(body, signal, (more) => {
+        if (!begun) status.textContent = 'Answering…';
+        begun = true;
+        answered.add(more);
+      });
+      messages = [...request, { role: 'assistant', content: text }];
+      if (report === undefined) return;
+      last = { messages: request, report };
+      heat.show(report.draws, source.value.trim());
+      showFigures(report, settings?.epsilon);
+      const read = usage === undefined ? '' : `${usage.prompt_tokens.toLocaleString('en')} tokens of text, ${usage.prompt_tokens_details.cached_tokens.toLocaleString('en')} of them known already. `;
+      status.textContent = `Answered in ${((performance.now() - started) / 1000).toFixed(1)} s. ${read}`;
+    });
+  } finally {
+    if (messages.at(-2)?.content !== request.at(-1)?.content) {
+      // Nothing was answered: the question is there to be asked again.
+      said.remove();
+      answered.remove();
+      question.value = asked;
+    }
+    arrange();
+  }
+}
+
+async function compare() {
+  const before = last;
+  if (before === undefined) return;
+  await working('Measuring exact attention…', async (signal) => {
+    const body = { model: name, messages: before.messages, temperature: 0, max_tokens: COMPARED, attention: { policy: 'exact' }, report: { bins: 1 } };
+    const { text, report } = await chat(body, signal, () => undefined);
+    if (report !== undefined) showExact(report, before.report, text);
+    status.textContent = '';
+  });
+}
+
+/**
+ * Does one thing with the server, which the button ends.
+ * @param {string} what
+ * @param {(signal: AbortSignal) => Promise<void>} work
+ */
+async function working(what, work) {
+  running = new AbortController();
+  element('problem').textContent = '';
+  status.textContent = what;
+  arrange();
+  try {
+    await work(running.signal);
+  } catch (error) {
+    status.textContent = '';
+    if (!running.signal.aborted) throw error;
+    status.textContent = 'Stopped.';
+  } finally {
+    running = undefined;
+    arrange();
+  }
+}
+
+/** Shows what can be used now. */
+function arrange() {
+  const busy = running !== undefined;
+  const begun = messages.length > 0;
+  for (const id of ['send', 'compare', 'edit', 'again']) input(id).disabled = busy;
+  element('stop').hidden = !busy;
+  element('editor').hidden = begun;
+  element('heat').hidden = last === undefined;
+  element('edit').hidden = element('again').hidden = !begun;
+  source.disabled = busy;
+  for (const label of document.querySelectorAll('.verified')) /** @type {HTMLElement} */ (label).hidden = input('mode').value !== 'verified';
+  const characters = source.value.length;
+  // Most tokenizers make a token of some four characters of English.
+  element('size').textContent = characters === 0 ? '' : `${characters.toLocaleString('en')} characters, in English some ${Math.ceil(characters / 4).toLocaleString('en')} tokens`;
+}
+
+function beginAnew() {
+  messages = [];
+  last = undefined;
+  element('log').replaceChildren();
+  element('figures').hidden = true;
+  status.textContent = element('problem').textContent = '';
+  arrange();
+}
+
+/** @param {() => Promise<void>} work */
+function guarded(work) {
+  work().catch(async (/** @type {Error} */ error) => {
+    if (error instanceof KeyNeeded) await connect();
+    else element('problem').textContent = `It failed: ${error.message}`;
+  });
+}
+
+element('ask').addEventListener('submit', (event) => {
+  event.preventDefault();
+  guarded(answer);
+});
+question.addEventListener('keydown', (event) => {
+  if (event.key !== 'Enter' || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  if (!input('send').disabled) guarded(answer);
+});
+element('stop').addEventListener('click', () => { running?.abort(); });
+element('compare').addEventListener('click', () => { guarded(compare); });
+element('again').addEventListener('click', beginAnew);
+element('edit').addEventListener('click', () => {
+  beginAnew();
+  source.focus();
+});
+input('file').addEventListener('change', () => {
+  guarded(async () => {
+    const [file] = input('file').files ?? [];
+    if (file === undefined) return;
+    beginAnew();
+    source.value = await file.text();
+    arrange();
+  });
+});
+input('mode').addEventListener('change', arrange);
+source.addEventListener('input', arrange);
+arrange();
+guarded(connect);
