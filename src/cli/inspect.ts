@@ -27,13 +27,14 @@ export const inspect = (terminal: Terminal): CommandModule<object, Arguments> =>
   },
 });
 
-function describe({ path, config, quantisation, fileBytes, chatTemplate, tokenizer }: ModelFile) {
+function describe({ path, config, quantisation, weightBytes, fileBytes, chatTemplate, tokenizer }: ModelFile) {
   const { rope, local, ...shapes } = config;
   const { theta, dimensions, factors } = rope;
   return {
     path,
     fileBytes,
     quantisation,
+    weightBytes,
     ...shapes,
     local: local && { window: local.window, layers: localCount(local) },
     rope: { theta, dimensions, scaled: factors !== undefined },
@@ -60,7 +61,7 @@ function asTable(model: ReturnType<typeof describe> & { tuned: Awaited<ReturnTyp
   return table([
     ['model', `${model.name} (${model.architecture})`],
     ['file', `${model.path}, ${bytes(model.fileBytes)}`],
-    ['quantisation', model.quantisation],
+    ['quantisation', Object.entries(model.weightBytes).map(([type, size]) => `${type} ${bytes(size)}`).join(', ')],
     ['layers', `${model.layers}, hidden ${count(model.hiddenSize)}, MLP ${count(model.intermediateSize)}`],
     ...(model.local ? [['local', `${model.local.layers} of the layers, a window of ${count(model.local.window)} tokens`] as const] : []),
     ['heads', `${model.heads} for queries, ${model.kvHeads} for keys and values, of ${model.headDim}`],
