@@ -75,7 +75,9 @@ try {
     });
     const path = writeGguf(join(folder, `${name}.gguf`), spec);
     const [plain = [], ...peer] = theirs([path, ...files.flatMap((file) => [file.path, file.wide])]);
-    console.log(`${name}: ${verdict('KL', distance(plain, await ours(path)))}, ${held(recorded.models, made.models, name, plain)}`);
+    const own = await ours(path);
+    const greatest = Math.max(...plain.map((row, position) => divergence(row, own[position] ?? [])));
+    console.log(`${name}: ${verdict('KL', distance(plain, own))}, ${greatest.toExponential(1)} at most, ${held(recorded.models, made.models, name, plain)}`);
     for (const [i, file] of files.entries()) {
       const [rounding = [], exact = []] = peer.slice(2 * i);
       const own = await ours(file.path);
