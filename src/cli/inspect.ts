@@ -22,7 +22,7 @@ export const inspect = (terminal: Terminal): CommandModule<object, Arguments> =>
     const path = await resolveWithProgress(ref, terminal);
     const { openGguf } = await import('../model/gguf.js');
     await using file = await openGguf(path);
-    const description = { ...describe(file), tuned: await tunedOf(file) };
+    const description = { ...describe(file), memory: await planned(file), tuned: await tunedOf(file) };
     terminal.result(description, asTable(description));
   },
 });
@@ -44,6 +44,14 @@ function describe({ path, config, quantisation, weightBytes, fileBytes, chatTemp
   };
 }
 
+/** What a full context takes under the defaults, in bytes, and what the machine has. */
+async function planned(file: ModelFile) {
+  const { availableMemory, memoryPlan } = await import('../decode/memory.js');
+  const { policyFrom } = await import('../decode/options.js');
+  const plan = memoryPlan(file, { tokens: file.config.contextLength, rows: 'bf16', policy: policyFrom({}) });
+  return { ...plan, available: availableMemory() };
+}
+
 /** What `tune` chose for the model; where that cannot be read, the error: the rest of the model can. */
 async function tunedOf(file: ModelFile) {
   const { readTuned } = await import('../decode/tuned.js');
@@ -56,8 +64,8 @@ async function tunedOf(file: ModelFile) {
   }
 }
 
-function asTable(model: ReturnType<typeof describe> & { tuned: Awaited<ReturnType<typeof tunedOf>> }): string {
-  const { rope, tuned } = model;
+function asTable(model: ReturnType<typeof describe> & { memory: Awaited<ReturnType<typeof planned>>; tuned: Awaited<ReturnType<typeof tunedOf>> }): string {
+  const { rope, memory, tuned } = model;
   return table([
     ['model', `${model.name} (${model.architecture})`],
     ['file', `${model.path}, ${bytes(model.fileBytes)}`],
@@ -69,6 +77,7 @@ function asTable(model: ReturnType<typeof describe> & { tuned: Awaited<ReturnTyp
     ['context', `${count(model.contextLength)} tokens`],
     ['rope', `theta ${count(rope.theta)} over ${rope.dimensions} dimensions${rope.scaled ? ', scaled for long contexts' : ''}`],
     ['rows', `${bytes(model.rowBytesPerToken)} a token, ${bytes(model.rowBytesPerToken * model.contextLength)} for a full context`],
+    ['memory', `${bytes(memory.total)} for a full context: weights ${bytes(memory.weights)}, rows ${bytes(memory.rows)}, index ${bytes(memory.index)}, activations ${bytes(memory.activations)}; there are ${bytes(memory.available)}`],
     ['tuned', tuned === null ? 'no; magicpig tune does' : 'error' in tuned ? tuned.error.message : tunedText(tuned)],
     ['chat', model.chatTemplate ? 'has a chat template' : 'has no chat template'],
   ]);

@@ -62,8 +62,9 @@ function packTensor(bytes: Uint8Array, type: QuantisedType, packed: PackedWeight
       if (offsets) offsets[(place % blocks) * outputs + Math.floor(place / blocks)] = (unpacked.offsets[g] ?? 0) + (2 ** (bits - 1) - bias) * scale;
       for (let i = 0; i < block; i += 1) {
         const quant = (unpacked.quants[g * block + i] ?? 0) + bias;
-        if (bits === 8) quants[place * block + i] = quant;
-        else quants[(place * block + i) >> 1]! |= quant << (i & 1 ? 4 : 0);
+        const to = place * block + i;
+        if (bits === 8) quants[to] = quant;
+        else quants[to >> 1] = (quants[to >> 1] ?? 0) | (quant << (to & 1 ? 4 : 0));
       }
     }
   });
