@@ -18,10 +18,13 @@ import type { GgufSpec } from './support/gguf-writer.js';
 import { decodeLogProbabilities, divergence, logSoftmax } from './support/log-probabilities.js';
 import { referenceLogits } from './support/reference-llama.js';
 import { temporaryFolder } from './support/temporary.js';
-import { architectureText as text, architectureVocabulary, tinyArchitectures } from './support/tiny-architectures.js';
+import { architectureText as text, architectureVocabulary, tinyArchitectures, tinyQuantisations } from './support/tiny-architectures.js';
 import { tinyDefaults, tinyLlama, withMetadata } from './support/tiny-llama.js';
 
-const { models } = JSON.parse(readFileSync(join(import.meta.dirname, 'reference', 'architectures.json'), 'utf8')) as { models: Record<string, string> };
+const { models, quantisations } = JSON.parse(readFileSync(join(import.meta.dirname, 'reference', 'architectures.json'), 'utf8')) as Record<
+  'models' | 'quantisations',
+  Record<string, string>
+>;
 
 /** Mean Kullback-Leibler divergence from llama.cpp's predictions that is allowed. */
 const BOUND = 1e-4;
@@ -36,6 +39,20 @@ async function stepped(path: string): Promise<number[][]> {
   const rows = [];
   for (const token of text) rows.push(logSoftmax(await session.step(token)));
   return rows;
+}
+
+/** ln of probabilities after the text, its long part through ONNX Runtime on the CPU. */
+async function throughOnnx(path: string): Promise<number[]> {
+  await using file = await openGguf(path);
+  const dense = await DenseGraph.load(file, { device: 'cpu', threads: 2 });
+  const native = NativeSession.create({ ...sessionShape(file.config), threads: 2, seed: 0, directory: tmpdir() });
+  native.setPolicy({ kind: 'exact' });
+  const sequence = new Sequence(file.config, nativeModel(file), native, dense);
+  await sequence.prefill(text.slice(0, -1), undefined, () => undefined);
+  await sequence.step(text.at(-1)!, undefined);
+  native.dispose();
+  await dense.dispose();
+  return logSoftmax(sequence.logits);
 }
 
 const distance = (reference: readonly number[][], rows: readonly number[][]) => mean(reference.map((row, i) => divergence(row, rows[i]!)));
@@ -70,17 +87,27 @@ for (const [name, { spec, matters }] of Object.entries(tinyArchitectures)) {
 
   test(`${name} through ONNX Runtime`, async (t) => {
     const reference = decodeLogProbabilities(models[name]!, architectureVocabulary);
-    await using file = await openGguf(write(t, spec));
-    const dense = await DenseGraph.load(file, { device: 'cpu', threads: 2 });
-    const native = NativeSession.create({ ...sessionShape(file.config), threads: 2, seed: 0, directory: tmpdir() });
-    native.setPolicy({ kind: 'exact' });
-    const sequence = new Sequence(file.config, nativeModel(file), native, dense);
-    await sequence.prefill(text.slice(0, -1), undefined, () => undefined);
-    await sequence.step(text.at(-1)!, undefined);
-    const off = divergence(reference[63]!, logSoftmax(sequence.logits));
-    native.dispose();
-    await dense.dispose();
+    const off = divergence(reference[63]!, await throughOnnx(write(t, spec)));
     t.true(off <= BOUND, `${off}`);
+  });
+}
+
+for (const [name, types] of Object.entries(tinyQuantisations)) {
+  test(`weights of ${name} predict what llama.cpp predicts from them`, async (t) => {
+    const path = write(t, tinyArchitectures.llama!.quantised(types));
+    const reference = decodeLogProbabilities(quantisations[name]!, architectureVocabulary);
+    const off = distance(reference, await stepped(path));
+    t.log(`${off.toExponential(2)} nats`);
+    t.true(off <= BOUND, `${off}`);
+
+    // Its chunks in bf16.
+    await using model = await loadModel(path, { threads: 2 });
+    using session = model.createSession({ policy: 'exact' });
+    await session.prefill(text.slice(0, -1));
+    const after = divergence(reference[63]!, logSoftmax(await session.step(text[63]!)));
+    t.true(after <= BOUND, `at once: ${after}`);
+    const onnx = divergence(reference[63]!, await throughOnnx(path));
+    t.true(onnx <= BOUND, `through ONNX Runtime: ${onnx}`);
   });
 }
 

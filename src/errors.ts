@@ -26,6 +26,7 @@ export const errorCodes = {
   ADDRESS_UNAVAILABLE: 'the server cannot listen at the address',
   INTERNAL: 'a mistake in magicpig itself; please report it',
   NATIVE_FAILED: 'the native addon failed in a way it does not name',
+  OUT_OF_MEMORY: 'a model or a session takes more memory than there is',
   DISK_FULL: 'the disk has no room for the rows of the session',
   STORE_IO: 'reading or writing the rows of a session failed',
   PERMISSION_DENIED: 'the file system does not allow what a session needs',

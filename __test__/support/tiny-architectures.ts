@@ -2,6 +2,8 @@
 // windows, caps and positions all make a difference within 64 tokens.
 import { f32, i32s, randomTensor, string, strings, u32 } from './gguf-writer.js';
 import type { GgufSpec, TensorSpec, Value } from './gguf-writer.js';
+import { tensorLayouts } from '../../src/model/tensor-types.js';
+import type { TensorType } from '../../src/model/types.js';
 
 interface Shape {
   readonly hidden: number;
@@ -11,7 +13,12 @@ interface Shape {
   readonly headDim: number;
 }
 
+/** The type of a matrix, by its name. */
+type TypeOf = (name: string) => TensorType;
+
 const FEED_FORWARD = 96;
+/** Rows of large blocks. */
+const QUANTISED_WIDTH = 256;
 const CONTEXT = 256;
 
 const tokens = ['<|endoftext|>', 'Ġ', 'Ċ', ...Array.from('abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.,!?-:'), 'he', 'll', 'in'];
@@ -24,13 +31,13 @@ class TinyModel {
   readonly tensors: TensorSpec[] = [];
   #seed: number;
 
-  constructor(readonly shape: Shape, seed: number) {
+  constructor(readonly shape: Shape, seed: number, readonly types: TypeOf | undefined) {
     this.#seed = seed * 1000;
   }
 
-  /** Weights that make products with a spread of `gain` times that of what goes in. */
+  /** Weights that make products with a spread of `gain` times that of what goes in; of quantised ones, of about 0.6 with 256 inputs. */
   matrix(name: string, outputs: number, inputs: number, gain = 1): void {
-    this.tensors.push(randomTensor(name, 'F32', [outputs, inputs], this.#seed++, gain * Math.sqrt(3 / inputs)));
+    this.tensors.push(randomTensor(name, this.types?.(name) ?? 'F32', [outputs, inputs], this.#seed++, gain * Math.sqrt(3 / inputs)));
   }
 
   /** Elements of `middle`, give or take a half. */
@@ -58,8 +65,12 @@ const biases: Extras = ({ heads, kvHeads, headDim }) => [
 const headNorms: Extras = ({ headDim }) => [['attn_q_norm.weight', headDim, 1.2], ['attn_k_norm.weight', headDim, 1.2]];
 const postNorms: Extras = ({ hidden }) => [['post_attention_norm.weight', hidden, 0.8], ['post_ffw_norm.weight', hidden, 0.8]];
 
-function model(architecture: string, shape: Shape, extras: readonly Extras[], metadata: Record<string, Value>, { untied = false, factors = false } = {}): GgufSpec {
-  const tiny = new TinyModel(shape, architecture.length + shape.headDim);
+type Options = { readonly untied?: boolean; readonly factors?: boolean };
+
+function model(architecture: string, usual: Shape, extras: readonly Extras[], metadata: Record<string, Value>, { untied, factors }: Options, types?: TypeOf): GgufSpec {
+  const shape = types === undefined ? usual : { ...usual, hidden: QUANTISED_WIDTH };
+  const feedForward = types === undefined ? FEED_FORWARD : QUANTISED_WIDTH;
+  const tiny = new TinyModel(shape, architecture.length + shape.headDim, types);
   const { hidden, layers, heads, kvHeads, headDim } = shape;
   tiny.matrix('token_embd.weight', architectureVocabulary, hidden);
   tiny.vector('output_norm.weight', hidden, 1);
@@ -73,16 +84,16 @@ function model(architecture: string, shape: Shape, extras: readonly Extras[], me
     tiny.matrix(name('attn_v.weight'), kvHeads * headDim, hidden);
     tiny.matrix(name('attn_output.weight'), hidden, heads * headDim);
     tiny.vector(name('ffn_norm.weight'), hidden, 1);
-    tiny.matrix(name('ffn_gate.weight'), FEED_FORWARD, hidden);
-    tiny.matrix(name('ffn_up.weight'), FEED_FORWARD, hidden);
-    tiny.matrix(name('ffn_down.weight'), hidden, FEED_FORWARD);
+    tiny.matrix(name('ffn_gate.weight'), feedForward, hidden);
+    tiny.matrix(name('ffn_up.weight'), feedForward, hidden);
+    tiny.matrix(name('ffn_down.weight'), hidden, feedForward);
     for (const [role, size, middle] of extras.flatMap((extra) => extra(shape))) tiny.vector(name(role), size, middle);
   }
   const own = Object.entries({
     block_count: u32(layers),
     context_length: u32(CONTEXT),
     embedding_length: u32(hidden),
-    feed_forward_length: u32(FEED_FORWARD),
+    feed_forward_length: u32(feedForward),
     'attention.head_count': u32(heads),
     'attention.head_count_kv': u32(kvHeads),
     'attention.key_length': u32(headDim),
@@ -113,21 +124,39 @@ const yarn = { 'rope.scaling.type': string('yarn'), 'rope.scaling.factor': f32(4
 const gemma2Own = { 'attention.sliding_window': u32(16), attn_logit_softcapping: f32(2), final_logit_softcapping: f32(3) };
 const gemma3Own = { 'attention.sliding_window': u32(16), 'rope.freq_base': f32(1_000_000), 'rope.scaling.type': string('linear'), 'rope.scaling.factor': f32(8) };
 
-/** Models by name, and of each the metadata without which it says something else: what a reader must not pass over. */
-export const tinyArchitectures: Readonly<Record<string, { spec: GgufSpec; matters: readonly string[] }>> = {
-  llama: { spec: model('llama', small, [], {}, { untied: true }), matters: [] },
-  'llama-3.1': { spec: model('llama', small, [], { 'rope.freq_base': f32(500_000) }, { factors: true }), matters: ['llama.rope.freq_base'] },
-  'llama-linear': { spec: model('llama', small, [], { 'rope.scaling.type': string('linear'), 'rope.scaling.factor': f32(4) }), matters: ['llama.rope.scaling.factor'] },
-  'llama-yarn': { spec: model('llama', { ...small, headDim: 128 }, [], yarn), matters: ['llama.rope.scaling.type', 'llama.rope.scaling.original_context_length'] },
-  qwen2: { spec: model('qwen2', { ...small, hidden: 256 }, [biases], { 'rope.freq_base': f32(1_000_000) }), matters: ['qwen2.rope.freq_base'] },
-  'qwen2-yarn': { spec: model('qwen2', { hidden: 256, layers: 2, heads: 2, kvHeads: 1, headDim: 128 }, [biases], yarn, { untied: true }), matters: ['qwen2.rope.scaling.factor'] },
-  qwen3: { spec: model('qwen3', { ...small, headDim: 128 }, [headNorms], { 'rope.freq_base': f32(1_000_000) }), matters: ['qwen3.rope.freq_base'] },
-  gemma2: {
-    spec: model('gemma2', { hidden: 64, layers: 4, heads: 2, kvHeads: 1, headDim: 256 }, [postNorms], gemma2Own),
-    matters: ['gemma2.attention.sliding_window', 'gemma2.attn_logit_softcapping', 'gemma2.final_logit_softcapping'],
-  },
-  gemma3: {
-    spec: model('gemma3', { hidden: 64, layers: 7, heads: 2, kvHeads: 1, headDim: 256 }, [headNorms, postNorms], gemma3Own),
-    matters: ['gemma3.attention.sliding_window', 'gemma3.rope.freq_base', 'gemma3.rope.scaling.factor'],
-  },
+interface Tiny {
+  readonly spec: GgufSpec;
+  /** The same with matrices of other types and rows of 256 elements. */
+  readonly quantised: (types: TypeOf) => GgufSpec;
+  /** The metadata without which it says something else: what a reader must not pass over. */
+  readonly matters: readonly string[];
+}
+
+function tiny(matters: readonly string[], architecture: string, shape: Shape, extras: readonly Extras[], metadata: Record<string, Value>, options: Options = {}): Tiny {
+  const of = (types?: TypeOf) => model(architecture, shape, extras, metadata, options, types);
+  return { spec: of(), quantised: of, matters: matters.map((key) => `${architecture}.${key}`) };
+}
+
+export const tinyArchitectures: Readonly<Record<string, Tiny>> = {
+  llama: tiny([], 'llama', small, [], {}, { untied: true }),
+  'llama-3.1': tiny(['rope.freq_base'], 'llama', small, [], { 'rope.freq_base': f32(500_000) }, { factors: true }),
+  'llama-linear': tiny(['rope.scaling.factor'], 'llama', small, [], { 'rope.scaling.type': string('linear'), 'rope.scaling.factor': f32(4) }),
+  'llama-yarn': tiny(['rope.scaling.type', 'rope.scaling.original_context_length'], 'llama', { ...small, headDim: 128 }, [], yarn),
+  qwen2: tiny(['rope.freq_base'], 'qwen2', { ...small, hidden: 256 }, [biases], { 'rope.freq_base': f32(1_000_000) }),
+  'qwen2-yarn': tiny(['rope.scaling.factor'], 'qwen2', { hidden: 256, layers: 2, heads: 2, kvHeads: 1, headDim: 128 }, [biases], yarn, { untied: true }),
+  qwen3: tiny(['rope.freq_base'], 'qwen3', { ...small, headDim: 128 }, [headNorms], { 'rope.freq_base': f32(1_000_000) }),
+  gemma2: tiny(
+    ['attention.sliding_window', 'attn_logit_softcapping', 'final_logit_softcapping'],
+    'gemma2', { hidden: 64, layers: 4, heads: 2, kvHeads: 1, headDim: 256 }, [postNorms], gemma2Own,
+  ),
+  gemma3: tiny(
+    ['attention.sliding_window', 'rope.freq_base', 'rope.scaling.factor'],
+    'gemma3', { hidden: 64, layers: 7, heads: 2, kvHeads: 1, headDim: 256 }, [headNorms, postNorms], gemma3Own,
+  ),
+};
+
+/** Every type of matrices, and one mixture, as files have them: the name is that of the file's type. */
+export const tinyQuantisations: Readonly<Record<string, TypeOf>> = {
+  ...Object.fromEntries((Object.keys(tensorLayouts) as TensorType[]).map((type) => [type, () => type])),
+  Q4_K_M: (name) => (/attn_v|ffn_down|token_embd|^output/.test(name) ? 'Q6_K' : 'Q4_K'),
 };

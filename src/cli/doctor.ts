@@ -4,6 +4,7 @@ import { cpus, freemem, totalmem } from 'node:os';
 import { dirname } from 'node:path';
 import type { CommandModule } from 'yargs';
 import { MagicpigError } from '../errors.js';
+import { availableMemory } from '../decode/memory.js';
 import { cacheFromEnvironment } from '../model/cache.js';
 import { errorCode } from '../model/file-error.js';
 import { bytes, table } from './format.js';
@@ -25,7 +26,7 @@ export const doctor = (terminal: Terminal): CommandModule<object, object> => ({
       platform: `${process.platform} ${process.arch}`,
       cpu: await processor(problems),
       onnxRuntime: await onnxRuntime(problems),
-      memory: { totalBytes: totalmem(), freeBytes: freemem() },
+      memory: { totalBytes: totalmem(), freeBytes: freemem(), availableBytes: availableMemory() },
       cache: await cache(problems),
       problems,
     };
@@ -36,7 +37,7 @@ export const doctor = (terminal: Terminal): CommandModule<object, object> => ({
       ['cores', String(cpu.cores)],
       ['kernels', cpu.isa === null ? 'none' : `${cpu.isa} (there are ${cpu.detected.join(', ')})`],
       ['ONNX Runtime', report.onnxRuntime === null ? 'none, which only --device webgpu needs' : `${report.onnxRuntime.version}: ${report.onnxRuntime.providers.join(', ')}`],
-      ['memory', `${bytes(memory.totalBytes)}, ${bytes(memory.freeBytes)} of it free`],
+      ['memory', `${bytes(memory.totalBytes)}, ${bytes(memory.freeBytes)} of it free, ${bytes(memory.availableBytes)} for this process; magicpig inspect REF shows what a model takes`],
       ['cache', report.cache.path],
       ...problems.map(({ problem, remedy }): [string, string] => ['missing', `${problem}; mend it with: ${remedy}`]),
     ];

@@ -22,18 +22,19 @@ export const inspect = (terminal: Terminal): CommandModule<object, Arguments> =>
     const path = await resolveWithProgress(ref, terminal);
     const { openGguf } = await import('../model/gguf.js');
     await using file = await openGguf(path);
-    const description = { ...describe(file), tuned: await tunedOf(file) };
+    const description = { ...describe(file), memory: await planned(file), tuned: await tunedOf(file) };
     terminal.result(description, asTable(description));
   },
 });
 
-function describe({ path, config, quantisation, fileBytes, chatTemplate, tokenizer }: ModelFile) {
+function describe({ path, config, quantisation, weightBytes, fileBytes, chatTemplate, tokenizer }: ModelFile) {
   const { rope, local, ...shapes } = config;
   const { theta, dimensions, factors } = rope;
   return {
     path,
     fileBytes,
     quantisation,
+    weightBytes,
     ...shapes,
     local: local && { window: local.window, layers: localCount(local) },
     rope: { theta, dimensions, scaled: factors !== undefined },
@@ -41,6 +42,14 @@ function describe({ path, config, quantisation, fileBytes, chatTemplate, tokeniz
     endTokens: tokenizer.endTokens,
     chatTemplate: chatTemplate !== undefined,
   };
+}
+
+/** What a full context takes under the defaults, in bytes, and what the machine has. */
+async function planned(file: ModelFile) {
+  const { availableMemory, memoryPlan } = await import('../decode/memory.js');
+  const { policyFrom } = await import('../decode/options.js');
+  const plan = memoryPlan(file, { tokens: file.config.contextLength, rows: 'bf16', policy: policyFrom({}) });
+  return { ...plan, available: availableMemory() };
 }
 
 /** What `tune` chose for the model; where that cannot be read, the error: the rest of the model can. */
@@ -55,12 +64,12 @@ async function tunedOf(file: ModelFile) {
   }
 }
 
-function asTable(model: ReturnType<typeof describe> & { tuned: Awaited<ReturnType<typeof tunedOf>> }): string {
-  const { rope, tuned } = model;
+function asTable(model: ReturnType<typeof describe> & { memory: Awaited<ReturnType<typeof planned>>; tuned: Awaited<ReturnType<typeof tunedOf>> }): string {
+  const { rope, memory, tuned } = model;
   return table([
     ['model', `${model.name} (${model.architecture})`],
     ['file', `${model.path}, ${bytes(model.fileBytes)}`],
-    ['quantisation', model.quantisation],
+    ['quantisation', Object.entries(model.weightBytes).map(([type, size]) => `${type} ${bytes(size)}`).join(', ')],
     ['layers', `${model.layers}, hidden ${count(model.hiddenSize)}, MLP ${count(model.intermediateSize)}`],
     ...(model.local ? [['local', `${model.local.layers} of the layers, a window of ${count(model.local.window)} tokens`] as const] : []),
     ['heads', `${model.heads} for queries, ${model.kvHeads} for keys and values, of ${model.headDim}`],
@@ -68,6 +77,7 @@ function asTable(model: ReturnType<typeof describe> & { tuned: Awaited<ReturnTyp
     ['context', `${count(model.contextLength)} tokens`],
     ['rope', `theta ${count(rope.theta)} over ${rope.dimensions} dimensions${rope.scaled ? ', scaled for long contexts' : ''}`],
     ['rows', `${bytes(model.rowBytesPerToken)} a token, ${bytes(model.rowBytesPerToken * model.contextLength)} for a full context`],
+    ['memory', `${bytes(memory.total)} for a full context: weights ${bytes(memory.weights)}, rows ${bytes(memory.rows)}, index ${bytes(memory.index)}, activations ${bytes(memory.activations)}; there are ${bytes(memory.available)}`],
     ['tuned', tuned === null ? 'no; magicpig tune does' : 'error' in tuned ? tuned.error.message : tunedText(tuned)],
     ['chat', model.chatTemplate ? 'has a chat template' : 'has no chat template'],
   ]);

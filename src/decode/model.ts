@@ -13,6 +13,7 @@ import { NativeGrammar, NativeModel, NativeSession, NativeVocabulary, headDims }
 import type { DenseGraph } from '../onnx/dense-graph.js';
 import type { RuntimeOptions } from '../onnx/runtime.js';
 import { JsonConstraint } from './constraint.js';
+import { availableMemory, checkSession, checkWeights, memoryPlan } from './memory.js';
 import { type Device, type PolicyOptions, type RowType, deviceFrom, integer, lmHeadFrom, policyFrom, rowsFrom, seedFrom, threadsFrom } from './options.js';
 import { Sequence } from './sequence.js';
 import { Session } from './session.js';
@@ -31,6 +32,11 @@ export interface LoadOptions {
   readonly lmHead?: 'file' | '8' | undefined;
   /** Tokens that a text may have. Default: as many as the model was trained for; more is allowed, at the text's cost. */
   readonly context?: number | undefined;
+  /**
+   * Bytes that the model and a session in memory may take. More is refused: of weights when the model is loaded, of rows and index
+   * when a session is made, where `context` says how long its text may be. Default: what the machine, or the process's limit, has.
+   */
+  readonly memoryLimit?: number | undefined;
   readonly signal?: AbortSignal | undefined;
   readonly onProgress?: ((progress: LoadProgress) => void) | undefined;
 }
@@ -73,7 +79,7 @@ export interface OpenSessionOptions extends PolicyOptions {
  * Loads a model: a path to a .gguf file, `hf:owner/name[/file][@revision]`, or a short name such as `smollm2-135m`.
  *
  * Throws MODEL_NOT_FOUND, DOWNLOAD_FAILED, GGUF_MALFORMED, UNSUPPORTED_ARCHITECTURE, UNSUPPORTED_QUANTISATION,
- * UNSUPPORTED_TOKENIZER, INVALID_OPTION, RUNTIME_FAILED, NATIVE_MISSING or ABORTED.
+ * UNSUPPORTED_TOKENIZER, INVALID_OPTION, OUT_OF_MEMORY, RUNTIME_FAILED, NATIVE_MISSING or ABORTED.
  */
 export async function loadModel(reference: string, options: LoadOptions = {}): Promise<Model> {
   const { signal, onProgress } = options;
@@ -81,6 +87,7 @@ export async function loadModel(reference: string, options: LoadOptions = {}): P
   const device = deviceFrom(options.device);
   const lmHead = lmHeadFrom(options.lmHead);
   if (options.context !== undefined) integer('context', options.context, 1, 2 ** 31);
+  const memory = integer('memoryLimit', options.memoryLimit ?? availableMemory(), 0, Number.MAX_SAFE_INTEGER);
   const path = await resolveModel(reference, {
     signal,
     onProgress: ({ received, total }) => onProgress?.({ phase: 'download', done: received, total }),
@@ -89,11 +96,12 @@ export async function loadModel(reference: string, options: LoadOptions = {}): P
   try {
     signal?.throwIfAborted();
     checkAttention(file.config);
+    checkWeights(memoryPlan(file, { tokens: 0, rows: 'bf16', policy: { kind: 'exact' } }), memory);
     const tokenizer = new Tokenizer(file.tokenizer);
     // Before the parts, which would stay loaded if this failed.
     const weights = nativeModel(file, lmHead === '8');
     const dense = device === 'cpu' ? undefined : await denseGraph(file, { device, threads }, options);
-    return new Model(file, tokenizer, dense, weights, threads, options.context ?? file.config.contextLength);
+    return new Model(file, tokenizer, dense, weights, threads, options.context ?? file.config.contextLength, options.context === undefined ? undefined : memory);
   } catch (cause) {
     await file[Symbol.asyncDispose]();
     if (signal?.aborted === true) throw new MagicpigError('ABORTED', 'aborted by the caller', { cause });
@@ -193,6 +201,8 @@ export class Model implements AsyncDisposable {
   readonly #dense: DenseGraph | undefined;
   readonly #weights: NativeModel;
   readonly #threads: number;
+  /** Bytes that a session may take with the model, where its length was asked for. */
+  readonly #memory: number | undefined;
   readonly #sessions = new Set<Session>();
   readonly #importance: number[];
   #tokenBytes: readonly Uint8Array[] | undefined;
@@ -201,10 +211,11 @@ export class Model implements AsyncDisposable {
   #disposed = false;
 
   /** @internal */
-  constructor(file: ModelFile, tokenizer: Tokenizer, dense: DenseGraph | undefined, weights: NativeModel, threads: number, context: number) {
+  constructor(file: ModelFile, tokenizer: Tokenizer, dense: DenseGraph | undefined, weights: NativeModel, threads: number, context: number, memory: number | undefined) {
     this.config = file.config;
     this.tokenizer = tokenizer;
     this.context = context;
+    this.#memory = memory;
     this.#file = file;
     this.#dense = dense;
     this.#weights = weights;
@@ -255,12 +266,15 @@ export class Model implements AsyncDisposable {
   /**
    * An empty session, under the policy that `tune` chose for the model, as far as the options leave it open.
    *
-   * Throws INVALID_OPTION, TUNED_DAMAGED, DISK_FULL, PERMISSION_DENIED or STORE_IO.
+   * Throws INVALID_OPTION, TUNED_DAMAGED, OUT_OF_MEMORY, DISK_FULL, PERMISSION_DENIED or STORE_IO.
    */
   createSession(options: SessionOptions = {}): Session {
     this.#live();
     policyFrom(options, this.config.layers);
     const chosen = choose(options, () => this.tuned());
+    if (this.#memory !== undefined) {
+      checkSession(this.#file, { tokens: this.context, rows: rowsFrom(options.rows), policy: policyFrom(chosen.policy) }, this.#memory);
+    }
     const native = NativeSession.create(this.#nativeOptions(options, options.directory));
     return this.#session(native, chosen, 'memory');
   }

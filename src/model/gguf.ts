@@ -64,6 +64,7 @@ interface Span {
 class GgufFile implements ModelFile {
   readonly config: ModelConfig;
   readonly quantisation: string;
+  readonly weightBytes: Readonly<Record<string, number>>;
   readonly chatTemplate: string | undefined;
   readonly embedding: Tensor;
   readonly finalNorm: Tensor;
@@ -84,7 +85,8 @@ class GgufFile implements ModelFile {
     this.#handle = handle;
     this.#spans = spans;
     this.config = this.#withRopeFactors(config);
-    this.quantisation = predominantType(spans.values());
+    this.weightBytes = bytesByType(spans.values());
+    this.quantisation = Object.keys(this.weightBytes)[0] ?? 'F32';
     this.chatTemplate = header.metadata.string('tokenizer.chat_template');
     this.embedding = this.#tensor(embeddingName);
     this.finalNorm = this.#tensor(finalNormName);
@@ -176,7 +178,7 @@ function spanOf(info: TensorInfo, header: GgufHeader, path: string): Span {
   if (!isTensorType(type)) {
     throw new MagicpigError(
       'UNSUPPORTED_QUANTISATION',
-      `${path}: the tensor ${quoted(info.name)} is ${type}; magicpig reads ${Object.keys(tensorLayouts).join(', ')}`,
+      `${path}: the tensor ${quoted(info.name)} is ${type}; magicpig reads ${Object.keys(tensorLayouts).join(', ')}: take a file of one of these, such as the model's Q4_K_M`,
     );
   }
   const layout = tensorLayouts[type];
@@ -210,11 +212,11 @@ function checkShapes(spans: ReadonlyMap<string, Span>, config: ModelConfig, arch
   for (const name of unknown) throw unsupported(path, `the tensor ${quoted(name)}, which magicpig's ${architecture.name} does not use`);
 }
 
-/** The type of most bytes of the matrices: norms are always F32 and say nothing. */
-function predominantType(spans: Iterable<Span>): string {
+/** The bytes of matrices of each type, most first: norms are always F32 and say nothing. */
+function bytesByType(spans: Iterable<Span>): Record<string, number> {
   const bytes = new Map<string, number>();
   for (const span of spans) {
     if (span.shape.length > 1) bytes.set(span.type, (bytes.get(span.type) ?? 0) + span.bytes);
   }
-  return [...bytes].reduce((most, entry) => (entry[1] > most[1] ? entry : most))[0];
+  return Object.fromEntries([...bytes].toSorted((a, b) => b[1] - a[1]));
 }

@@ -1,19 +1,26 @@
-import type { TensorType } from './types.js';
-
 /** How a tensor type lies in memory: `block` consecutive values of a row take `bytes` bytes. */
 export interface TensorLayout {
   readonly block: number;
   readonly bytes: number;
 }
 
-export const tensorLayouts: Readonly<Record<TensorType, TensorLayout>> = {
+/** The tensor types that are read. */
+export const tensorLayouts = {
   F32: { block: 1, bytes: 4 },
   F16: { block: 1, bytes: 2 },
   BF16: { block: 1, bytes: 2 },
   Q8_0: { block: 32, bytes: 34 },
   Q4_0: { block: 32, bytes: 18 },
   Q4_1: { block: 32, bytes: 20 },
-};
+  Q5_0: { block: 32, bytes: 22 },
+  Q5_1: { block: 32, bytes: 24 },
+  IQ4_NL: { block: 32, bytes: 18 },
+  Q2_K: { block: 256, bytes: 84 },
+  Q3_K: { block: 256, bytes: 110 },
+  Q4_K: { block: 256, bytes: 144 },
+  Q5_K: { block: 256, bytes: 176 },
+  Q6_K: { block: 256, bytes: 210 },
+} as const satisfies Readonly<Record<string, TensorLayout>>;
 
 /** ggml's numbers for tensor types. Those that are not read are here so that an error can name them. */
 const names = new Map<number, string>([
@@ -55,6 +62,6 @@ export function tensorTypeName(type: number): string {
   return names.get(type) ?? `type ${type}`;
 }
 
-export function isTensorType(name: string): name is TensorType {
+export function isTensorType(name: string): name is keyof typeof tensorLayouts {
   return Object.hasOwn(tensorLayouts, name);
 }

@@ -1,9 +1,10 @@
 import type { ExtraLayerTensor, LayerTensor } from './layer-tensors.js';
+import type { tensorLayouts } from './tensor-types.js';
 
 export type { ExtraLayerTensor, LayerTensor };
 
-/** The tensor types that are read, by GGUF's names. Quantised ones hold blocks of 32 along the last axis. */
-export type TensorType = 'F32' | 'F16' | 'BF16' | 'Q8_0' | 'Q4_0' | 'Q4_1';
+/** The tensor types that are read, by GGUF's names. Quantised ones hold blocks of 32 or 256 along the last axis. */
+export type TensorType = keyof typeof tensorLayouts;
 
 export interface Tensor {
   readonly name: string;
@@ -77,6 +78,8 @@ export interface ModelFile extends AsyncDisposable {
   readonly config: ModelConfig;
   /** Predominant quantisation, for people ("Q4_1"). */
   readonly quantisation: string;
+  /** Bytes of the matrices of each type, the predominant one first. */
+  readonly weightBytes: Readonly<Record<string, number>>;
   readonly fileBytes: number;
   readonly tokenizer: TokenizerSource;
   readonly chatTemplate: string | undefined;

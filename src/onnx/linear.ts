@@ -1,6 +1,6 @@
 import type { Tensor } from '../model/types.js';
 import { CONTRIB, type GraphBuilder, type Value } from './graph.js';
-import { BLOCK, type PackedWeight, dequantise, isQuantised, packWeights } from './quantised-blocks.js';
+import { type PackedWeight, dequantise, isQuantised, packWeights } from './quantised-blocks.js';
 
 /**
  * Activations are quantised to 8 bits a block before they meet quantised weights (MatMulNBits' accuracy level 4), as
@@ -12,7 +12,7 @@ const ACCURACY_LEVEL = 4;
 
 /** The input of linear layers, with what several of them share. */
 export class Activation {
-  #blockSums: Value | undefined;
+  readonly #blockSums = new Map<number, Value>();
 
   constructor(
     readonly graph: GraphBuilder,
@@ -20,15 +20,19 @@ export class Activation {
     readonly size: number,
   ) {}
 
-  /** Sums over blocks of 32 elements, [rows, size / 32]: a product with a constant, which is one small operator. */
-  blockSums(): Value {
-    return (this.#blockSums ??= this.graph.node('MatMul', [this.value, this.#blockIndicator()]));
+  /** Sums over blocks of so many elements, [rows, size / block]: a product with a constant, which is one small operator. */
+  blockSums(block: number): Value {
+    const known = this.#blockSums.get(block);
+    if (known !== undefined) return known;
+    const sums = this.graph.node('MatMul', [this.value, this.#blockIndicator(block)]);
+    this.#blockSums.set(block, sums);
+    return sums;
   }
 
-  #blockIndicator(): Value {
-    const blocks = this.size / BLOCK;
+  #blockIndicator(block: number): Value {
+    const blocks = this.size / block;
     const indicator = new Float32Array(this.size * blocks);
-    for (let i = 0; i < this.size; i += 1) indicator[i * blocks + Math.floor(i / BLOCK)] = 1;
+    for (let i = 0; i < this.size; i += 1) indicator[i * blocks + Math.floor(i / block)] = 1;
     return this.graph.constant('float32', [this.size, blocks], indicator);
   }
 }
@@ -50,20 +54,20 @@ export function linear(x: Activation, ...weights: [Tensor, ...Tensor[]]): Value 
 
 function quantisedLinear(x: Activation, weight: PackedWeight): Value {
   const { graph } = x;
-  const { outputs, inputs, bits } = weight;
-  const quants = graph.constant('uint8', [outputs, inputs / BLOCK, 4 * bits], weight.quants);
-  const scales = graph.constant('float32', [outputs * (inputs / BLOCK)], weight.scales);
+  const { outputs, inputs, block, bits } = weight;
+  const quants = graph.constant('uint8', [outputs, inputs / block, (block * bits) / 8], weight.quants);
+  const scales = graph.constant('float32', [outputs * (inputs / block)], weight.scales);
   const attributes = {
     K: { int: inputs },
     N: { int: outputs },
     bits: { int: bits },
-    block_size: { int: BLOCK },
+    block_size: { int: block },
     accuracy_level: { int: ACCURACY_LEVEL },
   };
   const product = graph.node('MatMulNBits', [x.value, quants, scales], attributes, CONTRIB);
   if (!weight.offsets) return product;
-  const offsets = graph.constant('float32', [inputs / BLOCK, outputs], weight.offsets);
-  return graph.node('Gemm', [x.blockSums(), offsets, product]);
+  const offsets = graph.constant('float32', [inputs / block, outputs], weight.offsets);
+  return graph.node('Gemm', [x.blockSums(block), offsets, product]);
 }
 
 function floatLinear(x: Activation, weight: Tensor): Value {

@@ -1,30 +1,28 @@
+import { tensorLayouts } from '../model/tensor-types.js';
 import type { Tensor, TensorType } from '../model/types.js';
+import { blockFormats, halfToFloat, largest } from './block-formats.js';
+import type { BlockFormat, QuantisedType, Unpacked } from './block-formats.js';
 
-/** Weights per block, along the input axis, in every quantised type read here. */
-export const BLOCK = 32;
-
-/** Bytes of a GGUF block: scales and minima are f16, quants 4 or 8 bits each. */
-const blockBytes = { Q8_0: 34, Q4_0: 18, Q4_1: 20 } as const satisfies Partial<Record<TensorType, number>>;
-
-export type QuantisedType = keyof typeof blockBytes;
+export type { QuantisedType };
 
 export function isQuantised(type: TensorType): type is QuantisedType {
-  return type in blockBytes;
+  return type in blockFormats;
 }
 
 /**
  * A weight [outputs, inputs] as ONNX Runtime's MatMulNBits takes it: w = scale * (quant - 2^(bits - 1)) + offset, for
- * blocks of 32 inputs. Holds exactly what the file's blocks hold.
+ * blocks of 16 or 32 inputs. Holds exactly what the file's blocks hold.
  */
 export interface PackedWeight {
   readonly outputs: number;
   readonly inputs: number;
+  readonly block: 16 | 32;
   readonly bits: 4 | 8;
-  /** [outputs, inputs / 32, 4 * bits]; of two 4-bit quants in a byte the earlier is the low one. */
+  /** [outputs, inputs / block, block * bits / 8]; of two 4-bit quants in a byte the earlier is the low one. */
   readonly quants: Uint8Array;
-  /** [outputs, inputs / 32] */
+  /** [outputs, inputs / block] */
   readonly scales: Float32Array;
-  /** [inputs / 32, outputs], or undefined where all are zero. */
+  /** [inputs / block, outputs], or undefined where all are zero. */
   readonly offsets: Float32Array | undefined;
 }
 
@@ -32,16 +30,17 @@ export interface PackedWeight {
 export function packWeights(tensors: readonly Tensor[], type: QuantisedType): PackedWeight {
   const inputs = tensors[0]?.shape[1] ?? 0;
   const outputs = tensors.reduce((sum, tensor) => sum + (tensor.shape[0] ?? 0), 0);
-  const blocks = inputs / BLOCK;
-  const bits = type === 'Q8_0' ? 8 : 4;
+  const { group: block, bits, offsets }: BlockFormat = blockFormats[type];
+  const blocks = inputs / block;
   const packed = {
     outputs,
     inputs,
+    block,
     bits,
-    quants: new Uint8Array(outputs * blocks * 4 * bits),
+    quants: new Uint8Array((outputs * inputs * bits) / 8),
     scales: new Float32Array(outputs * blocks),
-    offsets: type === 'Q4_1' ? new Float32Array(blocks * outputs) : undefined,
-  } as const;
+    offsets: offsets ? new Float32Array(blocks * outputs) : undefined,
+  };
   let firstOutput = 0;
   for (const tensor of tensors) {
     packTensor(tensor.bytes(), type, packed, firstOutput);
@@ -51,52 +50,37 @@ export function packWeights(tensors: readonly Tensor[], type: QuantisedType): Pa
 }
 
 function packTensor(bytes: Uint8Array, type: QuantisedType, packed: PackedWeight, firstOutput: number): void {
-  const { inputs, outputs, quants, scales, offsets } = packed;
-  const blocks = inputs / BLOCK;
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const count = bytes.length / blockBytes[type];
-  for (let block = 0; block < count; block += 1) {
-    const from = block * blockBytes[type];
-    const place = firstOutput * blocks + block;
-    const scale = halfToFloat(view.getUint16(from, true));
-    scales[place] = scale;
-    if (type === 'Q8_0') {
-      // Signed quants become unsigned around 128.
-      for (let i = 0; i < BLOCK; i += 1) quants[place * BLOCK + i] = (bytes[from + 2 + i] ?? 0) ^ 0x80;
-      continue;
+  const { inputs, outputs, block, bits, quants, scales, offsets } = packed;
+  const { bias } = blockFormats[type];
+  const blocks = inputs / block;
+  let place = firstOutput * blocks;
+  eachBlock(type, bytes, (unpacked, groups) => {
+    for (let g = 0; g < groups; g += 1, place += 1) {
+      const scale = unpacked.scales[g] ?? 0;
+      scales[place] = scale;
+      // What quants are counted from there and is not taken from them goes into the offset.
+      if (offsets) offsets[(place % blocks) * outputs + Math.floor(place / blocks)] = (unpacked.offsets[g] ?? 0) + (2 ** (bits - 1) - bias) * scale;
+      for (let i = 0; i < block; i += 1) {
+        const quant = (unpacked.quants[g * block + i] ?? 0) + bias;
+        const to = place * block + i;
+        if (bits === 8) quants[to] = quant;
+        else quants[to >> 1] = (quants[to >> 1] ?? 0) | (quant << (to & 1 ? 4 : 0));
+      }
     }
-    if (offsets) {
-      // GGUF counts Q4_1's quants from 0, MatMulNBits from -8: the difference goes into the offset.
-      const offset = halfToFloat(view.getUint16(from + 2, true)) + 8 * scale;
-      offsets[(place % blocks) * outputs + Math.floor(place / blocks)] = offset;
-    }
-    packNibbles(bytes, from + (type === 'Q4_1' ? 4 : 2), quants, place * (BLOCK / 2));
-  }
+  });
 }
 
-/** GGUF has element i and i + 16 of a block in byte i; MatMulNBits has 2i and 2i + 1. */
-function packNibbles(bytes: Uint8Array, from: number, quants: Uint8Array, to: number): void {
-  for (let i = 0; i < 8; i += 1) {
-    const a = bytes[from + 2 * i] ?? 0;
-    const b = bytes[from + 2 * i + 1] ?? 0;
-    quants[to + i] = (a & 0x0f) | ((b & 0x0f) << 4);
-    quants[to + 8 + i] = (a >> 4) | (b & 0xf0);
+function eachBlock(type: QuantisedType, bytes: Uint8Array, take: (unpacked: Unpacked, groups: number, elements: number) => void): void {
+  const { elements, group, unpack } = blockFormats[type];
+  const unpacked = { quants: new Int8Array(largest.elements), scales: new Float32Array(largest.groups), offsets: new Float32Array(largest.groups) };
+  for (let at = 0; at < bytes.length; at += tensorLayouts[type].bytes) {
+    unpack(bytes, at, unpacked);
+    take(unpacked, elements / group, elements);
   }
 }
 
 const floatBits = new Uint32Array(1);
 const floatValue = new Float32Array(floatBits.buffer);
-
-/** The exact value of an IEEE half. */
-export function halfToFloat(half: number): number {
-  const exponent = (half >> 10) & 0x1f;
-  const mantissa = half & 0x3ff;
-  const sign = half & 0x8000 ? -1 : 1;
-  if (exponent === 0) return sign * mantissa * 2 ** -24;
-  if (exponent === 31) return mantissa ? NaN : sign * Infinity;
-  floatBits[0] = ((exponent + 112) << 23) | (mantissa << 13);
-  return sign * (floatValue[0] ?? 0);
-}
 
 function bfloatToFloat(bits: number): number {
   floatBits[0] = bits << 16;
@@ -116,26 +100,21 @@ export function dequantise(type: TensorType, bytes: Uint8Array): Float32Array {
     case 'BF16':
       return values(2, (at) => bfloatToFloat(view.getUint16(at, true)));
     default:
-      return dequantiseBlocks(type, bytes, view);
+      return dequantiseBlocks(type, bytes);
   }
 }
 
-function dequantiseBlocks(type: QuantisedType, bytes: Uint8Array, view: DataView): Float32Array {
-  const size = blockBytes[type];
-  const values = new Float32Array((bytes.length / size) * BLOCK);
-  for (let from = 0, to = 0; from < bytes.length; from += size, to += BLOCK) {
-    const scale = halfToFloat(view.getUint16(from, true));
-    if (type === 'Q8_0') {
-      for (let i = 0; i < BLOCK; i += 1) values[to + i] = scale * view.getInt8(from + 2 + i);
-      continue;
+function dequantiseBlocks(type: QuantisedType, bytes: Uint8Array): Float32Array {
+  const { group } = blockFormats[type];
+  const { block, bytes: blockBytes } = tensorLayouts[type];
+  const values = new Float32Array((bytes.length / blockBytes) * block);
+  let to = 0;
+  eachBlock(type, bytes, ({ quants, scales, offsets }, _, elements) => {
+    for (let i = 0; i < elements; i += 1) {
+      const g = Math.floor(i / group);
+      values[to + i] = (scales[g] ?? 0) * (quants[i] ?? 0) + (offsets[g] ?? 0);
     }
-    const offset = type === 'Q4_1' ? halfToFloat(view.getUint16(from + 2, true)) : -8 * scale;
-    const quants = from + (type === 'Q4_1' ? 4 : 2);
-    for (let i = 0; i < BLOCK / 2; i += 1) {
-      const pair = bytes[quants + i] ?? 0;
-      values[to + i] = scale * (pair & 0x0f) + offset;
-      values[to + BLOCK / 2 + i] = scale * (pair >> 4) + offset;
-    }
-  }
+    to += elements;
+  });
   return values;
 }

@@ -19,6 +19,8 @@ pub struct Activations {
     pub(crate) bytes: Vec<QuantBytes>,
     /// `[tokens, size / BLOCK]`
     pub(crate) factors: Vec<Factors>,
+    /// `[tokens, size / GROUP]`: the sums of the values of the groups that a large block's offsets are for.
+    pub(crate) group_sums: Vec<f32>,
 }
 
 /// What the f16 scale and offset of a weights' block are multiplied with.
@@ -56,10 +58,10 @@ impl Activations {
         self.quants.clear();
         self.bytes.clear();
         self.factors.clear();
-        if !size.is_multiple_of(BLOCK) {
-            return;
+        self.group_sums.clear();
+        if size.is_multiple_of(BLOCK) {
+            kernels.quantise(self);
         }
-        kernels.quantise(values, &mut self.quants, &mut self.bytes, &mut self.factors);
     }
 
     /// Vectors.

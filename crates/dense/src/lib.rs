@@ -7,6 +7,7 @@
 #![deny(unsafe_code)]
 
 mod activations;
+mod blocks;
 mod chunk;
 mod config;
 mod kernels;

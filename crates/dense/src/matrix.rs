@@ -1,12 +1,13 @@
 //! A weight matrix in the block format of its file.
 
-use half::{bf16, f16};
+use half::f16;
 use team::Team;
 
 use crate::activations::{Activations, BLOCK};
-use crate::kernels::{DenseKernels, ROW_GROUP};
+use crate::blocks::{self, LARGE, large_bytes};
+use crate::kernels::{DenseKernels, ROW_GROUP, format};
 
-/// Formats of weights, by GGUF's names. The quantised ones hold blocks of 32 along a row.
+/// Formats of weights, by GGUF's names. The quantised ones hold blocks of 32 or 256 along a row (`blocks`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WeightType {
     /// IEEE single.
@@ -21,17 +22,41 @@ pub enum WeightType {
     Q4_0,
     /// f16 scale and offset, nibbles: d q + m.
     Q4_1,
+    /// As Q4_0 with a fifth bit, which are in 4 bytes of their own: d (q - 16).
+    Q5_0,
+    /// As Q4_1, with a fifth bit.
+    Q5_1,
+    /// f16 scale, nibbles that name one of 16 values: d v(q).
+    Iq4Nl,
+    /// Groups of 16 with scales and minima of 4 bits: d s q - dmin m, q of 2 bits.
+    Q2K,
+    /// Groups of 16 with scales of 6 bits: d s (q - 4), q of 3 bits.
+    Q3K,
+    /// Groups of 32 with scales and minima of 6 bits: d s q - dmin m, q of 4 bits.
+    Q4K,
+    /// As Q4_K, with a fifth bit.
+    Q5K,
+    /// Groups of 16 with scales of 8 bits: d s (q - 32), q of 6 bits.
+    Q6K,
 }
 
 impl WeightType {
     /// Every format.
-    pub const ALL: [WeightType; 6] = [
+    pub const ALL: [WeightType; 14] = [
         WeightType::F32,
         WeightType::F16,
         WeightType::Bf16,
         WeightType::Q8_0,
         WeightType::Q4_0,
         WeightType::Q4_1,
+        WeightType::Q5_0,
+        WeightType::Q5_1,
+        WeightType::Iq4Nl,
+        WeightType::Q2K,
+        WeightType::Q3K,
+        WeightType::Q4K,
+        WeightType::Q5K,
+        WeightType::Q6K,
     ];
 
     /// GGUF's name.
@@ -43,6 +68,14 @@ impl WeightType {
             WeightType::Q8_0 => "Q8_0",
             WeightType::Q4_0 => "Q4_0",
             WeightType::Q4_1 => "Q4_1",
+            WeightType::Q5_0 => "Q5_0",
+            WeightType::Q5_1 => "Q5_1",
+            WeightType::Iq4Nl => "IQ4_NL",
+            WeightType::Q2K => "Q2_K",
+            WeightType::Q3K => "Q3_K",
+            WeightType::Q4K => "Q4_K",
+            WeightType::Q5K => "Q5_K",
+            WeightType::Q6K => "Q6_K",
         }
     }
 
@@ -50,10 +83,19 @@ impl WeightType {
     pub fn block(self) -> (usize, usize) {
         match self {
             WeightType::F32 => (1, 4),
-            WeightType::F16 | WeightType::Bf16 => (1, 2),
+            WeightType::F16 => (1, 2),
+            WeightType::Bf16 => (1, 2),
             WeightType::Q8_0 => (BLOCK, 34),
             WeightType::Q4_0 => (BLOCK, 18),
             WeightType::Q4_1 => (BLOCK, 20),
+            WeightType::Q5_0 => (BLOCK, 22),
+            WeightType::Q5_1 => (BLOCK, 24),
+            WeightType::Iq4Nl => (BLOCK, 18),
+            WeightType::Q2K => (LARGE, large_bytes(format::Q2_K)),
+            WeightType::Q3K => (LARGE, large_bytes(format::Q3_K)),
+            WeightType::Q4K => (LARGE, large_bytes(format::Q4_K)),
+            WeightType::Q5K => (LARGE, large_bytes(format::Q5_K)),
+            WeightType::Q6K => (LARGE, large_bytes(format::Q6_K)),
         }
     }
 
@@ -110,11 +152,9 @@ impl<'a> Matrix<'a> {
 
     /// The elements of row `index`, dequantised.
     pub fn row(&self, index: usize) -> Vec<f32> {
-        let mut out = Vec::with_capacity(self.inputs);
-        for block in self.bytes[index * self.row_bytes..][..self.row_bytes].chunks_exact(self.kind.block().1)
-        {
-            dequantise(self.kind, block, &mut out);
-        }
+        let mut out = vec![0.0; self.inputs];
+        let row = &self.bytes[index * self.row_bytes..][..self.row_bytes];
+        blocks::dequantise(self.kind, row, &mut out, |element| element);
         out
     }
 }
@@ -169,20 +209,4 @@ pub(crate) fn quantise_q8_0(matrix: Matrix<'_>) -> Option<Vec<u8>> {
         }
     }
     Some(out)
-}
-
-fn dequantise(kind: WeightType, block: &[u8], out: &mut Vec<f32>) {
-    let half = |at: usize| f16::from_le_bytes([block[at], block[at + 1]]).to_f32();
-    match kind {
-        WeightType::F32 => out.push(f32::from_le_bytes([block[0], block[1], block[2], block[3]])),
-        WeightType::F16 => out.push(half(0)),
-        WeightType::Bf16 => out.push(bf16::from_le_bytes([block[0], block[1]]).to_f32()),
-        WeightType::Q8_0 => out.extend(block[2..].iter().map(|&q| half(0) * f32::from(q as i8))),
-        WeightType::Q4_0 => out.extend(nibbles(&block[2..]).map(|q| half(0) * (f32::from(q) - 8.0))),
-        WeightType::Q4_1 => out.extend(nibbles(&block[4..]).map(|q| half(0) * f32::from(q) + half(2))),
-    }
-}
-
-fn nibbles(bytes: &[u8]) -> impl Iterator<Item = u8> + '_ {
-    bytes.iter().map(|byte| byte & 15).chain(bytes.iter().map(|byte| byte >> 4))
 }

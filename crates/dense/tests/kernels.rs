@@ -27,9 +27,19 @@ fn weights(kind: WeightType, rows: usize, size: usize) -> Vec<u8> {
             WeightType::F16 => block.copy_from_slice(&half::f16::from_f32(value).to_le_bytes()),
             WeightType::Bf16 => block.copy_from_slice(&half::bf16::from_f32(value).to_le_bytes()),
             _ => {
-                block[..2].copy_from_slice(&half::f16::from_f32(0.01 * (1.5 + value)).to_le_bytes());
-                if kind == WeightType::Q4_1 {
-                    block[2..4].copy_from_slice(&half::f16::from_f32(-0.08 * (1.5 + value)).to_le_bytes());
+                // Where the scale is, what multiplies it, and that of the minimum or offset, where there is one.
+                let (at, scale, minimum) = match kind {
+                    WeightType::Q4_1 => (0, 0.01, Some(-0.08)),
+                    WeightType::Q5_1 => (0, 0.01, Some(-0.16)),
+                    WeightType::Q2K => (80, 0.01, Some(0.015)),
+                    WeightType::Q3K => (108, 0.001, None),
+                    WeightType::Q4K | WeightType::Q5K => (0, 0.001, Some(0.01)),
+                    WeightType::Q6K => (208, 0.0005, None),
+                    _ => (0, 0.01, None),
+                };
+                for (place, factor) in [scale].into_iter().chain(minimum).enumerate() {
+                    let half = half::f16::from_f32(factor * (1.5 + value));
+                    block[at + 2 * place..][..2].copy_from_slice(&half.to_le_bytes());
                 }
             }
         }
@@ -45,7 +55,11 @@ fn isa_dense_products() {
     println!("isa-coverage: dense: tested {}; not on this machine: {missing}", names(&here));
     let pool = pool();
     for kind in WeightType::ALL {
-        let sizes: &[usize] = if kind.block().0 == 1 { &[1, 7, 16, 33, 96] } else { &[32, 64, 576] };
+        let sizes: &[usize] = match kind.block().0 {
+            1 => &[1, 7, 16, 33, 96],
+            32 => &[32, 64, 576],
+            _ => &[256, 768],
+        };
         for &size in sizes {
             for (rows, tokens) in [(1, 1), (5, 1), (9, 2), (13, 3), (64, 4), (70, 7)] {
                 let bytes = weights(kind, rows, size);

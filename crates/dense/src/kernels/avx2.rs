@@ -3,8 +3,11 @@
 use core::arch::x86_64::*;
 
 use super::{GateActivation, STREAM_AHEAD, Table, by_token_groups, format, panels, scalar};
-use crate::activations::{Activations, BLOCK, Factors, QuantBytes};
+use crate::activations::{Activations, BLOCK};
+use crate::blocks::IQ4_NL_VALUES;
 use crate::matrix::WeightType;
+
+pub(super) mod large;
 
 pub(super) static TABLE: Table = Table {
     f32: floats::<{ format::F32 }>,
@@ -13,6 +16,14 @@ pub(super) static TABLE: Table = Table {
     q8_0: blocks::<{ format::Q8_0 }>,
     q4_0: blocks::<{ format::Q4_0 }>,
     q4_1: blocks::<{ format::Q4_1 }>,
+    q5_0: blocks::<{ format::Q5_0 }>,
+    q5_1: blocks::<{ format::Q5_1 }>,
+    iq4_nl: blocks::<{ format::IQ4_NL }>,
+    q2_k: large::blocks::<{ format::Q2_K }>,
+    q3_k: large::blocks::<{ format::Q3_K }>,
+    q4_k: large::blocks::<{ format::Q4_K }>,
+    q5_k: large::blocks::<{ format::Q5_K }>,
+    q6_k: large::blocks::<{ format::Q6_K }>,
     norm,
     gate,
     quantise,
@@ -32,8 +43,8 @@ fn gate(activation: GateActivation, gate: &mut [f32], up: &[f32]) {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn quantise(values: &[f32], quants: &mut Vec<i16>, bytes: &mut Vec<QuantBytes>, factors: &mut Vec<Factors>) {
-    panels::quantise(values, quants, bytes, factors);
+fn quantise(x: &mut Activations) {
+    panels::quantise(x);
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -117,7 +128,7 @@ unsafe fn blocks_of<const FORMAT: u8, const T: usize>(
                     let factors = x.factors.get_unchecked(at);
                     let scale = _mm256_set1_ps(scale * factors.scale);
                     products[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(product), scale, products[t]);
-                    if FORMAT != format::Q8_0 {
+                    if !matches!(FORMAT, format::Q8_0 | format::IQ4_NL) {
                         offsets[t] += offset * factors.sum;
                     }
                 }
@@ -148,16 +159,42 @@ unsafe fn unpack<const FORMAT: u8>(block: *const u8) -> ([__m256i; 2], f32, f32)
             ];
             return (quants, scale, 0.0);
         }
+        let second = || _mm_cvtss_f32(_mm_movehdup_ps(halves));
         let (offset, first) = match FORMAT {
             format::Q4_0 => (-8.0 * scale, 2),
-            _ => (_mm_cvtss_f32(_mm_movehdup_ps(halves)), 4),
+            format::Q4_1 => (second(), 4),
+            format::Q5_0 => (-16.0 * scale, 6),
+            format::Q5_1 => (second(), 8),
+            _ => (0.0, 2),
         };
         let bytes = _mm_loadu_si128(block.add(first).cast());
         let mask = _mm_set1_epi8(15);
-        let low = _mm_and_si128(bytes, mask);
-        let high = _mm_and_si128(_mm_srli_epi16::<4>(bytes), mask);
+        let mut low = _mm_and_si128(bytes, mask);
+        let mut high = _mm_and_si128(_mm_srli_epi16::<4>(bytes), mask);
+        if FORMAT == format::IQ4_NL {
+            let values = _mm_loadu_si128(IQ4_NL_VALUES.as_ptr().cast());
+            low = _mm_shuffle_epi8(values, low);
+            high = _mm_shuffle_epi8(values, high);
+            return ([_mm256_cvtepi8_epi16(low), _mm256_cvtepi8_epi16(high)], scale, offset);
+        }
+        if matches!(FORMAT, format::Q5_0 | format::Q5_1) {
+            let fifths = fifth_bits(block.add(first - 4).cast::<i32>().read_unaligned());
+            low = _mm_or_si128(low, _mm256_castsi256_si128(fifths));
+            high = _mm_or_si128(high, _mm256_extracti128_si256::<1>(fifths));
+        }
         ([_mm256_cvtepu8_epi16(low), _mm256_cvtepu8_epi16(high)], scale, offset)
     }
+}
+
+/// 16 in each byte whose bit is set.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn fifth_bits(bits: i32) -> __m256i {
+    // The byte that has an element's bit, then the bit within it.
+    let bytes = _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);
+    let one = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
+    let spread = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(bits), bytes), one);
+    _mm256_and_si256(_mm256_cmpeq_epi8(spread, one), _mm256_set1_epi8(16))
 }
 
 /// # Safety

@@ -7,7 +7,8 @@
 
 use lsh_attn::kernels::{Isa, Kernels};
 
-use crate::activations::{Activations, BLOCK, Factors, QuantBytes};
+use crate::activations::{Activations, BLOCK};
+use crate::blocks::GROUP;
 use crate::matrix::{Matrix, WeightType};
 
 #[cfg(target_arch = "x86_64")]
@@ -42,6 +43,23 @@ macro_rules! by_token_groups {
 }
 pub(crate) use by_token_groups;
 
+/// Runs `body::<.., B>` for each of the eight stretches of 32 elements of a large block: shifts by a constant are cheaper.
+#[cfg(target_arch = "x86_64")]
+macro_rules! each_stretch {
+    ($body:ident::<$($constant:tt),+>($($argument:expr),*)) => {
+        $body::<$($constant,)+ 0>($($argument),*);
+        $body::<$($constant,)+ 1>($($argument),*);
+        $body::<$($constant,)+ 2>($($argument),*);
+        $body::<$($constant,)+ 3>($($argument),*);
+        $body::<$($constant,)+ 4>($($argument),*);
+        $body::<$($constant,)+ 5>($($argument),*);
+        $body::<$($constant,)+ 6>($($argument),*);
+        $body::<$($constant,)+ 7>($($argument),*);
+    };
+}
+#[cfg(target_arch = "x86_64")]
+pub(crate) use each_stretch;
+
 /// What a gate of an MLP goes through before it meets `up`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GateActivation {
@@ -56,7 +74,8 @@ type Multiply = unsafe fn(bytes: &[u8], row_bytes: usize, x: &Activations, y: &m
 
 type Norm = unsafe fn(x: &[f32], weights: &[f32], epsilon: f32, out: &mut [f32]);
 type Gate = unsafe fn(activation: GateActivation, gate: &mut [f32], up: &[f32]);
-type Quantise = unsafe fn(&[f32], &mut Vec<i16>, &mut Vec<QuantBytes>, &mut Vec<Factors>);
+/// Rounds the values to 16 bits a block.
+type Quantise = unsafe fn(&mut Activations);
 /// Blocks as bf16.
 type Dequantise = unsafe fn(kind: WeightType, blocks: &[u8], out: &mut [u16]);
 type NormPanel =
@@ -79,6 +98,14 @@ struct Table {
     q8_0: Multiply,
     q4_0: Multiply,
     q4_1: Multiply,
+    q5_0: Multiply,
+    q5_1: Multiply,
+    iq4_nl: Multiply,
+    q2_k: Multiply,
+    q3_k: Multiply,
+    q4_k: Multiply,
+    q5_k: Multiply,
+    q6_k: Multiply,
     norm: Norm,
     gate: Gate,
     quantise: Quantise,
@@ -95,6 +122,14 @@ pub(crate) mod format {
     pub const Q8_0: u8 = 3;
     pub const Q4_0: u8 = 4;
     pub const Q4_1: u8 = 5;
+    pub const Q5_0: u8 = 6;
+    pub const Q5_1: u8 = 7;
+    pub const IQ4_NL: u8 = 8;
+    pub const Q2_K: u8 = 9;
+    pub const Q3_K: u8 = 10;
+    pub const Q4_K: u8 = 11;
+    pub const Q5_K: u8 = 12;
+    pub const Q6_K: u8 = 13;
 }
 
 /// The kernels of one instruction set. Cheap to copy.
@@ -143,16 +178,10 @@ impl DenseKernels {
         unsafe { (self.table.gate)(activation, gate, up) }
     }
 
-    /// Appends the blocks of `values`, rounded to 16 bits.
-    pub(crate) fn quantise(
-        self,
-        values: &[f32],
-        quants: &mut Vec<i16>,
-        bytes: &mut Vec<QuantBytes>,
-        factors: &mut Vec<Factors>,
-    ) {
+    /// Rounds the values of `x`, of whole blocks and without quants yet, to 16 bits.
+    pub(crate) fn quantise(self, x: &mut Activations) {
         // SAFETY: the CPU has the features (`From`); there is no other precondition.
-        unsafe { (self.table.quantise)(values, quants, bytes, factors) }
+        unsafe { (self.table.quantise)(x) }
     }
 
     /// The elements of all rows as bf16, `[outputs, inputs]`.
@@ -203,9 +232,10 @@ impl DenseKernels {
         assert_eq!(kind.row_bytes(x.size), Some(row_bytes));
         assert!(bytes.len().is_multiple_of(row_bytes) && y.len() == bytes.len() / row_bytes * x.tokens);
         assert_eq!(x.values.len(), x.tokens * x.size);
-        if kind.block().0 == BLOCK {
+        if kind.block().0 > 1 {
             let blocks = x.values.len() / BLOCK;
             assert!(x.quants.len() == x.values.len() && x.bytes.len() == blocks && x.factors.len() == blocks);
+            assert_eq!(x.group_sums.len(), x.values.len() / GROUP);
         }
         let multiply = match kind {
             WeightType::F32 => self.table.f32,
@@ -214,6 +244,14 @@ impl DenseKernels {
             WeightType::Q8_0 => self.table.q8_0,
             WeightType::Q4_0 => self.table.q4_0,
             WeightType::Q4_1 => self.table.q4_1,
+            WeightType::Q5_0 => self.table.q5_0,
+            WeightType::Q5_1 => self.table.q5_1,
+            WeightType::Iq4Nl => self.table.iq4_nl,
+            WeightType::Q2K => self.table.q2_k,
+            WeightType::Q3K => self.table.q3_k,
+            WeightType::Q4K => self.table.q4_k,
+            WeightType::Q5K => self.table.q5_k,
+            WeightType::Q6K => self.table.q6_k,
         };
         // SAFETY: the CPU has the features (`From`), and the lengths agree (above).
         unsafe { multiply(bytes, row_bytes, x, y) }

@@ -1,11 +1,11 @@
 //! What goes into matrix products, in bf16: loops that the compiler makes vectors of, once per instruction set, by inlining
 //! them into functions that have its features.
 
-use half::{bf16, f16};
 use lsh_attn::kernels::PANEL;
 use lsh_attn::rounding::{narrow, round};
 
-use crate::activations::{BLOCK, Factors, GREATEST, QuantBytes};
+use crate::activations::{Activations, BLOCK, Factors, GREATEST, QuantBytes};
+use crate::blocks::{self, GROUP};
 use crate::kernels::GateActivation;
 use crate::matrix::WeightType;
 
@@ -17,52 +17,7 @@ fn pair(even: f32, odd: f32) -> u32 {
 
 #[inline(always)]
 pub(super) fn dequantise(kind: WeightType, blocks: &[u8], out: &mut [u16]) {
-    let half = |bytes: &[u8]| f16::from_le_bytes([bytes[0], bytes[1]]).to_f32();
-    match kind {
-        WeightType::F32 => {
-            for (out, x) in out.iter_mut().zip(blocks.as_chunks::<4>().0) {
-                *out = narrow(f32::from_le_bytes(*x));
-            }
-        }
-        WeightType::F16 => {
-            for (out, x) in out.iter_mut().zip(blocks.as_chunks::<2>().0) {
-                *out = narrow(half(x));
-            }
-        }
-        WeightType::Bf16 => {
-            for (out, x) in out.iter_mut().zip(blocks.as_chunks::<2>().0) {
-                *out = bf16::from_le_bytes(*x).to_bits();
-            }
-        }
-        WeightType::Q8_0 => {
-            for (out, block) in out.as_chunks_mut::<BLOCK>().0.iter_mut().zip(blocks.as_chunks::<34>().0) {
-                let scale = half(block);
-                for (out, &quant) in out.iter_mut().zip(&block[2..]) {
-                    *out = narrow(scale * f32::from(quant as i8));
-                }
-            }
-        }
-        WeightType::Q4_0 => {
-            for (out, block) in out.as_chunks_mut::<BLOCK>().0.iter_mut().zip(blocks.as_chunks::<18>().0) {
-                let scale = half(block);
-                nibbles(&block[2..], scale, -8.0 * scale, out);
-            }
-        }
-        WeightType::Q4_1 => {
-            for (out, block) in out.as_chunks_mut::<BLOCK>().0.iter_mut().zip(blocks.as_chunks::<20>().0) {
-                nibbles(&block[4..], half(block), half(&block[2..]), out);
-            }
-        }
-    }
-}
-
-#[inline(always)]
-fn nibbles(bytes: &[u8], scale: f32, offset: f32, out: &mut [u16; BLOCK]) {
-    let (low, high) = out.split_at_mut(BLOCK / 2);
-    for ((low, high), &byte) in low.iter_mut().zip(high).zip(bytes) {
-        *low = narrow(scale * f32::from(byte & 15) + offset);
-        *high = narrow(scale * f32::from(byte >> 4) + offset);
-    }
+    blocks::dequantise(kind, blocks, out, narrow);
 }
 
 /// `out = x * scale * weights`, x divided by the root of its mean square plus `epsilon`.
@@ -111,15 +66,14 @@ fn gelu(x: f32) -> f32 {
     x / (1.0 + exp(-2.0 * ROOT_2_OVER_PI * (x + 0.044_715 * x * x * x)))
 }
 
-/// The quants of a block, and its factors.
+/// The quants of a block, its scale, and the sums of its groups.
 #[inline(always)]
-fn quantise_block(values: &[f32; BLOCK]) -> ([i16; BLOCK], QuantBytes, Factors) {
-    let mut greatest = [0.0f32; PANEL];
-    let mut sums = [0.0f32; PANEL];
-    for half in values.as_chunks::<PANEL>().0 {
-        for ((greatest, sum), x) in greatest.iter_mut().zip(&mut sums).zip(half) {
+fn quantise_block(values: &[f32; BLOCK]) -> ([i16; BLOCK], QuantBytes, f32, [f32; BLOCK / GROUP]) {
+    let mut greatest = [0.0f32; GROUP];
+    let groups = values.as_chunks::<GROUP>().0;
+    for group in groups {
+        for (greatest, x) in greatest.iter_mut().zip(group) {
             *greatest = if x.abs() > *greatest { x.abs() } else { *greatest };
-            *sum += x;
         }
     }
     let greatest = greatest.iter().fold(0.0f32, |a, &b| if b > a { b } else { a });
@@ -133,21 +87,26 @@ fn quantise_block(values: &[f32; BLOCK]) -> ([i16; BLOCK], QuantBytes, Factors) 
         *high = ((i32::from(quant) + 128) >> 8) as i8;
         *low = quant as i8;
     }
-    (quants, bytes, Factors { scale: greatest / GREATEST, sum: sums.iter().sum() })
+    (quants, bytes, greatest / GREATEST, [tree_sum(groups[0]), tree_sum(groups[1])])
+}
+
+/// The sum by halves, which is how registers are summed.
+#[inline(always)]
+fn tree_sum(group: [f32; GROUP]) -> f32 {
+    let eight: [f32; 8] = std::array::from_fn(|i| group[i] + group[i + 8]);
+    let four: [f32; 4] = std::array::from_fn(|i| eight[i] + eight[i + 4]);
+    (four[0] + four[2]) + (four[1] + four[3])
 }
 
 #[inline(always)]
-pub(super) fn quantise(
-    values: &[f32],
-    quants: &mut Vec<i16>,
-    bytes: &mut Vec<QuantBytes>,
-    factors: &mut Vec<Factors>,
-) {
+pub(super) fn quantise(x: &mut Activations) {
+    let Activations { values, quants, bytes, factors, group_sums, .. } = x;
     for block in values.as_chunks::<BLOCK>().0 {
-        let (block_quants, block_bytes, block_factors) = quantise_block(block);
+        let (block_quants, block_bytes, scale, sums) = quantise_block(block);
         quants.extend(block_quants);
         bytes.push(block_bytes);
-        factors.push(block_factors);
+        factors.push(Factors { scale, sum: sums[0] + sums[1] });
+        group_sums.extend(sums);
     }
 }
 

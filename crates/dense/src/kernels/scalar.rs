@@ -4,6 +4,7 @@ use half::{bf16, f16};
 
 use super::{Table, format, panels};
 use crate::activations::{Activations, BLOCK};
+use crate::blocks::{GROUP, LARGE, Large, Small, large, large_bytes, small};
 
 pub(super) static TABLE: Table = Table {
     f32: floats::<{ format::F32 }>,
@@ -12,6 +13,14 @@ pub(super) static TABLE: Table = Table {
     q8_0: blocks::<{ format::Q8_0 }>,
     q4_0: blocks::<{ format::Q4_0 }>,
     q4_1: blocks::<{ format::Q4_1 }>,
+    q5_0: blocks::<{ format::Q5_0 }>,
+    q5_1: blocks::<{ format::Q5_1 }>,
+    iq4_nl: blocks::<{ format::IQ4_NL }>,
+    q2_k: large_blocks::<{ format::Q2_K }>,
+    q3_k: large_blocks::<{ format::Q3_K }>,
+    q4_k: large_blocks::<{ format::Q4_K }>,
+    q5_k: large_blocks::<{ format::Q5_K }>,
+    q6_k: large_blocks::<{ format::Q6_K }>,
     norm: panels::norm,
     gate: panels::gate,
     quantise: panels::quantise,
@@ -49,7 +58,7 @@ fn blocks<const FORMAT: u8>(bytes: &[u8], row_bytes: usize, x: &Activations, y: 
         for (token, y) in y.iter_mut().enumerate() {
             *y = 0.0;
             for (i, block) in row.chunks_exact(block_bytes).enumerate() {
-                let (quants, scale, offset) = unpack::<FORMAT>(block);
+                let Small { quants, scale, offset } = small::<FORMAT>(block);
                 let at = token * count + i;
                 let product: i32 = quants
                     .iter()
@@ -62,19 +71,25 @@ fn blocks<const FORMAT: u8>(bytes: &[u8], row_bytes: usize, x: &Activations, y: 
     }
 }
 
-/// A block as quants, scale and offset: an element is scale * quant + offset.
-fn unpack<const FORMAT: u8>(block: &[u8]) -> ([i16; BLOCK], f32, f32) {
-    let scale = half(block);
-    let (offset, first) = match FORMAT {
-        format::Q8_0 => (0.0, 2),
-        format::Q4_0 => (-8.0 * scale, 2),
-        _ => (half(&block[2..]), 4),
-    };
-    let bytes = &block[first..];
-    let quants = std::array::from_fn(|i| match FORMAT {
-        format::Q8_0 => i16::from(bytes[i] as i8),
-        _ if i < BLOCK / 2 => i16::from(bytes[i] & 15),
-        _ => i16::from(bytes[i - BLOCK / 2] >> 4),
-    });
-    (quants, scale, offset)
+fn large_blocks<const FORMAT: u8>(bytes: &[u8], row_bytes: usize, x: &Activations, y: &mut [f32]) {
+    let count = x.size / LARGE;
+    for (row, y) in bytes.chunks_exact(row_bytes).zip(y.chunks_exact_mut(x.tokens)) {
+        y.fill(0.0);
+        for (i, block) in row.chunks_exact(large_bytes(FORMAT)).enumerate() {
+            let Large { quants, scales, offsets } = large::<FORMAT>(block);
+            for (token, y) in y.iter_mut().enumerate() {
+                let first = (token * count + i) * LARGE / GROUP;
+                for (g, quants) in quants.as_chunks::<GROUP>().0.iter().enumerate() {
+                    let at = first + g;
+                    let product: i32 = quants
+                        .iter()
+                        .zip(&x.quants[at * GROUP..])
+                        .map(|(&w, &x)| i32::from(w) * i32::from(x))
+                        .sum();
+                    let scale = scales[g] * x.factors[at * GROUP / BLOCK].scale;
+                    *y += product as f32 * scale + offsets[g] * x.group_sums[at];
+                }
+            }
+        }
+    }
 }
