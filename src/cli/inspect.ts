@@ -20,8 +20,8 @@ export const inspect = (terminal: Terminal): CommandModule<object, Arguments> =>
   builder: (yargs) => yargs.positional('ref', { type: 'string', demandOption: true, describe: REF_HELP }),
   handler: async ({ ref }) => {
     const path = await resolveWithProgress(ref, terminal);
-    const { openGguf } = await import('../model/gguf.js');
-    await using file = await openGguf(path);
+    const { openModel } = await import('../model/open.js');
+    await using file = await openModel(path);
     const description = { ...describe(file), tuned: await tunedOf(file) };
     terminal.result(description, asTable(description));
   },
