@@ -27,11 +27,13 @@ export const inspect = (terminal: Terminal): CommandModule<object, Arguments> =>
   },
 });
 
-function describe({ path, config, quantisation, fileBytes, chatTemplate, tokenizer }: ModelFile) {
+function describe({ path, format, files, config, quantisation, fileBytes, chatTemplate, tokenizer }: ModelFile) {
   const { rope, local, ...shapes } = config;
   const { theta, dimensions, factors } = rope;
   return {
     path,
+    format,
+    files: files.length,
     fileBytes,
     quantisation,
     ...shapes,
@@ -59,7 +61,7 @@ function asTable(model: ReturnType<typeof describe> & { tuned: Awaited<ReturnTyp
   const { rope, tuned } = model;
   return table([
     ['model', `${model.name} (${model.architecture})`],
-    ['file', `${model.path}, ${bytes(model.fileBytes)}`],
+    [model.format === 'gguf' ? 'file' : 'folder', `${model.path}, ${bytes(model.fileBytes)}${model.format === 'gguf' ? '' : ` in ${count(model.files)} files of safetensors`}`],
     ['quantisation', model.quantisation],
     ['layers', `${model.layers}, hidden ${count(model.hiddenSize)}, MLP ${count(model.intermediateSize)}`],
     ...(model.local ? [['local', `${model.local.layers} of the layers, a window of ${count(model.local.window)} tokens`] as const] : []),

@@ -2,7 +2,7 @@ import { tmpdir } from 'node:os';
 import { MagicpigError } from '../errors.js';
 import { errorCode } from '../model/file-error.js';
 import { fingerprintOf } from '../model/fingerprint.js';
-import { openGguf } from '../model/gguf.js';
+import { openModel } from '../model/open.js';
 import { resolveModel } from '../model/resolve.js';
 import { type ChatMessage, renderChat } from '../model/template.js';
 import { tokenBytes } from '../model/token-bytes.js';
@@ -10,10 +10,24 @@ import { Tokenizer } from '../model/tokenizer.js';
 import { extraLayerTensors, layerTensors } from '../model/layer-tensors.js';
 import type { ExtraLayerTensor, LayerTensor, ModelConfig, ModelFile, RopeConfig, Tensor } from '../model/types.js';
 import { NativeGrammar, NativeModel, NativeSession, NativeVocabulary, headDims } from '../native.js';
+import type { NativeModelOptions } from '../native.js';
 import type { DenseGraph } from '../onnx/dense-graph.js';
 import type { RuntimeOptions } from '../onnx/runtime.js';
 import { JsonConstraint } from './constraint.js';
-import { type Device, type PolicyOptions, type RowType, deviceFrom, integer, lmHeadFrom, policyFrom, rowsFrom, seedFrom, threadsFrom } from './options.js';
+import {
+  type Device,
+  type PolicyOptions,
+  type RowType,
+  type WeightBits,
+  deviceFrom,
+  integer,
+  lmHeadFrom,
+  policyFrom,
+  rowsFrom,
+  seedFrom,
+  threadsFrom,
+  weightsFrom,
+} from './options.js';
 import { Sequence } from './sequence.js';
 import { Session } from './session.js';
 import { checkParent, folderFrom, withKept } from './sessions.js';
@@ -29,6 +43,12 @@ export interface LoadOptions {
    * 32 bits in 8 in memory, which moves logits by less than 1% of their spread. Default `file`.
    */
   readonly lmHead?: 'file' | '8' | undefined;
+  /**
+   * Bits of the matrices that a step reads: `file` reads them where they lie; `8` or `4` rounds those of 16 or 32 bits while the model
+   * is loaded, and keeps them in memory: a step then reads half or a third of the bytes, and predictions move (docs/evaluation.md).
+   * The output head is rounded to 8 in either case; the embedding, and what another device computes, are not. Default `file`.
+   */
+  readonly weights?: WeightBits | undefined;
   /** Tokens that a text may have. Default: as many as the model was trained for; more is allowed, at the text's cost. */
   readonly context?: number | undefined;
   readonly signal?: AbortSignal | undefined;
@@ -70,9 +90,10 @@ export interface OpenSessionOptions extends PolicyOptions {
 }
 
 /**
- * Loads a model: a path to a .gguf file, `hf:owner/name[/file][@revision]`, or a short name such as `smollm2-135m`.
+ * Loads a model: a path to a .gguf file or to a folder of safetensors, `hf:owner/name[/file][@revision]`, or a short name such as
+ * `smollm2-135m`.
  *
- * Throws MODEL_NOT_FOUND, DOWNLOAD_FAILED, GGUF_MALFORMED, UNSUPPORTED_ARCHITECTURE, UNSUPPORTED_QUANTISATION,
+ * Throws MODEL_NOT_FOUND, DOWNLOAD_FAILED, GGUF_MALFORMED, SAFETENSORS_MALFORMED, UNSUPPORTED_ARCHITECTURE, UNSUPPORTED_QUANTISATION,
  * UNSUPPORTED_TOKENIZER, INVALID_OPTION, RUNTIME_FAILED, NATIVE_MISSING or ABORTED.
  */
 export async function loadModel(reference: string, options: LoadOptions = {}): Promise<Model> {
@@ -80,20 +101,22 @@ export async function loadModel(reference: string, options: LoadOptions = {}): P
   const threads = threadsFrom(options.threads);
   const device = deviceFrom(options.device);
   const lmHead = lmHeadFrom(options.lmHead);
+  const bits = weightsFrom(options.weights);
   if (options.context !== undefined) integer('context', options.context, 1, 2 ** 31);
   const path = await resolveModel(reference, {
     signal,
     onProgress: ({ received, total }) => onProgress?.({ phase: 'download', done: received, total }),
   });
-  const file = await openGguf(path);
+  const file = await openModel(path);
   try {
     signal?.throwIfAborted();
     checkAttention(file.config);
     const tokenizer = new Tokenizer(file.tokenizer);
     // Before the parts, which would stay loaded if this failed.
-    const weights = nativeModel(file, lmHead === '8');
+    const weights = await NativeModel.load(nativeOptions(file, { lmHead8Bits: lmHead === '8', threads, ...(bits !== 'file' && { bits: Number(bits) }) }));
+    signal?.throwIfAborted();
     const dense = device === 'cpu' ? undefined : await denseGraph(file, { device, threads }, options);
-    return new Model(file, tokenizer, dense, weights, threads, options.context ?? file.config.contextLength);
+    return new Model(file, tokenizer, dense, weights, threads, options.context ?? file.config.contextLength, bits);
   } catch (cause) {
     await file[Symbol.asyncDispose]();
     if (signal?.aborted === true) throw new MagicpigError('ABORTED', 'aborted by the caller', { cause });
@@ -124,20 +147,21 @@ function checkAttention({ headDim }: ModelConfig): void {
   throw new MagicpigError('UNSUPPORTED_ARCHITECTURE', `the model has heads of ${headDim} dimensions; attention takes ${known.join(', ')}`);
 }
 
-/** Maps the weights for the addon. */
-export function nativeModel(file: ModelFile, lmHead8Bits = false): NativeModel {
-  const { path, config } = file;
+/** Where the addon finds the weights of a model, and what it does to them. */
+export function nativeOptions(file: ModelFile, rounding: { lmHead8Bits?: boolean; bits?: number; threads: number }): NativeModelOptions {
+  const { config } = file;
   const { layers, hiddenSize, intermediateSize, heads, kvHeads, headDim, local } = config;
-  const span = ({ type, shape, offset }: Tensor) => ({ type, outputs: shape.length > 1 ? (shape[0] ?? 0) : 1, inputs: shape.at(-1) ?? 0, offset });
+  const span = ({ type, shape, file: number, offset }: Tensor) => ({ type, outputs: shape.length > 1 ? (shape[0] ?? 0) : 1, inputs: shape.at(-1) ?? 0, file: number, offset });
   const rope = ({ factors = new Float64Array(), magnitude = 1, ...rest }: RopeConfig) => ({ ...rest, factors: [...factors], magnitude });
-  return new NativeModel({
-    path,
+  return {
+    files: [...file.files],
     hiddenSize,
     intermediateSize,
     heads,
     kvHeads,
     headDim,
     normEpsilon: config.rmsNormEps,
+    normOffset: config.normOffset,
     activation: config.activation,
     embeddingScale: config.embeddingScale,
     // Attention has the rest.
@@ -147,7 +171,7 @@ export function nativeModel(file: ModelFile, lmHead8Bits = false): NativeModel {
     embedding: span(file.embedding),
     finalNorm: span(file.finalNorm),
     lmHead: span(file.lmHead),
-    lmHead8Bits,
+    ...rounding,
     layers: Array.from({ length: layers }, (_, layer) => {
       const spans = layerTensors.map((role) => [role, span(file.layerTensor(layer, role))]);
       const extraSpans = extraLayerTensors.flatMap((role) => {
@@ -160,7 +184,12 @@ export function nativeModel(file: ModelFile, lmHead8Bits = false): NativeModel {
         ...(Object.fromEntries(extraSpans) as Partial<Record<ExtraLayerTensor, ReturnType<typeof span>>>),
       };
     }),
-  });
+  };
+}
+
+/** Maps the weights for the addon, as they are. */
+export function nativeModel(file: ModelFile): NativeModel {
+  return NativeModel.open(nativeOptions(file, { threads: 1 }));
 }
 
 /** What a session must know of a model to attend for it. */
@@ -193,6 +222,7 @@ export class Model implements AsyncDisposable {
   readonly #dense: DenseGraph | undefined;
   readonly #weights: NativeModel;
   readonly #threads: number;
+  readonly #bits: WeightBits;
   readonly #sessions = new Set<Session>();
   #tokenBytes: readonly Uint8Array[] | undefined;
   #vocabulary: NativeVocabulary | undefined;
@@ -200,7 +230,15 @@ export class Model implements AsyncDisposable {
   #disposed = false;
 
   /** @internal */
-  constructor(file: ModelFile, tokenizer: Tokenizer, dense: DenseGraph | undefined, weights: NativeModel, threads: number, context: number) {
+  constructor(
+    file: ModelFile,
+    tokenizer: Tokenizer,
+    dense: DenseGraph | undefined,
+    weights: NativeModel,
+    threads: number,
+    context: number,
+    bits: WeightBits,
+  ) {
     this.config = file.config;
     this.tokenizer = tokenizer;
     this.context = context;
@@ -208,6 +246,7 @@ export class Model implements AsyncDisposable {
     this.#dense = dense;
     this.#weights = weights;
     this.#threads = threads;
+    this.#bits = bits;
   }
 
   /** The chat template that came with the model, in Jinja. */
@@ -235,7 +274,7 @@ export class Model implements AsyncDisposable {
 
   /** The bytes that each token adds to a text, by id; none for special tokens. @internal */
   get tokenBytes(): readonly Uint8Array[] {
-    return (this.#tokenBytes ??= tokenBytes(this.#file.tokenizer, this.tokenizer.vocabSize));
+    return (this.#tokenBytes ??= tokenBytes(this.#file.tokenizer, this.config.vocabSize));
   }
 
   /**
@@ -307,7 +346,7 @@ export class Model implements AsyncDisposable {
 
   /** @internal What a session's folder says of the model. */
   get fingerprint(): { name: string; value: string }[] {
-    return (this.#fingerprint ??= fingerprintOf(this.#file));
+    return (this.#fingerprint ??= fingerprintOf(this.#file, this.#bits));
   }
 
   #nativeOptions({ seed, rows }: { seed?: number | undefined; rows?: RowType | undefined }, directory = tmpdir()) {

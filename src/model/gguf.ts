@@ -30,6 +30,7 @@ export async function openGguf(path: string): Promise<ModelFile> {
     const tied = !tensors.spans.has(ggufNames.lmHead);
     checkShapes(tensors, ggufNames, config, architecture, tied);
     return modelFile(tensors, ggufNames, {
+      architecture,
       format: 'gguf',
       config: withRopeFactors(config, tensors),
       tokenizer: await readTokenizerSource(metadata),

@@ -90,12 +90,17 @@ export class HubFolder {
     const found = weightsAmong(this.names);
     if (found === undefined) throw malformedSafetensors(this.path, `it has neither model.safetensors nor ${indexName}`);
     if (found.single !== undefined) return { names: [found.single], index: undefined };
-    const json = await this.#json(indexName, indexLimits);
-    const index = readIndex(json.values, json.path);
-    const names = [...new Set(index.values())].sort();
+    const { names, index } = await this.indexed();
     const missing = names.find((name) => !this.names.includes(name));
     if (missing !== undefined) throw malformedSafetensors(this.path, `${missing} is missing, which ${indexName} names`);
     return { names, index };
+  }
+
+  /** What the index says, which need not be true. */
+  async indexed(): Promise<{ names: readonly string[]; index: ReadonlyMap<string, string> }> {
+    const json = await this.#json(indexName, indexLimits);
+    const index = readIndex(json.values, json.path);
+    return { names: [...new Set(index.values())].sort(), index };
   }
 
   async #json(name: string, limits: { maxBytes: number; maxDepth: number }): Promise<HubKeys> {

@@ -15,6 +15,7 @@ export interface TensorNames {
 
 /** What is known of a model once its files are open. */
 export interface Described {
+  readonly architecture: Architecture;
   readonly format: ModelFile['format'];
   readonly config: ModelConfig;
   readonly tokenizer: TokenizerSource;
@@ -23,7 +24,8 @@ export interface Described {
   readonly tied: boolean;
 }
 
-export function modelFile(tensors: TensorFiles, names: TensorNames, { tied, ...described }: Described): ModelFile {
+export function modelFile(tensors: TensorFiles, names: TensorNames, { tied, architecture, ...described }: Described): ModelFile {
+  const extras = new Set([...architecture.tensors, ...(architecture.optionalTensors ?? [])]);
   const embedding = tensors.tensor(names.embedding);
   return {
     ...described,
@@ -37,7 +39,8 @@ export function modelFile(tensors: TensorFiles, names: TensorNames, { tied, ...d
     layerTensor: (layer, role) => tensors.tensor(names.layer(layer, role)),
     extraTensor: (layer, role) => {
       const name = names.layer(layer, role);
-      return tensors.spans.has(name) ? tensors.tensor(name) : undefined;
+      // A kind of file may give one name to what is one thing in one architecture and another in the next.
+      return extras.has(role) && tensors.spans.has(name) ? tensors.tensor(name) : undefined;
     },
     [Symbol.asyncDispose]: () => tensors[Symbol.asyncDispose](),
   };

@@ -41,6 +41,7 @@ export async function openSafetensors(path: string): Promise<ModelFile> {
     const tokenizerConfig = await folder.optional('tokenizer_config.json');
     const sources = { tokenizer: await folder.tokenizer(), tokenizerConfig, generationConfig: await folder.optional('generation_config.json'), config };
     return modelFile(tensors, names, {
+      architecture: model.architecture,
       format: 'safetensors',
       config: model.config,
       tokenizer: hubTokenizer(sources, model.config.vocabSize),

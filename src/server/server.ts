@@ -118,8 +118,8 @@ export class Server implements AsyncDisposable {
 }
 
 function workerOptions(settings: Settings): WorkerOptions {
-  const { model, threads, device, lmHead, context, policy, budget, sketchBits, lshK, lshL, rows, sessionsDir, maxSessions, parallel } = settings;
-  return { model, threads, device, lmHead, context, session: { policy, budget, sketchBits, lshK, lshL, rows }, sessionsDir, maxSessions, parallel };
+  const { model, threads, device, lmHead, weights, context, policy, budget, sketchBits, lshK, lshL, rows, sessionsDir, maxSessions, parallel } = settings;
+  return { model, threads, device, lmHead, weights, context, session: { policy, budget, sketchBits, lshK, lshL, rows }, sessionsDir, maxSessions, parallel };
 }
 
 /** A path would tell clients about this machine. */
