@@ -4,6 +4,7 @@ import { MagicpigError } from '../errors.js';
 import { fileError } from './file-error.js';
 import { HubKeys } from './hub-keys.js';
 import { readJson } from './json-file.js';
+import type { JsonLimits } from './json-file.js';
 import { indexName, readIndex, weightsAmong } from './safetensors-index.js';
 import { malformedSafetensors } from './safetensors-error.js';
 import { closeAll, openRegularFile } from './tensor-files.js';
@@ -15,10 +16,10 @@ export const tokenizerName = 'tokenizer.json';
 /** What a folder may have besides. The template is the newer form of the one in tokenizer_config.json. */
 export const optionalNames = ['tokenizer_config.json', 'generation_config.json', 'chat_template.jinja'] as const;
 
-const configLimits = { maxBytes: 8 * 2 ** 20, maxDepth: 32 };
+const configLimits: JsonLimits = { maxBytes: 8 * 2 ** 20, maxDepth: 32, maxKeys: 1 << 17 };
 /** An index has a line for each tensor. */
-const indexLimits = { maxBytes: 16 * 2 ** 20, maxDepth: 4 };
-const tokenizerLimits = { maxBytes: maxTokenizerBytes, maxDepth: 32 };
+const indexLimits: JsonLimits = { maxBytes: 16 * 2 ** 20, maxDepth: 4, maxKeys: 1 << 16 };
+const tokenizerLimits: JsonLimits = { maxBytes: maxTokenizerBytes, maxDepth: 32, maxKeys: 1 << 20 };
 const maxTemplateBytes = 2 ** 20;
 
 /** The files of a folder with a model as the hub has it. Every method throws as its reader does, naming the file. */
@@ -103,7 +104,7 @@ export class HubFolder {
     return { names: [...new Set(index.values())].sort(), index };
   }
 
-  async #json(name: string, limits: { maxBytes: number; maxDepth: number }): Promise<HubKeys> {
+  async #json(name: string, limits: JsonLimits): Promise<HubKeys> {
     const file = await this.file(name);
     try {
       return new HubKeys(await readJson(file.handle, file.path, limits, (what) => malformedSafetensors(file.path, what)), file.path);

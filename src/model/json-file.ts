@@ -8,14 +8,17 @@ export interface JsonLimits {
   readonly maxBytes: number;
   /** Brackets inside each other. */
   readonly maxDepth: number;
+  /** Of all objects together: making an object of a million keys takes seconds. */
+  readonly maxKeys: number;
 }
 
 /** What JSON.parse would make, counted before it makes it. */
 interface Outline {
   readonly values: number;
   readonly depth: number;
-  /** Keys of the outermost object, repeated ones included. */
   readonly keys: number;
+  /** Of the outermost object, repeated ones included. */
+  readonly outerKeys: number;
 }
 
 /**
@@ -27,11 +30,13 @@ const sparedBytes = 24 * 2 ** 20;
 
 /**
  * An object out of JSON text. Throws what `malformed` makes of a reason: bytes that are no UTF-8, no JSON, no object, a key of
- * the outermost object that is there twice, brackets deeper than allowed, or more values than the text's size accounts for.
+ * the outermost object that is there twice, brackets or keys beyond the limits, or more values than the text's size accounts for.
  */
-export function parseJson(text: Buffer, maxDepth: number, malformed: (what: string) => MagicpigError): JsonObject {
-  const { values, depth, keys } = outlineOf(text);
+export function parseJson(text: Buffer, { maxBytes, maxDepth, maxKeys }: JsonLimits, malformed: (what: string) => MagicpigError): JsonObject {
+  if (text.length > maxBytes) throw malformed(`it has ${text.length} bytes; ${maxBytes} are read at most`);
+  const { values, depth, keys, outerKeys } = outlineOf(text);
   if (depth > maxDepth) throw malformed(`its brackets are more than ${maxDepth} deep`);
+  if (keys > maxKeys) throw malformed(`it has ${keys} keys; ${maxKeys} are read at most`);
   if (values * valueBytes > sparedBytes + text.length) throw malformed(`it has ${values} values, more than can be of use`);
   let json: unknown;
   try {
@@ -40,18 +45,18 @@ export function parseJson(text: Buffer, maxDepth: number, malformed: (what: stri
     throw malformed(error instanceof TypeError ? 'it is not UTF-8' : 'it is not JSON');
   }
   if (!isObject(json)) throw malformed('it is not a JSON object');
-  if (Object.keys(json).length !== keys) throw malformed('a key is there twice');
+  if (Object.keys(json).length !== outerKeys) throw malformed('a key is there twice');
   return json;
 }
 
 /** The object in a JSON file that was opened by a path. Throws as `parseJson` does, and FILE_UNREADABLE. */
-export async function readJson(handle: FileHandle, path: string, { maxBytes, maxDepth }: JsonLimits, malformed: (what: string) => MagicpigError): Promise<JsonObject> {
+export async function readJson(handle: FileHandle, path: string, limits: JsonLimits, malformed: (what: string) => MagicpigError): Promise<JsonObject> {
   try {
     const { size } = await handle.stat();
-    if (size > maxBytes) throw malformed(`it has ${size} bytes; ${maxBytes} are read at most`);
+    if (size > limits.maxBytes) throw malformed(`it has ${size} bytes; ${limits.maxBytes} are read at most`);
     const text = Buffer.alloc(size);
     const { bytesRead } = await handle.read(text, 0, size, 0);
-    return parseJson(text.subarray(0, bytesRead), maxDepth, malformed);
+    return parseJson(text.subarray(0, bytesRead), limits, malformed);
   } catch (error) {
     throw MagicpigError.isInstance(error) ? error : fileError(error, path);
   }
@@ -63,7 +68,7 @@ export function isObject(value: unknown): value is JsonObject {
 
 /** Counts without building anything. What is no JSON gives some numbers; JSON.parse refuses it afterwards. */
 function outlineOf(text: Buffer): Outline {
-  let [values, depth, deepest, keys] = [1, 0, 0, 0];
+  let [values, depth, deepest, keys, outerKeys] = [1, 0, 0, 0, 0];
   for (let at = 0; at < text.length; at++) {
     switch (text[at]) {
       case 0x22: // A string: to its closing quote.
@@ -83,9 +88,10 @@ function outlineOf(text: Buffer): Outline {
         values++;
         break;
       case 0x3a: // :
-        if (depth === 1) keys++;
+        keys++;
+        if (depth === 1) outerKeys++;
         break;
     }
   }
-  return { values, depth: deepest, keys };
+  return { values, depth: deepest, keys, outerKeys };
 }

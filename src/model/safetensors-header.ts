@@ -6,11 +6,8 @@ import { malformedSafetensors } from './safetensors-error.js';
 import type { OpenFile, Span } from './tensor-files.js';
 import type { TensorType } from './types.js';
 
-/** A tenth of what the format allows, and ten times what a model of a thousand layers needs. */
-const maxHeaderBytes = 10_000_000;
-
-/** Header, tensors, a tensor's fields, its lists. */
-const maxDepth = 3;
+/** A tenth of what the format allows, and several times what a model of a thousand layers needs: of each tensor four keys, in brackets three deep. */
+const limits = { maxBytes: 10_000_000, maxDepth: 3, maxKeys: 1 << 17 };
 const maxAxes = 8;
 
 /** The format's types, by the bytes of an element. */
@@ -35,10 +32,10 @@ export function readSafetensorsHeader({ path, handle, bytes }: OpenFile, file: n
   readFully(handle.fd, prefix, 0);
   const length = prefix.readBigUInt64LE();
   if (length > BigInt(bytes - 8)) throw malformed(`its header claims ${length.toString()} bytes of a file of ${bytes} (no safetensors file, or a download cut short?)`);
-  if (length > BigInt(maxHeaderBytes)) throw malformed(`its header has ${length.toString()} bytes; ${maxHeaderBytes} are read at most`);
+  if (length > BigInt(limits.maxBytes)) throw malformed(`its header has ${length.toString()} bytes; ${limits.maxBytes} are read at most`);
   const text = Buffer.alloc(Number(length));
   readFully(handle.fd, text, 8);
-  const header = parseJson(text, maxDepth, (what) => malformed(`of its header, ${what}`));
+  const header = parseJson(text, limits, (what) => malformed(`of its header, ${what}`));
 
   const start = 8 + text.length;
   const spans = Object.entries(header)
