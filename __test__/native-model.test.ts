@@ -67,6 +67,26 @@ test('an output head of 8 bits says nearly the same', async (t) => {
   t.true(error > 0);
 });
 
+test('weights rounded to 8 and 4 bits say nearly the same, and less so with fewer bits', async (t) => {
+  const wide = await options(t);
+  const logitsOf = (native: NativeModel) => {
+    const logits = new Float32Array(vocabulary);
+    newSession(t).decodeToken(native, 1, logits);
+    return logits;
+  };
+  const exact = logitsOf(NativeModel.open(wide));
+  const rootMeanSquare = (values: Iterable<number>) => Math.sqrt(Array.from(values, (x) => x * x).reduce((a, b) => a + b) / vocabulary);
+  const errorOf = async (bits: number) => {
+    const rounded = logitsOf(await NativeModel.load({ ...wide, bits }));
+    return rootMeanSquare(exact.map((value, i) => value - (rounded[i] as number))) / rootMeanSquare(exact);
+  };
+  const [eight, four] = [await errorOf(8), await errorOf(4)];
+  t.true(eight > 0 && eight < 0.02, `${eight}`);
+  t.true(four > 2 * eight && four < 0.3, `${four}`);
+  await t.throwsAsync(NativeModel.load({ ...wide, bits: 3 }), { code: 'INVALID_OPTION', message: /bits is 3/ });
+  await t.throwsAsync(NativeModel.load({ ...wide, files: ['/no/such/file'], bits: 4 }), { code: 'FILE_UNREADABLE' });
+});
+
 test('a failed step can be taken back', async (t) => {
   const model = NativeModel.open(await options(t));
   const session = newSession(t);

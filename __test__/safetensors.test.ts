@@ -12,6 +12,7 @@ import { openSafetensors } from '../src/model/safetensors.js';
 import { isPlainFileName } from '../src/model/safetensors-index.js';
 import { Tokenizer } from '../src/model/tokenizer.js';
 import { hubFolder } from './support/hub-architectures.js';
+import { mutated, parsers } from './support/mutation.js';
 import { encodeSafetensors, headerLength, inDtype, shardName, writeHubFolder } from './support/safetensors-writer.js';
 import { temporaryFolder } from './support/temporary.js';
 import { tinyArchitectures } from './support/tiny-architectures.js';
@@ -188,6 +189,16 @@ test('a link may lead anywhere from a folder of one’s own, and within the repo
   await (await openSafetensors(linked(snapshot('a'), join(repository, 'blobs', '1'))))[Symbol.asyncDispose]();
   await refused(t, 'out of the repository', linked(snapshot('b'), join(root, 'outside')), M, /out of the repository's folder in the cache/);
 });
+
+for (const parser of parsers) {
+  test(`a second of mutated input to the parser of ${parser}`, async (t) => {
+    const { inputs, taken, slowestMs } = await mutated(parser, 1000, 11, temporaryFolder(t));
+    t.log(`${inputs} inputs, ${taken} taken, the slowest in ${slowestMs.toFixed(0)} ms`);
+    // Some are harmless and most are not, or it would not be the parser that is tested.
+    t.true(inputs > 100 && taken > 0 && taken < inputs / 2, `${taken} of ${inputs}`);
+    t.true(slowestMs < 2000);
+  });
+}
 
 test('names of files, on every system', (t) => {
   for (const name of ['a.safetensors', 'model-00001-of-00002.safetensors', 'console.safetensors', 'ä b.json']) t.true(isPlainFileName(name), name);

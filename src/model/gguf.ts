@@ -46,9 +46,10 @@ export async function openGguf(path: string): Promise<ModelFile> {
 /** Llama 3.1's divisors for long contexts are a tensor; scaling by the metadata multiplies them. */
 function withRopeFactors(config: ModelConfig, tensors: TensorFiles): ModelConfig {
   if (!tensors.spans.has(ropeFactorsName)) return config;
-  const { name, type, bytes } = tensors.tensor(ropeFactorsName);
-  if (type !== 'F32') throw malformed(tensors.path, `${name} is ${type}, not F32`);
-  const divisors = Float64Array.from(new Float32Array(bytes().buffer as ArrayBuffer));
+  const tensor = tensors.tensor(ropeFactorsName);
+  const { name } = tensor;
+  if (tensor.type !== 'F32') throw malformed(tensors.path, `${name} is ${tensor.type}, not F32`);
+  const divisors = Float64Array.from(new Float32Array(tensor.bytes().buffer as ArrayBuffer));
   if (!divisors.every((divisor) => divisor > 0 && Number.isFinite(divisor))) throw malformed(tensors.path, `${name} has a divisor that is not above 0`);
   return withRopeDivisors(config, divisors);
 }

@@ -29,7 +29,7 @@ export function hubTokenizer(files: TokenizerFiles, vocabSize: number): Tokenize
   const refused = (what: string) => new MagicpigError('UNSUPPORTED_TOKENIZER', `${path} cannot be used: ${what}`);
   if (!isTokenizer(json)) throw refused('it has no model with a vocabulary, or no added_tokens');
   const { type } = json.model as { type?: unknown };
-  if (type !== undefined && type !== 'BPE') throw refused(`its model is ${quoted(String(type))}; magicpig reads BPE`);
+  if (type !== undefined && type !== 'BPE') throw refused(`its model is ${typeof type === 'string' ? quoted(type) : 'of no type'}; magicpig reads BPE`);
   if (!Array.isArray((json.model as { merges?: unknown }).merges)) throw refused('its model has no merges');
   const ids = tokenIds(json, vocabSize, refused);
 

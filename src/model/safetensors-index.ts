@@ -14,7 +14,6 @@ const deviceName = /^(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9\u00b9\u
 
 /** Whether a name that came out of a file, or over the network, is that of a file in the same folder and of nothing else, on any system. */
 export function isPlainFileName(name: string): boolean {
-  // eslint-disable-next-line no-control-regex -- control characters are what is refused
   return name.length <= 255 && /^[^\\/:*?"<>|\u0000-\u001f\u007f]+$/.test(name) && !/^\.{1,2}$/.test(name) && !/[ .]$/.test(name) && !deviceName.test(name);
 }
 

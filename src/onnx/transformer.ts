@@ -145,8 +145,8 @@ function norm(graph: GraphBuilder, config: ModelConfig, x: Value, weight: Tensor
   });
 }
 
-function normWeights(graph: GraphBuilder, { normOffset }: ModelConfig, { type, shape, bytes }: Tensor): Value {
-  return graph.constant('float32', shape, dequantise(type, bytes()).map((weight) => weight + normOffset));
+function normWeights(graph: GraphBuilder, { normOffset }: ModelConfig, weight: Tensor): Value {
+  return graph.constant('float32', weight.shape, dequantise(weight.type, weight.bytes()).map((element) => element + normOffset));
 }
 
 /** x + y, and its norm. */
