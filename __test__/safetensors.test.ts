@@ -191,11 +191,11 @@ test('a link may lead anywhere from a folder of one’s own, and within the repo
 });
 
 for (const parser of parsers) {
-  test(`a second of mutated input to the parser of ${parser}`, async (t) => {
-    const { inputs, taken, slowestMs } = await mutated(parser, 1000, 11, temporaryFolder(t));
+  test.serial(`mutated input to the parser of ${parser}`, async (t) => {
+    const { inputs, taken, slowestMs } = await mutated(parser, { most: 400 }, 11, temporaryFolder(t));
     t.log(`${inputs} inputs, ${taken} taken, the slowest in ${slowestMs.toFixed(0)} ms`);
     // Some are harmless and most are not, or it would not be the parser that is tested.
-    t.true(inputs > 100 && taken > 0 && taken < inputs / 2, `${taken} of ${inputs}`);
+    t.true(taken > 0 && taken < inputs / 2, `${taken} of ${inputs}`);
     t.true(slowestMs < 2000);
   });
 }

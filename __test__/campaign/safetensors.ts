@@ -9,7 +9,7 @@ const [seconds = 60, seed = 1] = process.argv.slice(2).map(Number);
 const folder = mkdtempSync(join(tmpdir(), 'magicpig-fuzz-'));
 try {
   for (const parser of parsers) {
-    const { inputs, taken, slowestMs } = await mutated(parser, (1000 * seconds) / parsers.length, seed, folder);
+    const { inputs, taken, slowestMs } = await mutated(parser, { milliseconds: (1000 * seconds) / parsers.length }, seed, folder);
     console.log(`${parser}: ${inputs} inputs in ${(seconds / parsers.length).toFixed(0)} s, ${taken} of them taken, the slowest in ${slowestMs.toFixed(0)} ms; no other failure than typed errors`);
   }
 } finally {

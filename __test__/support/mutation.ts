@@ -30,13 +30,13 @@ export interface Findings {
   readonly slowestMs: number;
 }
 
-/** Feeds a parser mutations for so many milliseconds, the same for the same seed. Throws the input that it fails on otherwise than by a typed error. */
-export async function mutated(parser: Parser, milliseconds: number, seed: number, folder: string): Promise<Findings> {
+/** Feeds a parser mutations, the same for the same seed, up to a number of them or a time. Throws the input that it fails on otherwise than by a typed error. */
+export async function mutated(parser: Parser, { most = Infinity, milliseconds = Infinity }: { most?: number; milliseconds?: number }, seed: number, folder: string): Promise<Findings> {
   const random = seededRandom(seed);
   const seeds = seedsOf(parser);
   const path = join(folder, 'mutated');
   let [inputs, taken, slowestMs] = [0, 0, 0];
-  for (const end = performance.now() + milliseconds; performance.now() < end; inputs++) {
+  for (const end = performance.now() + milliseconds; inputs < most && performance.now() < end; inputs++) {
     const input = mutation(seeds[Math.floor(random() * seeds.length)]!, random);
     const started = performance.now();
     try {
