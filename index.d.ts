@@ -29,13 +29,15 @@ export declare class NativeGrammar {
 
 /** The dense layers of a model, for the tokens that sessions take through it one by one or a few at a time. */
 export declare class NativeModel {
-  /** Maps the file and checks that every tensor is in it. */
+  /** Maps the files and checks that every tensor is in them. Rounding weights blocks the thread; `load` does not. */
   constructor(options: NativeModelOptions)
   /**
    * How much the output of each query head moves the residual stream, relative to the other heads of its layer, [layers, heads]: what a
    * session takes as `importance`.
    */
   headImportance(): Array<number>
+  /** The same in the background. */
+  static load(options: NativeModelOptions): Promise<NativeModel>
 }
 
 /**
@@ -255,8 +257,8 @@ export interface NativeMeasurement {
 
 /** A model's dense layers. */
 export interface NativeModelOptions {
-  /** The model's file, which must not change while the model is used. */
-  path: string
+  /** The model's files, which must not change while the model is used. */
+  files: Array<string>
   /** Elements of the residual stream. */
   hiddenSize: number
   /** Elements inside the MLP. */
@@ -269,6 +271,8 @@ export interface NativeModelOptions {
   headDim: number
   /** Added to the mean square before its root. */
   normEpsilon: number
+  /** Added to the weights of every norm. */
+  normOffset: number
   /** What the gate of the MLP goes through; `gelu` is its approximation with a tanh. */
   activation: 'silu' | 'gelu'
   /** What embeddings are multiplied with. */
@@ -284,6 +288,10 @@ export interface NativeModelOptions {
   lmHead: NativeTensor
   /** Keeps an lm_head of 16 or 32 bits in 8 in memory. */
   lmHead8Bits?: boolean
+  /** Bits that matrices of 16 or 32 are kept in, in memory: 8 or 4, and in 4 the lm_head still in 8. None leaves them in the files. */
+  bits?: number
+  /** Threads that round them. */
+  threads: number
   layers: Array<NativeLayer>
 }
 
@@ -436,7 +444,7 @@ export interface NativeStats {
   indexedTokens: number
 }
 
-/** Where a tensor [outputs, inputs] lies in the model's file. */
+/** Where a tensor [outputs, inputs] lies in one of the model's files. */
 export interface NativeTensor {
   /** GGUF's name of its format. */
   type: string
@@ -444,6 +452,8 @@ export interface NativeTensor {
   outputs: number
   /** Elements of a row. */
   inputs: number
+  /** Which file. */
+  file: number
   /** Bytes before it in the file. */
   offset: number
 }

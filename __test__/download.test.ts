@@ -1,15 +1,20 @@
 // Where models come from, over a hub on this machine that can be made to fail.
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readFileSync, readdirSync, readlinkSync, writeFileSync } from 'node:fs';
+import { existsSync, linkSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, readlinkSync, rmSync, symlinkSync, unlinkSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 import test from 'ava';
 import type { ExecutionContext } from 'ava';
 
+import { openModel } from '../src/model/open.js';
 import { resolveModel } from '../src/model/resolve.js';
 import { seededRandom } from './support/gguf-writer.js';
 import { fakeHub } from './support/fake-hub.js';
+import { hubFolder } from './support/hub-architectures.js';
+import { shardName, writeHubFolder } from './support/safetensors-writer.js';
 import { temporaryFolder } from './support/temporary.js';
+import { tinyArchitectures } from './support/tiny-architectures.js';
 
 const random = seededRandom(5);
 const model = Buffer.from(Array.from({ length: 300_000 }, () => Math.floor(random() * 256)));
@@ -191,6 +196,52 @@ test.serial('a hub that is not there is said with its reason', async (t) => {
   const error = await t.throwsAsync(resolveModel('hf:owner/name'));
   t.like(error, { code: 'DOWNLOAD_FAILED' });
   t.regex(error.message, /did not answer about owner\/name \(ECONNREFUSED\)/);
+});
+
+const sharded = () => {
+  const folder = mkdtempSync(join(tmpdir(), 'magicpig-test-'));
+  writeHubFolder(folder, hubFolder('llama', tinyArchitectures.llama!.spec), 2);
+  const files = Object.fromEntries(readdirSync(folder).map((name) => [name, readFileSync(join(folder, name))]));
+  rmSync(folder, { recursive: true });
+  return { ...files, 'README.md': Buffer.from('no part of it'), 'consolidated.safetensors': Buffer.from('another form of it') };
+};
+
+test.serial('a repository of safetensors is a folder, of which only what is needed comes, once', async (t) => {
+  const { hub, folder } = await setUp(t, sharded());
+  const path = await resolveModel('hf:owner/name');
+  t.is(path, join(folder, 'snapshots', hub.commit));
+  t.deepEqual(readdirSync(path).sort(), ['config.json', shardName(0, 2), shardName(1, 2), 'model.safetensors.index.json', 'tokenizer.json', 'tokenizer_config.json'].sort());
+  t.is(readlinkSync(join(path, shardName(0, 2))).split('/').slice(0, 3).join('/'), '../../blobs');
+  await (await openModel(path))[Symbol.asyncDispose]();
+  const before = hub.requests.length;
+  process.env.HF_HUB_OFFLINE = '1';
+  t.is(await resolveModel('hf:owner/name'), path);
+  t.is(hub.requests.length, before);
+  unlinkSync(join(path, shardName(1, 2)));
+  const error = await t.throwsAsync(resolveModel('hf:owner/name'), { code: 'MODEL_NOT_FOUND' });
+  t.regex(error.message, /00002-of-00002\.safetensors of hf:owner\/name is not in the cache/);
+  delete process.env.HF_HUB_OFFLINE;
+  t.is(await resolveModel('hf:owner/name'), path, 'and comes again');
+  t.is(readdirSync(path).length, 6);
+});
+
+test.serial('names that a hub makes up become no paths', async (t) => {
+  const { home } = await setUp(t, { '../../../../escaped.gguf': model });
+  t.regex((await t.throwsAsync(resolveModel('hf:owner/name'), { code: 'MODEL_NOT_FOUND' })).message, /not kept here under such a name/);
+  t.deepEqual(readdirSync(home), []);
+});
+
+test.serial('a download appends to no file that has another name', async (t) => {
+  const { home, folder } = await setUp(t);
+  const victim = join(home, 'victim');
+  writeFileSync(victim, 'keep');
+  mkdirSync(join(folder, 'blobs'), { recursive: true });
+  for (const link of [linkSync, symlinkSync]) {
+    link(victim, join(folder, 'blobs', `${sha256}.incomplete`));
+    t.regex((await t.throwsAsync(resolveModel('hf:owner/name'), { code: 'CACHE_UNWRITABLE' })).message, /is a link/);
+    t.is(readFileSync(victim, 'utf8'), 'keep');
+    unlinkSync(join(folder, 'blobs', `${sha256}.incomplete`));
+  }
 });
 
 test.serial('a path must be a file that is there', async (t) => {

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import test from 'ava';
 import type { ExecutionContext } from 'ava';
 
-import { nativeModel } from '../src/decode/model.js';
+import { nativeOptions } from '../src/decode/model.js';
 import { openGguf } from '../src/model/gguf.js';
 import type { LayerTensor, Tensor } from '../src/model/types.js';
 import { NativeModel, NativeSession } from '../src/native.js';
@@ -20,7 +20,7 @@ const shape = { layers: 2, heads: 2, kvHeads: 1, headDim: 64 };
 async function options(t: ExecutionContext): Promise<NativeModelOptions> {
   const path = writeGguf(join(temporaryFolder(t), 'tiny.gguf'), tinyLlama(shape));
   await using file = await openGguf(path);
-  const span = ({ type, shape: size, offset }: Tensor) => ({ type, outputs: size.length > 1 ? (size[0] as number) : 1, inputs: size.at(-1) as number, offset });
+  const span = ({ type, shape: size, file: number, offset }: Tensor) => ({ type, outputs: size.length > 1 ? (size[0] as number) : 1, inputs: size.at(-1) as number, file: number, offset });
   const roles = ['attentionNorm', 'query', 'key', 'value', 'attentionOutput', 'mlpNorm', 'gate', 'up', 'down'] as const;
   const layer = (number: number) => ({
     rope: 0,
@@ -28,7 +28,7 @@ async function options(t: ExecutionContext): Promise<NativeModelOptions> {
   });
   const { hiddenSize, intermediateSize, rmsNormEps, rope } = file.config;
   return {
-    path, hiddenSize, intermediateSize, heads: 2, kvHeads: 1, headDim: 64, normEpsilon: rmsNormEps, activation: 'silu',
+    files: [path], threads: 1, normOffset: 0, hiddenSize, intermediateSize, heads: 2, kvHeads: 1, headDim: 64, normEpsilon: rmsNormEps, activation: 'silu',
     embeddingScale: 1, queryScale: 1, ropes: [{ theta: rope.theta, dimensions: rope.dimensions, interleaved: true, factors: [], magnitude: 1 }], embedding: span(file.embedding), finalNorm: span(file.finalNorm),
     lmHead: span(file.lmHead), layers: [layer(0), layer(1)],
   };
@@ -41,7 +41,7 @@ function newSession(t: ExecutionContext, change: Partial<NativeSessionOptions> =
 }
 
 test('tokens at once are tokens one by one', async (t) => {
-  const model = new NativeModel(await options(t));
+  const model = NativeModel.open(await options(t));
   const text = Array.from({ length: 20 }, (_, i) => (i * 29) % vocabulary);
   const [one, many] = [newSession(t), newSession(t)];
   const logits = new Float32Array(vocabulary);
@@ -57,7 +57,7 @@ test('an output head of 8 bits says nearly the same', async (t) => {
   const wide = await options(t);
   const logitsOf = (change: Partial<NativeModelOptions>) => {
     const logits = new Float32Array(vocabulary);
-    newSession(t).decodeToken(new NativeModel({ ...wide, ...change }), 1, logits);
+    newSession(t).decodeToken(NativeModel.open({ ...wide, ...change }), 1, logits);
     return logits;
   };
   const [exact, rounded] = [logitsOf({}), logitsOf({ lmHead8Bits: true })];
@@ -71,7 +71,7 @@ test('an output head of 8 bits says nearly the same', async (t) => {
 test('the importance of a head is the norm of its part of the output projection', async (t) => {
   const path = writeGguf(join(temporaryFolder(t), 'tiny.gguf'), tinyLlama({ ...shape, heads: 3 }));
   await using file = await openGguf(path);
-  const importance = nativeModel(file).headImportance();
+  const importance = NativeModel.open(nativeOptions(file, { threads: 1 })).headImportance();
   t.is(importance.length, 2 * 3);
   for (const layer of [0, 1]) {
     const { type, shape: [rows = 0, columns = 0], ...tensor } = file.layerTensor(layer, 'attentionOutput');
@@ -84,8 +84,28 @@ test('the importance of a head is the norm of its part of the output projection'
   }
 });
 
+test('weights rounded to 8 and 4 bits say nearly the same, and less so with fewer bits', async (t) => {
+  const wide = await options(t);
+  const logitsOf = (native: NativeModel) => {
+    const logits = new Float32Array(vocabulary);
+    newSession(t).decodeToken(native, 1, logits);
+    return logits;
+  };
+  const exact = logitsOf(NativeModel.open(wide));
+  const rootMeanSquare = (values: Iterable<number>) => Math.sqrt(Array.from(values, (x) => x * x).reduce((a, b) => a + b) / vocabulary);
+  const errorOf = async (bits: number) => {
+    const rounded = logitsOf(await NativeModel.load({ ...wide, bits }));
+    return rootMeanSquare(exact.map((value, i) => value - (rounded[i] as number))) / rootMeanSquare(exact);
+  };
+  const [eight, four] = [await errorOf(8), await errorOf(4)];
+  t.true(eight > 0 && eight < 0.02, `${eight}`);
+  t.true(four > 2 * eight && four < 0.3, `${four}`);
+  await t.throwsAsync(NativeModel.load({ ...wide, bits: 3 }), { code: 'INVALID_OPTION', message: /bits is 3/ });
+  await t.throwsAsync(NativeModel.load({ ...wide, files: ['/no/such/file'], bits: 4 }), { code: 'FILE_UNREADABLE' });
+});
+
 test('a failed step can be taken back', async (t) => {
-  const model = new NativeModel(await options(t));
+  const model = NativeModel.open(await options(t));
   const session = newSession(t);
   const logits = new Float32Array(vocabulary);
   session.decodeToken(model, 1, logits);
@@ -102,7 +122,7 @@ test('a failed step can be taken back', async (t) => {
 });
 
 test('a session of another shape is refused', async (t) => {
-  const model = new NativeModel(await options(t));
+  const model = NativeModel.open(await options(t));
   const logits = new Float32Array(vocabulary);
   for (const change of [{ layers: 1 }, { layers: 3 }, { heads: 4 }, { headDim: 128 }, { kvHeads: 2 }]) {
     const session = newSession(t, change);
@@ -114,9 +134,9 @@ test('a session of another shape is refused', async (t) => {
 test('weights that are not where they should be are refused before they are read', async (t) => {
   const good = await options(t);
   const fails = (change: Partial<NativeModelOptions>, code: string, message: RegExp) => {
-    t.regex(t.throws(() => new NativeModel({ ...good, ...change }), { code }).message, message);
+    t.regex(t.throws(() => NativeModel.open({ ...good, ...change }), { code }).message, message);
   };
-  fails({ path: '/no/such/file' }, 'FILE_UNREADABLE', /cannot map \/no\/such\/file/);
+  fails({ files: ['/no/such/file'] }, 'FILE_UNREADABLE', /cannot map \/no\/such\/file/);
   fails({ embedding: { ...good.embedding, offset: 2 ** 50 } }, 'GGUF_MALFORMED', /not in a file of \d+ bytes/);
   fails({ embedding: { ...good.embedding, offset: 1.5 } }, 'INVALID_OPTION', /no number of bytes/);
   fails({ lmHead: { ...good.lmHead, type: 'Q3_K' } }, 'GGUF_MALFORMED', /type Q3_K is unknown/);

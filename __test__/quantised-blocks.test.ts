@@ -33,7 +33,7 @@ for (const [type, { number, block, elements }] of Object.entries(recorded)) {
     // The two differ in the sign of zeros alone.
     t.deepEqual(dequantise(kind, bytes).map((x) => x + 0), values.map((x) => x + 0));
 
-    const tensor: Tensor = { name: type, type: kind, shape: [1, values.length], offset: 0, bytes: () => bytes, row: () => bytes };
+    const tensor: Tensor = { name: type, type: kind, shape: [1, values.length], file: 0, offset: 0, bytes: () => bytes, row: () => bytes };
     const packed = packWeights([tensor], kind);
     const quant = (i: number) => (packed.bits === 8 ? packed.quants[i]! : (packed.quants[i >> 1]! >> (i & 1 ? 4 : 0)) & 15);
     values.forEach((value, i) => {

@@ -13,6 +13,7 @@ export const errorCodes = {
   FILE_UNWRITABLE: 'a file cannot be written',
   MODEL_NOT_FOUND: 'the model reference names nothing that is there',
   GGUF_MALFORMED: 'the GGUF file is truncated or contradicts itself',
+  SAFETENSORS_MALFORMED: 'a file of a folder of safetensors is missing, truncated or contradicts itself',
   UNSUPPORTED_ARCHITECTURE: 'the model has an architecture that magicpig does not know',
   UNSUPPORTED_QUANTISATION: 'a tensor has a type that magicpig cannot read',
   UNSUPPORTED_TOKENIZER: 'the model has a tokenizer that magicpig does not know',

@@ -9,6 +9,7 @@ import type {
   NativePolicy,
   NativeReport,
   NativeGrammar as AddonGrammar,
+  NativeModel as AddonModel,
   NativeSession as AddonSession,
   NativeSessionInfo,
   NativeSessionOptions,
@@ -100,12 +101,21 @@ export function removeSession(path: string): void {
 
 /** The weights of a model's dense layers, mapped from its file. */
 export class NativeModel {
-  /** @internal */
-  readonly weights;
+  private constructor(
+    /** @internal */
+    readonly weights: AddonModel,
+  ) {}
 
-  constructor(options: NativeModelOptions) {
+  /** Maps the files. */
+  static open(options: NativeModelOptions): NativeModel {
     const { NativeModel: Addon } = loaded();
-    this.weights = translating(() => new Addon(options));
+    return new NativeModel(translating(() => new Addon(options)));
+  }
+
+  /** The same on other threads: rounding weights takes a second for each gigabyte or two. */
+  static async load(options: NativeModelOptions): Promise<NativeModel> {
+    const { NativeModel: Addon } = loaded();
+    return new NativeModel(await translating(() => Addon.load(options)).catch((cause: unknown) => { throw translated(cause); }));
   }
 
   /** How much the output of each query head moves the residual stream, relative to its layer's others, [layers, heads]. */

@@ -39,13 +39,13 @@ export function elements({ type, data }: TensorSpec): number[] {
 
 /**
  * A llama in float64, straight from its equations: logits [tokens, vocabulary] of a whole text at once. With a window, of a
- * token's own and the newest before it.
+ * token's own and the newest before it; with divisors of the rotary frequencies, one for each pair.
  */
 export function referenceLogits(
   spec: GgufSpec,
   shape: TinyShape,
   tokens: readonly number[],
-  { theta = 10_000, window = Infinity }: { theta?: number | undefined; window?: number | undefined } = {},
+  { theta = 10_000, window = Infinity, divisors = [] }: { theta?: number | undefined; window?: number | undefined; divisors?: readonly number[] } = {},
 ): Matrix {
   const weight = (name: string): Matrix => {
     const tensor = spec.tensors.find((candidate) => candidate.name === name);
@@ -66,7 +66,7 @@ export function referenceLogits(
   const { headDim, heads, kvHeads } = shape;
   const rotate = (rows: Matrix) => rows.map((row, position) => row.map((value, i) => {
     const pair = Math.floor((i % headDim) / 2);
-    const angle = position * theta ** ((-2 * pair) / headDim);
+    const angle = (position * theta ** ((-2 * pair) / headDim)) / (divisors[pair] ?? 1);
     const other = i % 2 === 0 ? -row[i + 1]! : row[i - 1]!;
     return value * Math.cos(angle) + other * Math.sin(angle);
   }));

@@ -39,6 +39,7 @@ export const generationOptions = {
   threads: { type: 'number', describe: 'Threads to use [default: one for each core]' },
   device: { type: 'string', default: 'cpu', describe: 'Where the dense layers of long prompts run: cpu or webgpu' },
   'lm-head': { type: 'string', default: 'file', describe: 'Bits of the output head in memory: as the file has it, or 8' },
+  weights: { type: 'string', default: 'file', describe: 'Bits of 16 and 32-bit weights in memory: as the file has them, 8 or 4' },
   context: { type: 'number', describe: 'Tokens that the text may have [default: as the model was trained for]' },
 } as const;
 
@@ -140,11 +141,12 @@ export async function checked(args: Shared): Promise<{ policy: PolicyOptions; sa
 /** The model that the options name, under a progress bar. */
 export async function load(args: Shared, signal: AbortSignal, progress: Progress): Promise<Model> {
   const { loadModel } = await import('../decode/model.js');
-  const { deviceFrom, lmHeadFrom } = await import('../decode/options.js');
+  const { deviceFrom, lmHeadFrom, weightsFrom } = await import('../decode/options.js');
   return await loadModel(args.model, {
     threads: args.threads,
     device: deviceFrom(args.device),
     lmHead: lmHeadFrom(args['lm-head']),
+    weights: weightsFrom(args.weights),
     context: args.context,
     signal,
     onProgress: ({ phase, done, total }) => {

@@ -20,18 +20,20 @@ export const inspect = (terminal: Terminal): CommandModule<object, Arguments> =>
   builder: (yargs) => yargs.positional('ref', { type: 'string', demandOption: true, describe: REF_HELP }),
   handler: async ({ ref }) => {
     const path = await resolveWithProgress(ref, terminal);
-    const { openGguf } = await import('../model/gguf.js');
-    await using file = await openGguf(path);
+    const { openModel } = await import('../model/open.js');
+    await using file = await openModel(path);
     const description = { ...describe(file), memory: await planned(file), tuned: await tunedOf(file) };
     terminal.result(description, asTable(description));
   },
 });
 
-function describe({ path, config, quantisation, weightBytes, fileBytes, chatTemplate, tokenizer }: ModelFile) {
+function describe({ path, format, files, config, quantisation, weightBytes, fileBytes, chatTemplate, tokenizer }: ModelFile) {
   const { rope, local, ...shapes } = config;
   const { theta, dimensions, factors } = rope;
   return {
     path,
+    format,
+    files: files.length,
     fileBytes,
     quantisation,
     weightBytes,
@@ -68,7 +70,7 @@ function asTable(model: ReturnType<typeof describe> & { memory: Awaited<ReturnTy
   const { rope, memory, tuned } = model;
   return table([
     ['model', `${model.name} (${model.architecture})`],
-    ['file', `${model.path}, ${bytes(model.fileBytes)}`],
+    [model.format === 'gguf' ? 'file' : 'folder', `${model.path}, ${bytes(model.fileBytes)}${model.format === 'gguf' ? '' : ` in ${count(model.files)} files of safetensors`}`],
     ['quantisation', Object.entries(model.weightBytes).map(([type, size]) => `${type} ${bytes(size)}`).join(', ')],
     ['layers', `${model.layers}, hidden ${count(model.hiddenSize)}, MLP ${count(model.intermediateSize)}`],
     ...(model.local ? [['local', `${model.local.layers} of the layers, a window of ${count(model.local.window)} tokens`] as const] : []),

@@ -34,6 +34,7 @@ const options = {
   threads: { type: 'number', describe: 'Threads to use [default: one for each core]' },
   device: { type: 'string', default: 'cpu', describe: 'Where the dense layers of long prompts run: cpu or webgpu' },
   'lm-head': { type: 'string', default: 'file', describe: 'Bits of the output head in memory: as the file has it, or 8' },
+  weights: { type: 'string', default: 'file', describe: 'Bits of 16 and 32-bit weights in memory: as the file has them, 8 or 4' },
   context: { type: 'number', describe: 'Tokens that a text may have [default: as the model was trained for]' },
 } as const;
 
@@ -53,7 +54,7 @@ export const serve = (terminal: Terminal): CommandModule<object, Arguments> => (
 async function run(args: Arguments, terminal: Terminal): Promise<void> {
   const { signal } = terminal;
   const { Server } = await import('../server/server.js');
-  const { deviceFrom, lmHeadFrom } = await import('../decode/options.js');
+  const { deviceFrom, lmHeadFrom, weightsFrom } = await import('../decode/options.js');
   const wanted: ServeOptions = {
     model: args.model,
     host: args.host,
@@ -82,6 +83,7 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
     threads: args.threads,
     device: deviceFrom(args.device),
     lmHead: lmHeadFrom(args['lm-head']),
+    weights: weightsFrom(args.weights),
     context: args.context,
   };
   const lost = new AbortController();

@@ -59,10 +59,10 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
 async function reset({ model, 'text-file': text }: Arguments, terminal: Terminal): Promise<void> {
   if (text !== undefined) throw new MagicpigError('INVALID_OPTION', '--reset undoes what was tuned, and takes no --text-file');
   const path = await resolveWithProgress(model, terminal);
-  const { openGguf } = await import('../model/gguf.js');
+  const { openModel } = await import('../model/open.js');
   const { fingerprintOf } = await import('../model/fingerprint.js');
   const { removeTuned } = await import('../decode/tuned.js');
-  await using file = await openGguf(path);
+  await using file = await openModel(path);
   const removed = await removeTuned(fingerprintOf(file));
   terminal.result({ model, reset: removed }, removed ? `${model} has the defaults of every model again` : `nothing was tuned for ${model}`);
 }

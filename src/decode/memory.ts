@@ -1,11 +1,11 @@
 import { totalmem } from 'node:os';
 import { MagicpigError } from '../errors.js';
-import type { ModelConfig } from '../model/types.js';
-import type { Policy, RowType } from './options.js';
+import type { ModelConfig, ModelFile } from '../model/types.js';
+import type { Policy, RowType, WeightBits } from './options.js';
 
 /** Bytes that a model and one session of it take. */
 export interface MemoryPlan {
-  /** The model's file. It is mapped, but every step reads all of it. */
+  /** The model's files, which are mapped, but of which every step reads all; rounded matrices in the place of their originals. */
   readonly weights: number;
   /** Keys and values of so many tokens. */
   readonly rows: number;
@@ -27,8 +27,23 @@ export interface PlannedSession {
 const CHUNK = 512;
 const F32 = 4;
 
+/** What is to be known of a model. */
+export interface PlannedModel {
+  readonly config: ModelConfig;
+  readonly fileBytes: number;
+}
+
+/** A model whose matrices of 16 and 32 bits are rounded while it is loaded. Their originals are mapped, and no step reads them. */
+export function asLoaded({ config, fileBytes, weightBytes }: ModelFile, bits: WeightBits): PlannedModel {
+  if (bits === 'file') return { config, fileBytes };
+  // Blocks of 32 with a scale or two of 16 bits.
+  const rounded = (bits === '8' ? 34 : 20) / 32;
+  const saved = Object.entries({ F32: 4, F16: 2, BF16: 2 }).map(([type, wide]) => (weightBytes[type] ?? 0) * (1 - rounded / wide));
+  return { config, fileBytes: fileBytes - saved.reduce((sum, bytes) => sum + bytes) };
+}
+
 /** What a session of the model takes at its longest, to a few percent. */
-export function memoryPlan({ config, fileBytes }: { readonly config: ModelConfig; readonly fileBytes: number }, session: PlannedSession): MemoryPlan {
+export function memoryPlan({ config, fileBytes }: PlannedModel, session: PlannedSession): MemoryPlan {
   const { layers, kvHeads, headDim, local } = config;
   const indexed = layers - (local?.layers.filter(Boolean).length ?? 0);
   const rows = session.tokens * layers * kvHeads * rowBytes(session.rows, headDim);
@@ -67,15 +82,15 @@ export function checkWeights(plan: MemoryPlan, available: number): void {
   if (plan.weights + plan.activations <= available) return;
   throw new MagicpigError(
     'OUT_OF_MEMORY',
-    `weights take ${gigabytes(plan.weights)} and activations ${gigabytes(plan.activations)}, and ${gigabytes(available)} of memory are there; take a smaller quantisation of the model, or a smaller model`,
+    `weights take ${gigabytes(plan.weights)} and activations ${gigabytes(plan.activations)}, and ${gigabytes(available)} of memory are there; take a smaller quantisation of the model (--weights 8 or 4 rounds one of 16 or 32 bits), or a smaller model`,
   );
 }
 
 /** Throws OUT_OF_MEMORY where a session in memory does not fit into `available` bytes beside the model, with the changes that would make it fit. */
-export function checkSession(file: { readonly config: ModelConfig; readonly fileBytes: number }, session: PlannedSession, available: number): void {
-  const plan = memoryPlan(file, session);
+export function checkSession(model: PlannedModel, session: PlannedSession, available: number): void {
+  const plan = memoryPlan(model, session);
   if (plan.total <= available) return;
-  const fits = (change: Partial<PlannedSession>) => memoryPlan(file, { ...session, ...change }).total <= available;
+  const fits = (change: Partial<PlannedSession>) => memoryPlan(model, { ...session, ...change }).total <= available;
   const { policy } = session;
   const perToken = (plan.rows + plan.index) / session.tokens;
   const tokens = Math.floor((available - plan.weights - plan.activations) / perToken);

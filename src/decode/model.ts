@@ -2,7 +2,7 @@ import { tmpdir } from 'node:os';
 import { MagicpigError } from '../errors.js';
 import { errorCode } from '../model/file-error.js';
 import { fingerprintOf } from '../model/fingerprint.js';
-import { openGguf } from '../model/gguf.js';
+import { openModel } from '../model/open.js';
 import { resolveModel } from '../model/resolve.js';
 import { type ChatMessage, renderChat } from '../model/template.js';
 import { tokenBytes } from '../model/token-bytes.js';
@@ -10,11 +10,25 @@ import { Tokenizer } from '../model/tokenizer.js';
 import { extraLayerTensors, layerTensors } from '../model/layer-tensors.js';
 import type { ExtraLayerTensor, LayerTensor, ModelConfig, ModelFile, RopeConfig, Tensor } from '../model/types.js';
 import { NativeGrammar, NativeModel, NativeSession, NativeVocabulary, headDims } from '../native.js';
+import type { NativeModelOptions } from '../native.js';
 import type { DenseGraph } from '../onnx/dense-graph.js';
 import type { RuntimeOptions } from '../onnx/runtime.js';
 import { JsonConstraint } from './constraint.js';
-import { availableMemory, checkSession, checkWeights, memoryPlan } from './memory.js';
-import { type Device, type PolicyOptions, type RowType, deviceFrom, integer, lmHeadFrom, policyFrom, rowsFrom, seedFrom, threadsFrom } from './options.js';
+import { asLoaded, availableMemory, checkSession, checkWeights, memoryPlan } from './memory.js';
+import {
+  type Device,
+  type PolicyOptions,
+  type RowType,
+  type WeightBits,
+  deviceFrom,
+  integer,
+  lmHeadFrom,
+  policyFrom,
+  rowsFrom,
+  seedFrom,
+  threadsFrom,
+  weightsFrom,
+} from './options.js';
 import { Sequence } from './sequence.js';
 import { Session } from './session.js';
 import { checkParent, folderFrom, withKept } from './sessions.js';
@@ -30,6 +44,12 @@ export interface LoadOptions {
    * 32 bits in 8 in memory, which moves logits by less than 1% of their spread. Default `file`.
    */
   readonly lmHead?: 'file' | '8' | undefined;
+  /**
+   * Bits of the matrices that a step reads: `file` reads them where they lie; `8` or `4` rounds those of 16 or 32 bits while the model
+   * is loaded, and keeps them in memory: a step then reads half or a third of the bytes, and predictions move (docs/evaluation.md).
+   * The output head is rounded to 8 in either case; the embedding, and what another device computes, are not. Default `file`.
+   */
+  readonly weights?: WeightBits | undefined;
   /** Tokens that a text may have. Default: as many as the model was trained for; more is allowed, at the text's cost. */
   readonly context?: number | undefined;
   /**
@@ -76,9 +96,10 @@ export interface OpenSessionOptions extends PolicyOptions {
 }
 
 /**
- * Loads a model: a path to a .gguf file, `hf:owner/name[/file][@revision]`, or a short name such as `smollm2-135m`.
+ * Loads a model: a path to a .gguf file or to a folder of safetensors, `hf:owner/name[/file][@revision]`, or a short name such as
+ * `smollm2-135m`.
  *
- * Throws MODEL_NOT_FOUND, DOWNLOAD_FAILED, GGUF_MALFORMED, UNSUPPORTED_ARCHITECTURE, UNSUPPORTED_QUANTISATION,
+ * Throws MODEL_NOT_FOUND, DOWNLOAD_FAILED, GGUF_MALFORMED, SAFETENSORS_MALFORMED, UNSUPPORTED_ARCHITECTURE, UNSUPPORTED_QUANTISATION,
  * UNSUPPORTED_TOKENIZER, INVALID_OPTION, OUT_OF_MEMORY, RUNTIME_FAILED, NATIVE_MISSING or ABORTED.
  */
 export async function loadModel(reference: string, options: LoadOptions = {}): Promise<Model> {
@@ -86,22 +107,25 @@ export async function loadModel(reference: string, options: LoadOptions = {}): P
   const threads = threadsFrom(options.threads);
   const device = deviceFrom(options.device);
   const lmHead = lmHeadFrom(options.lmHead);
+  const bits = weightsFrom(options.weights);
   if (options.context !== undefined) integer('context', options.context, 1, 2 ** 31);
   const memory = integer('memoryLimit', options.memoryLimit ?? availableMemory(), 0, Number.MAX_SAFE_INTEGER);
   const path = await resolveModel(reference, {
     signal,
     onProgress: ({ received, total }) => onProgress?.({ phase: 'download', done: received, total }),
   });
-  const file = await openGguf(path);
+  const file = await openModel(path);
   try {
     signal?.throwIfAborted();
     checkAttention(file.config);
-    checkWeights(memoryPlan(file, { tokens: 0, rows: 'bf16', policy: { kind: 'exact' } }), memory);
+    checkWeights(memoryPlan(asLoaded(file, bits), { tokens: 0, rows: 'bf16', policy: { kind: 'exact' } }), memory);
     const tokenizer = new Tokenizer(file.tokenizer);
     // Before the parts, which would stay loaded if this failed.
-    const weights = nativeModel(file, lmHead === '8');
+    const weights = await NativeModel.load(nativeOptions(file, { lmHead8Bits: lmHead === '8', threads, ...(bits !== 'file' && { bits: Number(bits) }) }));
+    signal?.throwIfAborted();
     const dense = device === 'cpu' ? undefined : await denseGraph(file, { device, threads }, options);
-    return new Model(file, tokenizer, dense, weights, threads, options.context ?? file.config.contextLength, options.context === undefined ? undefined : memory);
+    const limits = { context: options.context ?? file.config.contextLength, memory: options.context === undefined ? undefined : memory };
+    return new Model(file, tokenizer, dense, weights, threads, bits, limits);
   } catch (cause) {
     await file[Symbol.asyncDispose]();
     if (signal?.aborted === true) throw new MagicpigError('ABORTED', 'aborted by the caller', { cause });
@@ -132,20 +156,21 @@ function checkAttention({ headDim }: ModelConfig): void {
   throw new MagicpigError('UNSUPPORTED_ARCHITECTURE', `the model has heads of ${headDim} dimensions; attention takes ${known.join(', ')}`);
 }
 
-/** Maps the weights for the addon. */
-export function nativeModel(file: ModelFile, lmHead8Bits = false): NativeModel {
-  const { path, config } = file;
+/** Where the addon finds the weights of a model, and what it does to them. */
+export function nativeOptions(file: ModelFile, rounding: { lmHead8Bits?: boolean; bits?: number; threads: number }): NativeModelOptions {
+  const { config } = file;
   const { layers, hiddenSize, intermediateSize, heads, kvHeads, headDim, local } = config;
-  const span = ({ type, shape, offset }: Tensor) => ({ type, outputs: shape.length > 1 ? (shape[0] ?? 0) : 1, inputs: shape.at(-1) ?? 0, offset });
+  const span = ({ type, shape, file: number, offset }: Tensor) => ({ type, outputs: shape.length > 1 ? (shape[0] ?? 0) : 1, inputs: shape.at(-1) ?? 0, file: number, offset });
   const rope = ({ factors = new Float64Array(), magnitude = 1, ...rest }: RopeConfig) => ({ ...rest, factors: [...factors], magnitude });
-  return new NativeModel({
-    path,
+  return {
+    files: [...file.files],
     hiddenSize,
     intermediateSize,
     heads,
     kvHeads,
     headDim,
     normEpsilon: config.rmsNormEps,
+    normOffset: config.normOffset,
     activation: config.activation,
     embeddingScale: config.embeddingScale,
     // Attention has the rest.
@@ -155,7 +180,7 @@ export function nativeModel(file: ModelFile, lmHead8Bits = false): NativeModel {
     embedding: span(file.embedding),
     finalNorm: span(file.finalNorm),
     lmHead: span(file.lmHead),
-    lmHead8Bits,
+    ...rounding,
     layers: Array.from({ length: layers }, (_, layer) => {
       const spans = layerTensors.map((role) => [role, span(file.layerTensor(layer, role))]);
       const extraSpans = extraLayerTensors.flatMap((role) => {
@@ -168,7 +193,12 @@ export function nativeModel(file: ModelFile, lmHead8Bits = false): NativeModel {
         ...(Object.fromEntries(extraSpans) as Partial<Record<ExtraLayerTensor, ReturnType<typeof span>>>),
       };
     }),
-  });
+  };
+}
+
+/** Maps the weights for the addon, as they are. */
+export function nativeModel(file: ModelFile): NativeModel {
+  return NativeModel.open(nativeOptions(file, { threads: 1 }));
 }
 
 /** What a session must know of a model to attend for it. */
@@ -203,6 +233,7 @@ export class Model implements AsyncDisposable {
   readonly #threads: number;
   /** Bytes that a session may take with the model, where its length was asked for. */
   readonly #memory: number | undefined;
+  readonly #bits: WeightBits;
   readonly #sessions = new Set<Session>();
   readonly #importance: number[];
   #tokenBytes: readonly Uint8Array[] | undefined;
@@ -211,7 +242,15 @@ export class Model implements AsyncDisposable {
   #disposed = false;
 
   /** @internal */
-  constructor(file: ModelFile, tokenizer: Tokenizer, dense: DenseGraph | undefined, weights: NativeModel, threads: number, context: number, memory: number | undefined) {
+  constructor(
+    file: ModelFile,
+    tokenizer: Tokenizer,
+    dense: DenseGraph | undefined,
+    weights: NativeModel,
+    threads: number,
+    bits: WeightBits,
+    { context, memory }: { context: number; memory: number | undefined },
+  ) {
     this.config = file.config;
     this.tokenizer = tokenizer;
     this.context = context;
@@ -221,6 +260,7 @@ export class Model implements AsyncDisposable {
     this.#weights = weights;
     this.#importance = weights.headImportance();
     this.#threads = threads;
+    this.#bits = bits;
   }
 
   /** The chat template that came with the model, in Jinja. */
@@ -248,7 +288,7 @@ export class Model implements AsyncDisposable {
 
   /** The bytes that each token adds to a text, by id; none for special tokens. @internal */
   get tokenBytes(): readonly Uint8Array[] {
-    return (this.#tokenBytes ??= tokenBytes(this.#file.tokenizer, this.tokenizer.vocabSize));
+    return (this.#tokenBytes ??= tokenBytes(this.#file.tokenizer, this.config.vocabSize));
   }
 
   /**
@@ -273,7 +313,7 @@ export class Model implements AsyncDisposable {
     policyFrom(options, this.config.layers);
     const chosen = choose(options, () => this.tuned());
     if (this.#memory !== undefined) {
-      checkSession(this.#file, { tokens: this.context, rows: rowsFrom(options.rows), policy: policyFrom(chosen.policy) }, this.#memory);
+      checkSession(asLoaded(this.#file, this.#bits), { tokens: this.context, rows: rowsFrom(options.rows), policy: policyFrom(chosen.policy) }, this.#memory);
     }
     const native = NativeSession.create(this.#nativeOptions(options, options.directory));
     return this.#session(native, chosen, 'memory');
@@ -323,7 +363,7 @@ export class Model implements AsyncDisposable {
 
   /** @internal What a session's folder says of the model. */
   get fingerprint(): { name: string; value: string }[] {
-    return (this.#fingerprint ??= fingerprintOf(this.#file));
+    return (this.#fingerprint ??= fingerprintOf(this.#file, this.#bits));
   }
 
   #nativeOptions({ seed, rows }: { seed?: number | undefined; rows?: RowType | undefined }, directory = tmpdir()) {

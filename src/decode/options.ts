@@ -9,6 +9,10 @@ export type Device = (typeof devices)[number];
 export const rowTypes = ['bf16', 'int8'] as const;
 export type RowType = (typeof rowTypes)[number];
 
+/** Bits of weights in memory: as the file has them, or rounded. */
+export const weightBits = ['file', '8', '4'] as const;
+export type WeightBits = (typeof weightBits)[number];
+
 /** Names of the policies. The last four are there to compare with: they are not made for speed, and some look at every key. */
 export const policyNames = ['sketch', 'lsh', 'exact', 'topk', 'oracle', 'quest', 'static'] as const;
 export type PolicyName = (typeof policyNames)[number];
@@ -197,6 +201,13 @@ export function lmHeadFrom(bits: string | undefined): 'file' | '8' {
   if (bits === undefined || bits === 'file') return 'file';
   if (bits === '8') return bits;
   throw outOfRange('lmHead', bits, 'file or 8');
+}
+
+export function weightsFrom(bits: string | undefined): WeightBits {
+  if (bits === undefined) return 'file';
+  const known = weightBits.find((name) => name === bits);
+  if (known !== undefined) return known;
+  throw outOfRange('weights', JSON.stringify(bits), 'file, 8 or 4');
 }
 
 export function rowsFrom(rows: string | undefined): RowType {

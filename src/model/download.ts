@@ -1,5 +1,6 @@
 import type { Hash } from 'node:crypto';
-import { open, rename, rm, stat, truncate } from 'node:fs/promises';
+import { constants } from 'node:fs';
+import { lstat, open, rename, rm, stat, truncate } from 'node:fs/promises';
 import type { FileHandle } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { MagicpigError } from '../errors.js';
@@ -61,6 +62,16 @@ export async function holds(path: string, bytes: number): Promise<boolean> {
   return found?.isFile() === true && found.size === bytes;
 }
 
+/** To append, never through a symbolic link, where the system can tell. */
+const appendOnly = constants.O_WRONLY | constants.O_CREAT | constants.O_APPEND | ((constants as Partial<typeof constants>).O_NOFOLLOW ?? 0);
+
+/** What is appended to is this file alone: no device, and no file that has another name too. */
+async function refuseLink(path: string): Promise<void> {
+  const found = await lstat(path).catch(() => undefined);
+  if (found === undefined || (found.isFile() && found.nlink === 1)) return;
+  throw new MagicpigError('CACHE_UNWRITABLE', `${path} is a link or no regular file, and is not written to; remove it`);
+}
+
 class Transfer {
   #received = 0;
   #hash: Hash;
@@ -75,7 +86,8 @@ class Transfer {
   }
 
   async run(): Promise<void> {
-    const file = await open(this.partial, 'a');
+    await refuseLink(this.partial);
+    const file = await open(this.partial, appendOnly);
     try {
       await this.#resume();
       await this.#receiveAll(file);

@@ -8,14 +8,14 @@ const WHOLE_BYTES = 1 << 16;
 /**
  * What tells one model from another, in named fields: a session made with one must not be continued with another. Of the
  * weights it takes a sample of every tensor, since a digest of all of them would take seconds; models that differ in only a
- * few rows are not told apart.
+ * few rows are not told apart. Weights that are rounded to fewer `bits` when they are loaded make another model.
  */
-export function fingerprintOf(file: ModelFile): { name: string; value: string }[] {
+export function fingerprintOf(file: ModelFile, bits = 'file'): { name: string; value: string }[] {
   const { config, tokenizer } = file;
   return [
     { name: 'architecture', value: config.architecture },
     { name: 'model', value: config.name },
-    { name: 'weights', value: digest(weightSamples(file)) },
+    { name: 'weights', value: digest([...weightSamples(file), ...(bits === 'file' ? [] : [bits])]) },
     { name: 'tokenizer', value: digest([JSON.stringify([tokenizer.tokenizerJson, tokenizer.bosToken, tokenizer.addBosToken])]) },
     { name: 'rope', value: digest([JSON.stringify([config.rope, config.local?.rope].map(ropeNumbers))]) },
     { name: 'attention', value: digest([JSON.stringify(attentionNumbers(config))]) },

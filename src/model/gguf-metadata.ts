@@ -28,12 +28,31 @@ export function quoted(name: string): string {
   return JSON.stringify(name.length > 80 ? `${name.slice(0, 80)}...` : name);
 }
 
-/** A GGUF file's key-value pairs, read with the type and range that each must have. */
+/** What errors call a file and its keys: other files than GGUF's are read by GGUF's keys, and have names of their own for them. */
+export interface MetadataDialect {
+  malformed(path: string, what: string): MagicpigError;
+  key(key: string): string;
+}
+
+const ggufDialect: MetadataDialect = { malformed, key: (key) => key };
+
+/** A model file's key-value pairs by GGUF's keys, read with the type and range that each must have. */
 export class GgufMetadata {
   constructor(
     readonly path: string,
     readonly pairs: ReadonlyMap<string, MetadataValue>,
+    readonly dialect: MetadataDialect = ggufDialect,
   ) {}
+
+  /** The error of a file that cannot be what it says. */
+  malformed(what: string): MagicpigError {
+    return this.dialect.malformed(this.path, what);
+  }
+
+  /** A key as the file spells it. */
+  spelled(key: string): string {
+    return this.dialect.key(key);
+  }
 
   has(key: string): boolean {
     return this.pairs.has(key);
@@ -59,7 +78,7 @@ export class GgufMetadata {
   count(key: string, range: { min: number; max: number; otherwise?: number }): number {
     const value = this.#number(key, range.otherwise);
     if (!Number.isInteger(value) || value < range.min || value > range.max) {
-      throw malformed(this.path, `${key} is ${value}, not a whole number from ${range.min} to ${range.max}`);
+      throw this.malformed(`${this.spelled(key)} is ${value}, not a whole number from ${range.min} to ${range.max}`);
     }
     return value;
   }
@@ -67,19 +86,19 @@ export class GgufMetadata {
   /** A number above 0 and at most `max`. Throws GGUF_MALFORMED where it is missing and there is no `otherwise`. */
   positive(key: string, range: { max: number; otherwise?: number }): number {
     const value = this.#number(key, range.otherwise);
-    if (!(value > 0 && value <= range.max)) throw malformed(this.path, `${key} is ${value}, not above 0 and at most ${range.max}`);
+    if (!(value > 0 && value <= range.max)) throw this.malformed(`${this.spelled(key)} is ${value}, not above 0 and at most ${range.max}`);
     return value;
   }
 
   #number(key: string, otherwise: number | undefined): number {
     const value = this.#typed(key, 'a number', (found) => typeof found === 'number') ?? otherwise;
-    if (value === undefined) throw malformed(this.path, `${key} is missing`);
+    if (value === undefined) throw this.malformed(`${this.spelled(key)} is missing`);
     return value;
   }
 
   #typed<T extends MetadataValue>(key: string, kind: string, is: (value: MetadataValue) => value is T): T | undefined {
     const value = this.pairs.get(key);
     if (value === undefined || is(value)) return value;
-    throw malformed(this.path, `${key} is not ${kind}`);
+    throw this.malformed(`${this.spelled(key)} is not ${kind}`);
   }
 }

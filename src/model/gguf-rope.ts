@@ -1,5 +1,5 @@
 import type { GgufMetadata } from './gguf-metadata.js';
-import { malformed, quoted, unsupported } from './gguf-metadata.js';
+import { quoted, unsupported } from './gguf-metadata.js';
 import type { RopeConfig } from './types.js';
 
 /** How the heads of `architecture` rotate by its metadata: base, dimensions and scaling for long contexts. */
@@ -7,7 +7,7 @@ export function readRope(metadata: GgufMetadata, architecture: string, headDim: 
   const key = (name: string) => `${architecture}.rope.${name}`;
   const theta = metadata.positive(key('freq_base'), { max: 1e12, otherwise: 10_000 });
   const dimensions = metadata.count(key('dimension_count'), { min: 2, max: headDim, otherwise: headDim });
-  if (dimensions % 2 !== 0) throw malformed(metadata.path, `${key('dimension_count')} is ${dimensions}, which does not make pairs`);
+  if (dimensions % 2 !== 0) throw metadata.malformed(`${metadata.spelled(key('dimension_count'))} is ${dimensions}, which does not make pairs`);
   const plain: RopeConfig = { theta, dimensions, interleaved };
 
   const type = metadata.string(key('scaling.type')) ?? 'linear';
@@ -20,7 +20,7 @@ export function readRope(metadata: GgufMetadata, architecture: string, headDim: 
   if (metadata.has(key('scaling.yarn_log_multiplier'))) {
     throw unsupported(metadata.path, 'the rotary scaling "yarn" with a log multiplier; magicpig reads it without');
   }
-  if (theta <= 1) throw malformed(metadata.path, `${key('freq_base')} is ${theta}, which YaRN cannot scale`);
+  if (theta <= 1) throw metadata.malformed(`${metadata.spelled(key('freq_base'))} is ${theta}, which YaRN cannot scale`);
   const attention = metadata.positive(key('scaling.attn_factor'), { max: 1e6, otherwise: 1 });
   return {
     ...plain,

@@ -9,8 +9,8 @@ import type { TokenizerSource } from './types.js';
 /** Kinds of tokens, by ggml's numbers. */
 export const TokenKind = { normal: 1, unknown: 2, control: 3, userDefined: 4, unused: 5, byte: 6 } as const;
 
-/** Control tokens that end a turn or a text but are not always named so by the metadata. */
-const endTokenTexts = new Set([
+/** Control tokens that end a turn or a text but are not always named so by what comes with a model. */
+export const endTokenTexts = new Set([
   '<|endoftext|>',
   '<|end_of_text|>',
   '<|eot_id|>',

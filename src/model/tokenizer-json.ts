@@ -3,7 +3,7 @@ import { dirname, join } from 'node:path';
 import { faithfulPreTokenizer } from './pre-tokenizers.js';
 
 /** The largest in use (Gemma 3's) has 33 MB. */
-const maxBytes = 128 * 2 ** 20;
+export const maxTokenizerBytes = 128 * 2 ** 20;
 
 /**
  * The tokenizer.json in the folder of a model file, or undefined where there is none, it is no JSON of that kind, or it
@@ -12,7 +12,7 @@ const maxBytes = 128 * 2 ** 20;
 export async function readSiblingTokenizer(modelPath: string, tokens: readonly string[]): Promise<object | undefined> {
   const path = join(dirname(modelPath), 'tokenizer.json');
   const found = await stat(path).catch(() => undefined);
-  if (!found?.isFile() || found.size > maxBytes) return undefined;
+  if (!found?.isFile() || found.size > maxTokenizerBytes) return undefined;
   let json: unknown;
   try {
     json = JSON.parse(await readFile(path, 'utf8'));
@@ -20,16 +20,21 @@ export async function readSiblingTokenizer(modelPath: string, tokens: readonly s
     return undefined;
   }
   if (!isTokenizer(json) || !namesSameTokens(json, tokens)) return undefined;
+  return usableTokenizer(json);
+}
+
+/** A tokenizer.json as @huggingface/tokenizers reads it rightly; what comes before a text is this package's to say. */
+export function usableTokenizer(json: TokenizerJson): object {
   return { normalizer: null, decoder: null, ...json, post_processor: null, pre_tokenizer: faithfulPreTokenizer(json.pre_tokenizer ?? null) };
 }
 
-interface TokenizerJson {
+export interface TokenizerJson {
   readonly model: { readonly vocab: Readonly<Record<string, number>> };
   readonly added_tokens: readonly { readonly id: number; readonly content: string }[];
   readonly pre_tokenizer?: unknown;
 }
 
-function isTokenizer(json: unknown): json is TokenizerJson {
+export function isTokenizer(json: unknown): json is TokenizerJson {
   const { model, added_tokens: added } = (json ?? {}) as Partial<TokenizerJson>;
   return typeof model === 'object' && typeof model.vocab === 'object' && !Array.isArray(model.vocab) && Array.isArray(added);
 }

@@ -11,6 +11,8 @@ export interface Tensor {
   readonly type: TensorType;
   /** Row-major, outermost axis first: a linear layer's weight is [outputs, inputs]. */
   readonly shape: readonly number[];
+  /** Which of the model's files it is in. */
+  readonly file: number;
   /** Bytes before it in the file. */
   readonly offset: number;
   /** The bytes as they lie in the file, in the file's own block format. Valid until the model file is closed. */
@@ -58,6 +60,8 @@ export interface ModelConfig {
   /** Positions the model was trained for. */
   readonly contextLength: number;
   readonly rmsNormEps: number;
+  /** What is added to the weights of norms: 1 where a file has Gemma's as the hub does, else 0. */
+  readonly normOffset: number;
   /** Positions in layers that are not local. */
   readonly rope: RopeConfig;
   /** What the gate of the MLP goes through; `gelu` is its approximation with a tanh. */
@@ -72,14 +76,19 @@ export interface ModelConfig {
   readonly local: LocalAttention | undefined;
 }
 
-/** An opened model file: its shape, tokenizer and tensors. Close it once the weights are loaded. */
+/** An opened model: its shape, tokenizer and tensors. Close it once the weights are loaded. */
 export interface ModelFile extends AsyncDisposable {
+  /** The GGUF file, or the folder of safetensors files. */
   readonly path: string;
+  readonly format: 'gguf' | 'safetensors';
+  /** Paths of the files that hold tensors. */
+  readonly files: readonly string[];
   readonly config: ModelConfig;
   /** Predominant quantisation, for people ("Q4_1"). */
   readonly quantisation: string;
   /** Bytes of the matrices of each type, the predominant one first. */
   readonly weightBytes: Readonly<Record<string, number>>;
+  /** Bytes of all files. */
   readonly fileBytes: number;
   readonly tokenizer: TokenizerSource;
   readonly chatTemplate: string | undefined;

@@ -138,16 +138,20 @@ function normIf(graph: GraphBuilder, config: ModelConfig, x: Value, weight: Tens
 }
 
 function norm(graph: GraphBuilder, config: ModelConfig, x: Value, weight: Tensor): Value {
-  const scale = graph.constant('float32', weight.shape, dequantise(weight.type, weight.bytes()));
+  const scale = normWeights(graph, config, weight);
   return graph.node('SimplifiedLayerNormalization', [x, scale], {
     axis: { int: -1 },
     epsilon: { float: config.rmsNormEps },
   });
 }
 
+function normWeights(graph: GraphBuilder, { normOffset }: ModelConfig, weight: Tensor): Value {
+  return graph.constant('float32', weight.shape, dequantise(weight.type, weight.bytes()).map((element) => element + normOffset));
+}
+
 /** x + y, and its norm. */
 function addAndNorm(graph: GraphBuilder, config: ModelConfig, x: Value, y: Value, weight: Tensor) {
-  const scale = graph.constant('float32', weight.shape, dequantise(weight.type, weight.bytes()));
+  const scale = normWeights(graph, config, weight);
   const [normed, sum] = graph.nodes(
     'SkipSimplifiedLayerNormalization',
     [x, y, scale],

@@ -8,7 +8,7 @@ import { MagicpigError } from '../errors.js';
 /** What the sessions of requests are made with. */
 export type ServedSession = Pick<SessionOptions, 'policy' | 'budget' | 'targetError' | 'epsilon' | 'delta' | 'sketchBits' | 'residual' | 'denseLayers' | 'lshK' | 'lshL' | 'rows'>;
 
-export interface ServeOptions extends ServedSession, Pick<LoadOptions, 'threads' | 'device' | 'lmHead' | 'context'> {
+export interface ServeOptions extends ServedSession, Pick<LoadOptions, 'threads' | 'device' | 'lmHead' | 'weights' | 'context'> {
   /** The model: what {@link loadModel} takes. It is also its name in requests. */
   readonly model: string;
   /** Address to listen at. Any but this machine's own needs `apiKey`. Default 127.0.0.1. */

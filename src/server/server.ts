@@ -119,10 +119,10 @@ export class Server implements AsyncDisposable {
 }
 
 function workerOptions(settings: Settings): WorkerOptions {
-  const { model, threads, device, lmHead, context, sessionsDir, maxSessions, parallel } = settings;
+  const { model, threads, device, lmHead, weights, context, sessionsDir, maxSessions, parallel } = settings;
   const { policy, budget, targetError, epsilon, delta, sketchBits, residual, denseLayers, lshK, lshL, rows } = settings;
   const session = { policy, budget, targetError, epsilon, delta, sketchBits, residual, denseLayers, lshK, lshL, rows };
-  return { model, threads, device, lmHead, context, session, sessionsDir, maxSessions, parallel };
+  return { model, threads, device, lmHead, weights, context, session, sessionsDir, maxSessions, parallel };
 }
 
 /** A path would tell clients about this machine. */

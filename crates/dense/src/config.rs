@@ -1,10 +1,11 @@
 //! What a model is: its shape, what its layers do besides products and attention, and where its weights are.
 
 use crate::kernels::GateActivation;
+use crate::quantise::Rounding;
 use crate::rope::RopeConfig;
 use crate::weights_file::{TensorSpan, WeightsError};
 
-/// The shape of a model, and where its weights are in the file.
+/// The shape of a model, and where its weights are in its files.
 #[derive(Clone, Debug)]
 pub struct TransformerConfig {
     /// Elements of the residual stream.
@@ -19,6 +20,8 @@ pub struct TransformerConfig {
     pub head_dim: usize,
     /// Added to the mean square before its root.
     pub norm_epsilon: f32,
+    /// Added to the weights of every norm.
+    pub norm_offset: f32,
     /// What the gate of the MLP goes through.
     pub activation: GateActivation,
     /// What embeddings are multiplied with.
@@ -37,6 +40,8 @@ pub struct TransformerConfig {
     pub lm_head: TensorSpan,
     /// Whether an lm_head of 16 or 32 bits is kept in 8 in memory. A step reads all of it, for one token.
     pub lm_head_8_bits: bool,
+    /// What becomes of matrices of 16 and 32 bits.
+    pub rounding: Rounding,
     /// The layers.
     pub layers: Vec<LayerConfig>,
 }

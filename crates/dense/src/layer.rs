@@ -2,7 +2,7 @@
 
 use crate::config::LayerConfig;
 use crate::kernels::DenseKernels;
-use crate::weights_file::{TensorSpan, WeightsError, WeightsFile};
+use crate::weights_file::{TensorSpan, Weights, WeightsError};
 
 /// Norms and biases in f32, read from the file once.
 #[derive(Debug)]
@@ -24,20 +24,34 @@ pub(crate) struct HeadVectors {
 }
 
 impl LayerVectors {
-    pub fn read(file: &WeightsFile, layer: &LayerConfig) -> Result<LayerVectors, WeightsError> {
-        let vector = |span: TensorSpan| Ok::<_, WeightsError>(file.matrix(span)?.row(0));
-        let optional = |span: Option<TensorSpan>| span.map(vector).transpose();
-        let heads = |bias, norm| Ok(HeadVectors { bias: optional(bias)?, norm: optional(norm)? });
+    /// Reads a layer's vectors, and adds `norm_offset` to the weights of its norms.
+    pub fn read(
+        weights: &Weights,
+        layer: &LayerConfig,
+        norm_offset: f32,
+    ) -> Result<LayerVectors, WeightsError> {
+        let bias = |span: TensorSpan| Ok::<_, WeightsError>(weights.matrix(span)?.row(0));
+        let norm = |span: TensorSpan| read_norm(weights, span, norm_offset);
+        let heads = |of_bias: Option<TensorSpan>, of_norm: Option<TensorSpan>| {
+            Ok(HeadVectors { bias: of_bias.map(bias).transpose()?, norm: of_norm.map(norm).transpose()? })
+        };
         Ok(LayerVectors {
-            attention_norm: vector(layer.attention_norm)?,
-            attention_post_norm: optional(layer.attention_post_norm)?,
-            mlp_norm: vector(layer.mlp_norm)?,
-            mlp_post_norm: optional(layer.mlp_post_norm)?,
+            attention_norm: norm(layer.attention_norm)?,
+            attention_post_norm: layer.attention_post_norm.map(norm).transpose()?,
+            mlp_norm: norm(layer.mlp_norm)?,
+            mlp_post_norm: layer.mlp_post_norm.map(norm).transpose()?,
             query: heads(layer.query_bias, layer.query_norm)?,
             key: heads(layer.key_bias, layer.key_norm)?,
             value: heads(layer.value_bias, None)?,
         })
     }
+}
+
+/// What a norm multiplies with: its weights and `offset`.
+pub(crate) fn read_norm(weights: &Weights, span: TensorSpan, offset: f32) -> Result<Vec<f32>, WeightsError> {
+    let mut norm = weights.matrix(span)?.row(0);
+    norm.iter_mut().for_each(|weight| *weight += offset);
+    Ok(norm)
 }
 
 impl HeadVectors {

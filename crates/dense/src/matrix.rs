@@ -1,6 +1,5 @@
 //! A weight matrix in the block format of its file.
 
-use half::f16;
 use team::Team;
 
 use crate::activations::{Activations, BLOCK};
@@ -77,6 +76,11 @@ impl WeightType {
             WeightType::Q5K => "Q5_K",
             WeightType::Q6K => "Q6_K",
         }
+    }
+
+    /// Whether each element is a number by itself, of 16 or 32 bits.
+    pub fn is_wide(self) -> bool {
+        self.block().0 == 1
     }
 
     /// Elements and bytes of a block.
@@ -191,22 +195,4 @@ pub fn multiply(cores: Cores<'_>, x: &Activations, products: &mut [(Matrix<'_>, 
         tasks.extend(chunks.map(|(bytes, y)| (matrix.kind, matrix.row_bytes, bytes, y)));
     }
     team.each_mut(&mut tasks, |(kind, row_bytes, bytes, y)| kernels.multiply(*kind, bytes, *row_bytes, x, y));
-}
-
-/// Rows of whole blocks as [`WeightType::Q8_0`], each block with the scale that takes its greatest element to 127: every
-/// element within half of that scale, and of what f16 rounds off it.
-pub(crate) fn quantise_q8_0(matrix: Matrix<'_>) -> Option<Vec<u8>> {
-    let mut out = Vec::with_capacity(WeightType::Q8_0.row_bytes(matrix.inputs)? * matrix.outputs());
-    for row in 0..matrix.outputs() {
-        for block in matrix.row(row).chunks_exact(BLOCK) {
-            let greatest = block.iter().fold(0.0f32, |greatest, x| greatest.max(x.abs()));
-            let scale = f16::from_f32(greatest / 127.0);
-            let inverse = if scale.to_f32() > 0.0 { 1.0 / scale.to_f32() } else { 0.0 };
-            out.extend(scale.to_le_bytes());
-            out.extend(
-                block.iter().map(|x| (x * inverse).round_ties_even().clamp(-127.0, 127.0) as i8 as u8),
-            );
-        }
-    }
-    Some(out)
 }

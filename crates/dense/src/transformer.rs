@@ -1,6 +1,6 @@
 //! A decoder without its attention: what comes before, between and after the attention calls.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use lsh_attn::soft_cap::soft_cap;
 
@@ -8,10 +8,11 @@ use crate::activations::Activations;
 use crate::chunk::ChunkScratch;
 use crate::config::{LayerConfig, TransformerConfig};
 use crate::kernels::DenseKernels;
-use crate::layer::LayerVectors;
-use crate::matrix::{Cores, Matrix, WeightType, multiply, quantise_q8_0};
+use crate::layer::{LayerVectors, read_norm};
+use crate::matrix::{Cores, Matrix, WeightType, multiply};
+use crate::quantise::round_weights;
 use crate::rope::Rope;
-use crate::weights_file::{TensorSpan, WeightsError, WeightsFile};
+use crate::weights_file::{TensorSpan, Weights, WeightsError};
 
 /// So many tokens at most are multiplied vector by vector. More of them, but for the last, whose logits are wanted, make
 /// matrix products (`chunk`).
@@ -24,12 +25,10 @@ const LEAST_IMPORTANCE: f32 = 0.05;
 #[derive(Debug)]
 pub struct Transformer {
     config: TransformerConfig,
-    file: WeightsFile,
+    weights: Weights,
     ropes: Vec<Rope>,
     layers: Vec<LayerVectors>,
     final_norm: Vec<f32>,
-    /// lm_head as Q8_0, if it is not taken from the file.
-    lm_head: Option<Vec<u8>>,
 }
 
 /// What a step works with, kept between steps.
@@ -65,30 +64,33 @@ impl Scratch {
 }
 
 impl Transformer {
-    /// Maps the model and checks that every weight is there in its shape.
+    /// Maps the model's files and checks that every weight is there in its shape; then rounds weights on `threads` threads, if
+    /// the configuration asks for it.
     ///
     /// # Errors
-    /// If the file cannot be mapped, or a tensor is not in it or of another shape than the configuration's.
-    pub fn open(path: &Path, config: TransformerConfig) -> Result<Transformer, WeightsError> {
-        let file = WeightsFile::open(path)?;
+    /// If a file cannot be mapped, or a tensor is not in it or of another shape than the configuration's.
+    pub fn open(
+        paths: &[PathBuf],
+        mut config: TransformerConfig,
+        threads: usize,
+    ) -> Result<Transformer, WeightsError> {
+        let mut weights = Weights::open(paths)?;
         config.check()?;
         let layers = config.layers.iter().map(|layer| {
             let LayerConfig { query, key, value, attention_output, gate, up, down, .. } = *layer;
             for span in [query, key, value, attention_output, gate, up, down] {
-                file.matrix(span)?;
+                weights.matrix(span)?;
             }
-            LayerVectors::read(&file, layer)
+            LayerVectors::read(&weights, layer, config.norm_offset)
         });
         let layers = layers.collect::<Result<_, _>>()?;
-        let final_norm = file.matrix(config.final_norm)?.row(0);
+        let final_norm = read_norm(&weights, config.final_norm, config.norm_offset)?;
         for span in [config.embedding, config.lm_head] {
-            file.matrix(span)?;
+            weights.matrix(span)?;
         }
-        let lm_head = file.matrix(config.lm_head)?;
-        let wide = matches!(lm_head.kind(), WeightType::F32 | WeightType::F16 | WeightType::Bf16);
-        let lm_head = if config.lm_head_8_bits && wide { quantise_q8_0(lm_head) } else { None };
+        round_weights(&mut weights, &mut config, threads)?;
         let ropes = config.ropes.iter().map(Rope::new).collect();
-        Ok(Transformer { config, file, ropes, layers, final_norm, lm_head })
+        Ok(Transformer { config, weights, ropes, layers, final_norm })
     }
 
     /// Tokens that the model knows.
@@ -204,16 +206,10 @@ impl Transformer {
         assert_eq!(residual.len(), self.config.hidden, "the residual stream of this model");
         self.norm(cores, residual, &self.final_norm, normed);
         activations.set(cores.kernels, normed, self.config.hidden);
-        multiply(cores, activations, &mut [(self.lm_head(), &mut *logits)]);
+        multiply(cores, activations, &mut [(self.matrix(self.config.lm_head), &mut *logits)]);
         if let Some(cap) = self.config.logit_cap {
             soft_cap(cores.kernels.base(), cap, logits);
         }
-    }
-
-    fn lm_head(&self) -> Matrix<'_> {
-        let in_memory = self.lm_head.as_deref();
-        let quantised = |bytes| Matrix::new(WeightType::Q8_0, self.config.hidden, bytes);
-        in_memory.and_then(quantised).unwrap_or_else(|| self.matrix(self.config.lm_head))
     }
 
     pub(crate) fn config(&self) -> &TransformerConfig {
@@ -265,7 +261,7 @@ impl Transformer {
     }
 
     pub(crate) fn matrix(&self, span: TensorSpan) -> Matrix<'_> {
-        self.file.matrix(span).expect("checked by open")
+        self.weights.matrix(span).expect("checked by open")
     }
 
     /// Products with the same activations, each `[tokens, outputs]`; `scratch` is for those of several tokens, which the
@@ -331,10 +327,10 @@ impl TensorSpan {
         kind: &str,
         outputs: usize,
         inputs: usize,
-        offset: usize,
+        (file, offset): (usize, usize),
     ) -> Result<TensorSpan, WeightsError> {
         let known = WeightType::ALL.into_iter().find(|known| known.name() == kind);
         let kind = known.ok_or_else(|| WeightsError::Mismatch(format!("the type {kind} is unknown")))?;
-        Ok(TensorSpan { kind, outputs, inputs, offset })
+        Ok(TensorSpan { kind, outputs, inputs, file, offset })
     }
 }

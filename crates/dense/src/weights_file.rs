@@ -1,4 +1,4 @@
-//! The model file, mapped: weights are read where they lie.
+//! The model's files, mapped: weights are read where they lie, or from what was made of them in memory.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -9,7 +9,7 @@ use memmap2::Mmap;
 
 use crate::matrix::{Matrix, WeightType};
 
-/// Where the elements of a tensor `[outputs, inputs]` lie in the file.
+/// Where the elements of a tensor `[outputs, inputs]` lie in one of the model's files.
 #[derive(Clone, Copy, Debug)]
 pub struct TensorSpan {
     /// Their format.
@@ -18,6 +18,8 @@ pub struct TensorSpan {
     pub outputs: usize,
     /// Elements of a row.
     pub inputs: usize,
+    /// The number of the file.
+    pub file: usize,
     /// Bytes before them.
     pub offset: usize,
 }
@@ -39,39 +41,65 @@ pub enum WeightsError {
     Mismatch(String),
 }
 
-/// A model file that stays mapped.
+/// A model's files, which stay mapped, and matrices of them that are kept in memory in another format.
 #[derive(Debug)]
-pub struct WeightsFile {
-    map: Mmap,
+pub struct Weights {
+    parts: Vec<Part>,
 }
 
-impl WeightsFile {
-    /// Maps a file to be read.
+#[derive(Debug)]
+enum Part {
+    Mapped(Mmap),
+    Memory(Vec<u8>),
+}
+
+impl Part {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Part::Mapped(map) => map,
+            Part::Memory(bytes) => bytes,
+        }
+    }
+}
+
+impl Weights {
+    /// Maps files to be read.
     ///
     /// # Errors
-    /// If the system cannot open or map it.
-    pub fn open(path: &Path) -> Result<WeightsFile, WeightsError> {
-        let failed = |cause| WeightsError::Io { path: path.to_owned(), cause };
-        let file = File::open(path).map_err(failed)?;
-        // SAFETY: the mapping is read only. A model file is written under another name and renamed when it is whole
-        // (`src/model/download.ts`); one that somebody overwrites while it is used gives wrong numbers, and one that
-        // is cut short ends the process with SIGBUS, as with every program that maps its models.
-        let map = unsafe { Mmap::map(&file) }.map_err(failed)?;
-        Ok(WeightsFile { map })
+    /// If the system cannot open or map one.
+    pub fn open(paths: &[PathBuf]) -> Result<Weights, WeightsError> {
+        Ok(Weights { parts: paths.iter().map(|path| mapped(path)).collect::<Result<_, _>>()? })
+    }
+
+    /// Keeps a matrix in memory, as a file of its own: its number.
+    pub(crate) fn keep(&mut self, bytes: Vec<u8>) -> usize {
+        self.parts.push(Part::Memory(bytes));
+        self.parts.len() - 1
     }
 
     /// The weights of a span.
     ///
     /// # Errors
-    /// If it is not within the file.
+    /// If it is not within its file.
     pub fn matrix(&self, span: TensorSpan) -> Result<Matrix<'_>, WeightsError> {
-        let TensorSpan { kind, outputs, inputs, offset } = span;
+        let TensorSpan { kind, outputs, inputs, file, offset } = span;
+        let part = self.parts.get(file).map_or(&[][..], Part::bytes);
         let bytes = kind.row_bytes(inputs).and_then(|row| row.checked_mul(outputs));
         let end = bytes.and_then(|bytes| bytes.checked_add(offset));
-        end.and_then(|end| self.map.get(offset..end))
+        end.and_then(|end| part.get(offset..end))
             .and_then(|bytes| Matrix::new(kind, inputs, bytes))
             .ok_or_else(|| {
-                WeightsError::Mismatch(format!("{span:?} is not in a file of {} bytes", self.map.len()))
+                WeightsError::Mismatch(format!("{span:?} is not in a file of {} bytes", part.len()))
             })
     }
+}
+
+fn mapped(path: &Path) -> Result<Part, WeightsError> {
+    let failed = |cause| WeightsError::Io { path: path.to_owned(), cause };
+    let file = File::open(path).map_err(failed)?;
+    // SAFETY: the mapping is read only. A model file is written under another name and renamed when it is whole
+    // (`src/model/download.ts`); one that somebody overwrites while it is used gives wrong numbers, and one that
+    // is cut short ends the process with SIGBUS, as with every program that maps its models.
+    let map = unsafe { Mmap::map(&file) }.map_err(failed)?;
+    Ok(Part::Mapped(map))
 }

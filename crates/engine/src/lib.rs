@@ -27,7 +27,7 @@ mod verified;
 pub use audit::{Audit, Coverage};
 pub use config::{Attention, Budget, MOST_DELTA, Policy, Rule, SINKS, SessionConfig, Shape, WINDOW};
 pub use dense::{
-    GateActivation, LayerConfig, RopeConfig, RopePairs, TensorSpan, Transformer, TransformerConfig,
+    GateActivation, LayerConfig, RopeConfig, RopePairs, Rounding, TensorSpan, Transformer, TransformerConfig,
 };
 pub use draws::Draws;
 pub use error::EngineError;

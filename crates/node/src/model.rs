@@ -1,17 +1,19 @@
-//! The weights of the dense layers, mapped from the model's file.
+//! The weights of the dense layers, mapped from the model's files.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use engine::{
-    GateActivation, LayerConfig, RopeConfig, RopePairs, TensorSpan, Transformer, TransformerConfig,
+    GateActivation, LayerConfig, RopeConfig, RopePairs, Rounding, TensorSpan, Transformer, TransformerConfig,
 };
+use napi::bindgen_prelude::AsyncTask;
+use napi::{Env, Task};
 use napi_derive::napi;
 
 use crate::arguments::integer;
 use crate::failure::{Code, Failure, contained};
 
-/// Where a tensor [outputs, inputs] lies in the model's file.
+/// Where a tensor [outputs, inputs] lies in one of the model's files.
 #[napi(object, object_to_js = false)]
 pub struct NativeTensor {
     /// GGUF's name of its format.
@@ -21,6 +23,8 @@ pub struct NativeTensor {
     pub outputs: f64,
     /// Elements of a row.
     pub inputs: f64,
+    /// Which file.
+    pub file: f64,
     /// Bytes before it in the file.
     pub offset: f64,
 }
@@ -66,8 +70,8 @@ pub struct NativeLayer {
 /// A model's dense layers.
 #[napi(object, object_to_js = false)]
 pub struct NativeModelOptions {
-    /// The model's file, which must not change while the model is used.
-    pub path: String,
+    /// The model's files, which must not change while the model is used.
+    pub files: Vec<String>,
     /// Elements of the residual stream.
     pub hidden_size: f64,
     /// Elements inside the MLP.
@@ -80,6 +84,8 @@ pub struct NativeModelOptions {
     pub head_dim: f64,
     /// Added to the mean square before its root.
     pub norm_epsilon: f64,
+    /// Added to the weights of every norm.
+    pub norm_offset: f64,
     /// What the gate of the MLP goes through; `gelu` is its approximation with a tanh.
     #[napi(ts_type = "'silu' | 'gelu'")]
     pub activation: String,
@@ -96,6 +102,10 @@ pub struct NativeModelOptions {
     pub lm_head: NativeTensor,
     /// Keeps an lm_head of 16 or 32 bits in 8 in memory.
     pub lm_head_8_bits: Option<bool>,
+    /// Bits that matrices of 16 or 32 are kept in, in memory: 8 or 4, and in 4 the lm_head still in 8. None leaves them in the files.
+    pub bits: Option<f64>,
+    /// Threads that round them.
+    pub threads: f64,
     pub layers: Vec<NativeLayer>,
 }
 
@@ -107,12 +117,16 @@ pub struct NativeModel {
 
 #[napi]
 impl NativeModel {
-    /// Maps the file and checks that every tensor is in it.
+    /// Maps the files and checks that every tensor is in them. Rounding weights blocks the thread; `load` does not.
     #[napi(constructor)]
     pub fn new(options: NativeModelOptions) -> napi::Result<Self, Code> {
-        let (path, config) = options.config()?;
-        let transformer = contained(|| Ok(Transformer::open(&path, config)?)).flatten()?;
-        Ok(NativeModel { transformer: Arc::new(transformer) })
+        Ok(NativeModel::from(options.opening()?.open()?))
+    }
+
+    /// The same in the background.
+    #[napi(ts_return_type = "Promise<NativeModel>")]
+    pub fn load(options: NativeModelOptions) -> AsyncTask<LoadTask> {
+        AsyncTask::new(LoadTask(options.opening()))
     }
 
     /// How much the output of each query head moves the residual stream, relative to the other heads of its layer, [layers, heads]: what a
@@ -123,8 +137,44 @@ impl NativeModel {
     }
 }
 
+impl From<Transformer> for NativeModel {
+    fn from(transformer: Transformer) -> NativeModel {
+        NativeModel { transformer: Arc::new(transformer) }
+    }
+}
+
+/// A model that is to be opened.
+pub struct Opening {
+    paths: Vec<PathBuf>,
+    config: TransformerConfig,
+    threads: usize,
+}
+
+impl Opening {
+    fn open(&self) -> Result<Transformer, Failure> {
+        contained(|| Ok(Transformer::open(&self.paths, self.config.clone(), self.threads)?)).flatten()
+    }
+}
+
+/// What is to be opened, or what stood in its way.
+pub struct LoadTask(Result<Opening, Failure>);
+
+#[napi]
+impl Task for LoadTask {
+    type Output = Result<Transformer, Failure>;
+    type JsValue = NativeModel;
+
+    fn compute(&mut self) -> napi::Result<Self::Output> {
+        Ok(self.0.as_ref().map_err(Failure::clone).and_then(Opening::open))
+    }
+
+    fn resolve(&mut self, env: Env, output: Self::Output) -> napi::Result<Self::JsValue> {
+        output.map(NativeModel::from).map_err(|failure| failure.into_rejection(env))
+    }
+}
+
 impl NativeModelOptions {
-    fn config(self) -> Result<(PathBuf, TransformerConfig), Failure> {
+    fn opening(self) -> Result<Opening, Failure> {
         let size = |name: &str, value: f64| integer(name, value, u32::MAX);
         let config = TransformerConfig {
             hidden: size("hiddenSize", self.hidden_size)?,
@@ -133,6 +183,7 @@ impl NativeModelOptions {
             kv_heads: size("kvHeads", self.kv_heads)?,
             head_dim: size("headDim", self.head_dim)?,
             norm_epsilon: self.norm_epsilon as f32,
+            norm_offset: self.norm_offset as f32,
             activation: match self.activation.as_str() {
                 "silu" => GateActivation::Silu,
                 "gelu" => GateActivation::Gelu,
@@ -146,9 +197,16 @@ impl NativeModelOptions {
             final_norm: self.final_norm.span()?,
             lm_head: self.lm_head.span()?,
             lm_head_8_bits: self.lm_head_8_bits.unwrap_or(false),
+            rounding: match self.bits {
+                None => Rounding::None,
+                Some(8.0) => Rounding::Eight,
+                Some(4.0) => Rounding::Four,
+                Some(other) => return Err(Failure::invalid(format!("bits is {other}; it must be 8 or 4"))),
+            },
             layers: self.layers.into_iter().map(NativeLayer::config).collect::<Result<_, _>>()?,
         };
-        Ok((PathBuf::from(self.path), config))
+        let paths = self.files.into_iter().map(PathBuf::from).collect();
+        Ok(Opening { paths, config, threads: integer("threads", self.threads, 1024)?.max(1) })
     }
 }
 
@@ -201,7 +259,7 @@ impl NativeTensor {
             &self.kind,
             size("outputs", self.outputs)?,
             size("inputs", self.inputs)?,
-            offset,
+            (size("file", self.file)?, offset),
         );
         span.map_err(|error| Failure::from(engine::EngineError::from(error)))
     }

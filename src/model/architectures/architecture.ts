@@ -1,5 +1,4 @@
 import type { GgufMetadata } from '../gguf-metadata.js';
-import { malformed } from '../gguf-metadata.js';
 import type { ExtraLayerTensor, LocalAttention, ModelConfig } from '../types.js';
 
 /** What tells one architecture from another: a file beside this one for each, and its place in index.ts. */
@@ -15,8 +14,19 @@ export interface Architecture {
   /** Whether a file may have a tensor of divisors of the rotary frequencies. */
   readonly ropeFactors?: true;
   readonly activation: ModelConfig['activation'];
+  readonly hub: HubForm;
   /** What a file of it says beyond its shape. */
   traits(keys: ArchitectureKeys): Traits;
+}
+
+/** How the hub's folders of safetensors have an architecture, where they differ from GGUF. */
+export interface HubForm {
+  /** config.json's `model_type`s of it, each with what it means where its config.json does not say it. */
+  readonly modelTypes: Readonly<Record<string, Readonly<Record<string, unknown>>>>;
+  /** Whether the embedding is the output head where config.json does not say it. Default false. */
+  readonly tied?: true;
+  /** What the model adds to the weights of its norms. Default 0. */
+  readonly normOffset?: 1;
 }
 
 export interface Traits {
@@ -52,13 +62,18 @@ export class ArchitectureKeys {
     return window > 0 && window < this.shape.contextLength ? window : undefined;
   }
 
+  /** A soft cap, of which 0 says that there is none. */
+  cap(key: string, otherwise?: number): number | undefined {
+    return this.metadata.pairs.get(`${this.name}.${key}`) === 0 ? undefined : (this.positive(key, 1e6) ?? otherwise);
+  }
+
   /** Which layers are local: as the file lists them, or all but the last of every `period`. */
   localLayers(period: number): boolean[] {
     const { layers } = this.shape;
     const key = `${this.name}.attention.sliding_window_pattern`;
     const pattern = this.metadata.pairs.get(key);
     if (pattern instanceof Uint8Array || pattern instanceof Int32Array || pattern instanceof Uint32Array) {
-      if (pattern.length !== layers) throw malformed(this.metadata.path, `${key} lists ${pattern.length} layers of ${layers}`);
+      if (pattern.length !== layers) throw this.metadata.malformed(`${this.metadata.spelled(key)} lists ${pattern.length} layers of ${layers}`);
       return Array.from(pattern, (local) => local !== 0);
     }
     const length = this.metadata.count(key, { min: 1, max: 1024, otherwise: period });

@@ -7,5 +7,6 @@ export const qwen2: Architecture = {
   tensors: ['queryBias', 'keyBias', 'valueBias'],
   interleaved: false,
   activation: 'silu',
+  hub: { modelTypes: { qwen2: { num_key_value_heads: 32 } } },
   traits: refuseWindow,
 };

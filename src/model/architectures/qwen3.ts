@@ -7,5 +7,6 @@ export const qwen3: Architecture = {
   tensors: ['queryNorm', 'keyNorm'],
   interleaved: false,
   activation: 'silu',
+  hub: { modelTypes: { qwen3: { num_key_value_heads: 32, head_dim: 128 } } },
   traits: refuseWindow,
 };

@@ -4,7 +4,7 @@ import type { ErrorCode } from '../../errors.js';
 import type { ServeOptions, ServedSession } from '../options.js';
 
 /** What the worker is started with. */
-export type WorkerOptions = Pick<ServeOptions, 'model' | 'threads' | 'device' | 'lmHead' | 'context' | 'sessionsDir'> & {
+export type WorkerOptions = Pick<ServeOptions, 'model' | 'threads' | 'device' | 'lmHead' | 'weights' | 'context' | 'sessionsDir'> & {
   readonly session: ServedSession;
   readonly maxSessions: number;
   readonly parallel: number;
