@@ -3,6 +3,7 @@
 #![deny(unsafe_code)]
 
 mod audit;
+mod batch;
 mod config;
 mod decode;
 mod decode_compare;
@@ -24,6 +25,7 @@ mod synthetic;
 mod verified;
 
 pub use audit::{Audit, Coverage};
+pub use batch::{BatchRow, decode_batch};
 pub use config::{Attention, Budget, MOST_DELTA, Policy, Rule, SINKS, SessionConfig, Shape, WINDOW};
 pub use dense::{
     GateActivation, LayerConfig, RopeConfig, RopePairs, TensorSpan, Transformer, TransformerConfig,

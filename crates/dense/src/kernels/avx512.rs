@@ -2,7 +2,7 @@
 
 use core::arch::x86_64::*;
 
-use super::{GateActivation, ROW_GROUP, STREAM_AHEAD, Table, by_token_groups, format, panels};
+use super::{GateActivation, STREAM_AHEAD, Table, by_token_groups, format, panels};
 use crate::activations::{Activations, BLOCK, Factors, QuantBytes};
 use crate::matrix::WeightType;
 
@@ -71,24 +71,27 @@ fn prefetch(row: &[u8]) {
     }
 }
 
+/// Rows whose scales and offsets fill a register: one token alone takes so many at a time.
+const ROWS: usize = 4;
+
 /// # Safety
 /// - `rows`, `row_bytes`, `x` and `y` agree, as `DenseKernels::multiply` checks.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn blocks<const FORMAT: u8>(rows: &[u8], row_bytes: usize, x: &Activations, y: &mut [f32]) {
+unsafe fn blocks<const FORMAT: u8>(rows: &[u8], row_bytes: usize, x: &Activations, y: &mut [&mut [f32]]) {
     if x.tokens > 1 {
-        return by_token_groups!(x.tokens, blocks_of::<FORMAT, 1>, rows, row_bytes, x, y);
+        return by_token_groups!(x.tokens, blocks_of::<FORMAT, 1>, 0, rows, row_bytes, x, y);
     }
-    let fours = y.len() / ROW_GROUP * ROW_GROUP;
+    let fours = rows.len() / row_bytes / ROWS * ROWS;
     let (rows, last_rows) = rows.split_at(fours * row_bytes);
-    let (y, last) = y.split_at_mut(fours);
     // SAFETY: whole rows and their places in y, for one token.
     unsafe {
-        blocks_of::<FORMAT, ROW_GROUP, 1>(0, rows, row_bytes, x, y);
-        blocks_of::<FORMAT, 1, 1>(0, last_rows, row_bytes, x, last);
+        blocks_of::<FORMAT, ROWS, 1>(0, 0, rows, row_bytes, x, y);
+        blocks_of::<FORMAT, 1, 1>(0, fours, last_rows, row_bytes, x, y);
     }
 }
 
-/// R rows at a time, which share the loads of activations and the work on scales. R is 1 or 4.
+/// R rows at a time, which share the loads of activations and the work on scales. R is 1 or 4. The first of `rows` is y's row
+/// `first_row`.
 ///
 /// # Safety
 /// - as [`blocks`], and tokens `first..first + T` exist.
@@ -96,14 +99,15 @@ unsafe fn blocks<const FORMAT: u8>(rows: &[u8], row_bytes: usize, x: &Activation
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn blocks_of<const FORMAT: u8, const R: usize, const T: usize>(
     first: usize,
+    first_row: usize,
     rows: &[u8],
     row_bytes: usize,
     x: &Activations,
-    y: &mut [f32],
+    y: &mut [&mut [f32]],
 ) {
     let count = x.size / BLOCK;
     let block_bytes = row_bytes / count;
-    for (rows, y) in rows.chunks_exact(R * row_bytes).zip(y.chunks_exact_mut(R * x.tokens)) {
+    for (number, rows) in rows.chunks_exact(R * row_bytes).enumerate() {
         prefetch(rows);
         let mut products = [[_mm256_setzero_ps(); T]; R];
         // Scale and offset of each row in turn, as below: only the offsets' lanes mean something.
@@ -148,7 +152,7 @@ unsafe fn blocks_of<const FORMAT: u8, const R: usize, const T: usize>(
             // SAFETY: 8 lanes.
             unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), offsets[t]) };
             for (r, products) in products.iter().enumerate() {
-                y[r * x.tokens + first + t] = horizontal_sum(products[t]) + lanes[2 * r + 1];
+                y[first + t][first_row + number * R + r] = horizontal_sum(products[t]) + lanes[2 * r + 1];
             }
         }
     }
@@ -207,7 +211,7 @@ fn horizontal_sum(x: __m256) -> f32 {
 /// # Safety
 /// - as [`blocks`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-unsafe fn floats<const FORMAT: u8>(bytes: &[u8], row_bytes: usize, x: &Activations, y: &mut [f32]) {
+unsafe fn floats<const FORMAT: u8>(bytes: &[u8], row_bytes: usize, x: &Activations, y: &mut [&mut [f32]]) {
     by_token_groups!(x.tokens, floats_of::<FORMAT>, bytes, row_bytes, x, y)
 }
 
@@ -220,9 +224,9 @@ unsafe fn floats_of<const FORMAT: u8, const T: usize>(
     bytes: &[u8],
     row_bytes: usize,
     x: &Activations,
-    y: &mut [f32],
+    y: &mut [&mut [f32]],
 ) {
-    for (row, y) in bytes.chunks_exact(row_bytes).zip(y.chunks_exact_mut(x.tokens)) {
+    for (number, row) in bytes.chunks_exact(row_bytes).enumerate() {
         prefetch(row);
         let mut sums = [_mm512_setzero_ps(); T];
         let mut j = 0;
@@ -249,7 +253,7 @@ unsafe fn floats_of<const FORMAT: u8, const T: usize>(
             j += WIDTH;
         }
         for t in 0..T {
-            y[first + t] = _mm512_reduce_add_ps(sums[t]);
+            y[first + t][number] = _mm512_reduce_add_ps(sums[t]);
         }
     }
 }

@@ -24,10 +24,10 @@ fn half(bytes: &[u8]) -> f32 {
     f16::from_le_bytes([bytes[0], bytes[1]]).to_f32()
 }
 
-fn floats<const FORMAT: u8>(bytes: &[u8], row_bytes: usize, x: &Activations, y: &mut [f32]) {
-    for (row, y) in bytes.chunks_exact(row_bytes).zip(y.chunks_exact_mut(x.tokens)) {
+fn floats<const FORMAT: u8>(bytes: &[u8], row_bytes: usize, x: &Activations, y: &mut [&mut [f32]]) {
+    for (number, row) in bytes.chunks_exact(row_bytes).enumerate() {
         for (y, x) in y.iter_mut().zip(x.values.chunks_exact(x.size)) {
-            *y = x.iter().enumerate().map(|(i, x)| x * element::<FORMAT>(row, i)).sum();
+            y[number] = x.iter().enumerate().map(|(i, x)| x * element::<FORMAT>(row, i)).sum();
         }
     }
 }
@@ -42,11 +42,12 @@ pub(super) fn element<const FORMAT: u8>(row: &[u8], i: usize) -> f32 {
     }
 }
 
-fn blocks<const FORMAT: u8>(bytes: &[u8], row_bytes: usize, x: &Activations, y: &mut [f32]) {
+fn blocks<const FORMAT: u8>(bytes: &[u8], row_bytes: usize, x: &Activations, y: &mut [&mut [f32]]) {
     let count = x.size / BLOCK;
     let block_bytes = row_bytes / count;
-    for (row, y) in bytes.chunks_exact(row_bytes).zip(y.chunks_exact_mut(x.tokens)) {
+    for (number, row) in bytes.chunks_exact(row_bytes).enumerate() {
         for (token, y) in y.iter_mut().enumerate() {
+            let y = &mut y[number];
             *y = 0.0;
             for (i, block) in row.chunks_exact(block_bytes).enumerate() {
                 let (quants, scale, offset) = unpack::<FORMAT>(block);
