@@ -5,7 +5,7 @@ import type { NamedSessions } from './named.js';
 import type { SessionPool } from './pool.js';
 import { promptTokens } from './prompt.js';
 import type { GenerateEvent, GenerateRequest, GenerationFigures, SpelledLogprob, Usage } from './protocol.js';
-import type { Turn, Turns } from './turns.js';
+import type { Turn, TurnKind, Turns } from './turns.js';
 
 /** What requests share. */
 export interface Shared {
@@ -16,8 +16,9 @@ export interface Shared {
 }
 
 /**
- * Works on one request from its text to its last token, and tells what happens. Each chunk of reading and each token of
- * writing is a turn; what other requests do in between leaves no trace in its text.
+ * Works on one request from its text to its last token, and tells what happens. Each chunk of reading is a turn, and so is each token
+ * of writing, which all requests that are writing have together: the model takes their tokens as a batch. What other requests do leaves
+ * no trace in its text.
  */
 export async function generate(shared: Shared, request: GenerateRequest, signal: AbortSignal, tell: (event: GenerateEvent) => void): Promise<void> {
   const turn = shared.turns.join();
@@ -92,7 +93,7 @@ async function answer(
   });
   try {
     for (;;) {
-      const piece = await during(turn, signal, () => pieces.next());
+      const piece = await during(turn, signal, () => pieces.next(), 'together');
       if (piece.done === true) break;
       tell({ kind: 'token', choice, text: piece.value.text, ...spelledLogprobs(model, piece.value) });
     }
@@ -113,9 +114,9 @@ function spelledLogprobs(model: Model, { token, logprob, top }: GeneratedToken):
   return { logprob: spelled({ token, logprob }), top: (top ?? []).map(spelled) };
 }
 
-/** Does something in a turn of its own. */
-async function during<T>(turn: Turn, signal: AbortSignal, work: () => T | Promise<T>): Promise<T> {
-  await turn.begin();
+/** Does something in a turn of its own, or in one with all who do the like. */
+async function during<T>(turn: Turn, signal: AbortSignal, work: () => T | Promise<T>, kind: TurnKind = 'alone'): Promise<T> {
+  await turn.begin(kind);
   try {
     if (signal.aborted) throw new MagicpigError('ABORTED', 'aborted by the caller');
     return await work();
