@@ -4,8 +4,10 @@ import { join } from 'node:path';
 import test from 'ava';
 import type { ExecutionContext } from 'ava';
 
-import { loadModel } from '../src/index.js';
+import { Batcher } from '../src/decode/batch.js';
+import { MagicpigError, loadModel } from '../src/index.js';
 import type { LoadOptions, Model, Session, SessionOptions } from '../src/index.js';
+import type { NativeModel, NativeSession } from '../src/native.js';
 import { writeGguf } from './support/gguf-writer.js';
 import { temporaryFolder } from './support/temporary.js';
 import { tinyLlama } from './support/tiny-llama.js';
@@ -121,6 +123,30 @@ test('a session that fails stays as it was, and the others go on', async (t) => 
   const outcomes = await model.stepBatch([a, b], [7, 7]);
   await busy;
   t.like(outcomes, [{ status: 'rejected', reason: { code: 'SESSION_BUSY' } }, { status: 'fulfilled' }]);
+});
+
+test('who is ready while a step is made joins the next, and who is ready alone waits for nobody', async (t) => {
+  const log: string[][] = [];
+  const session = (name: string) => ({ name, decodeToken: () => log.push([name]) }) as unknown as NativeSession;
+  const weights = {
+    decodeBatch: async (sessions: { name: string }[]) => {
+      log.push(sessions.map(({ name }) => name));
+      await new Promise((resolve) => setTimeout(resolve, 5));
+      return sessions.map(({ name }) => (name === 'x' ? new MagicpigError('DISK_FULL', 'full') : new Float32Array(1)));
+    },
+  } as unknown as NativeModel;
+  const batcher = new Batcher(weights);
+  const step = async (name: string) => batcher.step(session(name), 0, new Float32Array(1), undefined);
+  const write = async (name: string, steps: number) => {
+    for (let i = 0; i < steps; i += 1) await step(name);
+  };
+  await write('a', 2);
+  t.deepEqual(log.splice(0), [['a'], ['a']]);
+  const both = Promise.all([write('a', 4), write('b', 2)]);
+  const failing = t.throwsAsync(step('x'), { code: 'DISK_FULL' });
+  while (log.length === 0) await new Promise((resolve) => setImmediate(resolve));
+  await Promise.all([both, failing, write('c', 3)]);
+  t.deepEqual(log.map((names) => names.toSorted().join('')), ['abx', 'abc', 'ac', 'ac']);
 });
 
 test('an aborted batch takes back every token', async (t) => {
