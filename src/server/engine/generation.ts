@@ -5,6 +5,7 @@ import type { NamedSessions } from './named.js';
 import type { SessionPool } from './pool.js';
 import { promptTokens } from './prompt.js';
 import type { GenerateEvent, GenerateRequest, GenerationFigures, SpelledLogprob, Usage } from './protocol.js';
+import { sizes } from './sizes.js';
 import type { Turn, TurnKind, Turns } from './turns.js';
 
 /** What requests share. */
@@ -67,6 +68,7 @@ async function answers(
       },
     }));
     if (choice === 0) ({ reusedTokens } = session.stats());
+    sizes(session);
     await answer(model, session, request, choice, turn, signal, tell);
   }
   const { generatedTokens, prefillSeconds, decodeMsPerToken, keysRead } = session.stats();
