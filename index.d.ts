@@ -31,20 +31,25 @@ export declare class NativeGrammar {
 export declare class NativeModel {
   /** Maps the files and checks that every tensor is in them. Rounding weights blocks the thread; `load` does not. */
   constructor(options: NativeModelOptions)
+  /** The same in the background. */
+  static load(options: NativeModelOptions): Promise<NativeModel>
   /**
    * How much the output of each query head moves the residual stream, relative to the other heads of its layer, [layers, heads]: what a
    * session takes as `importance`.
    */
   headImportance(): Array<number>
-  /** The same in the background. */
-  static load(options: NativeModelOptions): Promise<NativeModel>
+  /**
+   * Takes one token of each session through the model, attended under the session's policy; resolves with what each of them got. Each
+   * fails by itself, also where it is busy or was disposed of. `tokens` has one for each session.
+   */
+  decodeBatch(sessions: Array<NativeSession>, tokens: Uint32Array): Promise<Array<NativeBatchOutcome>>
 }
 
 /**
  * One sequence: its rows of keys and values, their index, and attention over both.
  *
  * A step goes through the layers in order; each call appends the step's rows to its layer and attends them. While
- * an attendPrefill or buildIndex is running, every call but cancel and dispose fails with SESSION_BUSY. Arrays must
+ * an attendPrefill, buildIndex or decodeBatch is running, every call but cancel and dispose fails with SESSION_BUSY. Arrays must
  * not be views of a SharedArrayBuffer.
  */
 export declare class NativeSession {
@@ -107,7 +112,10 @@ export declare class NativeSession {
    * left half appended.
    */
   truncate(tokens: number): void
-  /** Makes a running attendPrefill or buildIndex reject with ABORTED soon. Does nothing if none is running. */
+  /**
+   * Makes a running attendPrefill, buildIndex or decodeBatch fail with ABORTED soon, of a batch this session alone. Does nothing if
+   * none is running.
+   */
   cancel(): void
   /** Counts since the last reset, and sizes now. */
   stats(): NativeStats
@@ -177,6 +185,16 @@ export interface NativeAudit {
   estimatedErrors: number
   /** Sum of the real errors likewise. */
   realErrors: number
+}
+
+/** What a session of a batch got: logits or, where it failed, what stood in its way. */
+export interface NativeBatchOutcome {
+  /** [vocabulary], of the token after the one that it took. */
+  logits?: Float32Array
+  /** The error's code. */
+  code?: string
+  /** The error's text. */
+  message?: string
 }
 
 /** A histogram of positions for each layer. */

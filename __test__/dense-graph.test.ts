@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import test from 'ava';
 
 import { nativeModel, sessionShape } from '../src/decode/model.js';
+import { Batcher } from '../src/decode/batch.js';
 import { Sequence } from '../src/decode/sequence.js';
 import { loadModel } from '../src/index.js';
 import type { Model } from '../src/index.js';
@@ -49,7 +50,7 @@ async function throughOnnx(path: string): Promise<Float32Array> {
   const dense = await DenseGraph.load(file, { device: 'cpu', threads: 2 });
   const native = NativeSession.create({ ...sessionShape(file.config), threads: 2, seed: 0, directory: tmpdir() });
   native.setPolicy({ kind: 'exact' });
-  const sequence = new Sequence(file.config, nativeModel(file), native, dense);
+  const sequence = new Sequence(file.config, new Batcher(nativeModel(file)), native, dense);
   await sequence.prefill(text.slice(0, -1), undefined, () => undefined);
   await sequence.step(text.at(-1)!, undefined);
   native.dispose();

@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import test from 'ava';
 import type { ExecutionContext } from 'ava';
 
+import { Batcher } from '../src/decode/batch.js';
 import { nativeModel, sessionShape } from '../src/decode/model.js';
 import { Sequence } from '../src/decode/sequence.js';
 import { loadModel } from '../src/index.js';
@@ -87,7 +88,7 @@ test('gemma3 through ONNX Runtime, whose norms lack 1', async (t) => {
   const dense = await DenseGraph.load(file, { device: 'cpu', threads: 2 });
   const native = NativeSession.create({ ...sessionShape(file.config), threads: 2, seed: 0, directory: tmpdir() });
   native.setPolicy({ kind: 'exact' });
-  const sequence = new Sequence(file.config, nativeModel(file), native, dense);
+  const sequence = new Sequence(file.config, new Batcher(nativeModel(file)), native, dense);
   await sequence.prefill(text.slice(0, -1), undefined, () => undefined);
   await sequence.step(text.at(-1)!, undefined);
   const off = divergence(reference[63]!, logSoftmax(sequence.logits));

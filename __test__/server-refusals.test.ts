@@ -11,7 +11,7 @@ import type { ExecutionContext } from 'ava';
 import { verifySession } from '../src/index.js';
 import { pagePaths } from '../src/server/page-files.js';
 import { Server } from '../src/server/server.js';
-import { Turns } from '../src/server/engine/turns.js';
+import { type TurnKind, Turns } from '../src/server/engine/turns.js';
 import { Admission } from '../src/server/admission.js';
 import { ToolCallReader } from '../src/server/tools.js';
 import { main, model as tinyModelFile, typescript } from './support/command-line.js';
@@ -163,6 +163,31 @@ test('turns go to whoever has used least, and a newcomer is not given back what 
   // Taking turns one by one would be LsLsLsLs.
   t.regex(all.slice(0, 12), /^Lss{4}s?Ls{4}s?/);
   t.regex(all.slice(12), /^[Ls]{0,2}(n[Ls]{1,3}){1,2}n/, all);
+});
+
+test('those who write have their turns together and share their time, and who comes late joins the next', async (t) => {
+  let clock = 0;
+  const turns = new Turns(() => clock);
+  const log: string[] = [];
+  const work = async (name: string, kind: TurnKind, times: number, ms: number) => {
+    const turn = turns.join();
+    for (let i = 0; i < times; i += 1) {
+      await turn.begin(kind);
+      log.push(name);
+      // A step takes as long for one as for all.
+      if (kind === 'alone' || log.at(-2) !== 'a') clock += ms;
+      await Promise.resolve();
+      turn.end();
+    }
+    turn.leave();
+  };
+  const first = work('a', 'together', 8, 10);
+  await new Promise((resolve) => setImmediate(resolve));
+  await Promise.all([first, work('b', 'together', 6, 10), work('L', 'alone', 2, 40)]);
+  const all = log.join('');
+  t.regex(all, /^a+(L|(ab)+)/, all);
+  // A step of both counts half for each, so that the reader, who took 40 ms, waits for 80 ms of steps.
+  t.regex(all, /L(ab|ba){4,}/, all);
 });
 
 test('places are handed on in order, and whoever leaves the queue is forgotten', async (t) => {

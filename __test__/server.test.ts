@@ -181,6 +181,25 @@ test.serial('requests beyond places and queue are told when to come back, the ot
   }
 });
 
+test.serial('eight streams at once have the texts that each has alone', async (t) => {
+  const read = async ({ server }: RunningServer, number: number) => {
+    const client = new OpenAI({ apiKey, baseURL: `${server.url}/v1`, maxRetries: 0 });
+    const prompt = `${String.fromCharCode(97 + number)} text `.repeat(1 + 30 * number);
+    let text = '';
+    for await (const chunk of await client.completions.create({ model, prompt, max_tokens: 40, temperature: 0, stream: true })) text += chunk.choices[0]?.text ?? '';
+    return text;
+  };
+  // Servers of their own: a session that has read a text before has an index that grew otherwise.
+  await using quiet = await runningServer({ parallel: 8 });
+  const alone: string[] = [];
+  for (let number = 0; number < 8; number += 1) alone.push(await read(quiet, number));
+  // All at once: they begin to write one after the other, as their texts have been read, and end at their own times.
+  await using busy = await runningServer({ parallel: 8 });
+  t.deepEqual(await Promise.all(alone.map(async (_, number) => read(busy, number))), alone);
+  // Negative control: a row that is another's is noticed.
+  t.is(new Set(alone).size, 8);
+});
+
 test.serial('ai: text, a stream, an object, a tool and its result, an abort and an error', async (t) => {
   const tiny = createOpenAICompatible({ name: 'magicpig', baseURL: openai.baseURL, apiKey, includeUsage: true, supportsStructuredOutputs: true })(model);
   const settings = { model: tiny, prompt: 'hello', seed: 3, maxRetries: 0 };

@@ -122,6 +122,16 @@ export class NativeModel {
   headImportance(): number[] {
     return translating(() => this.weights.headImportance());
   }
+
+  /**
+   * One token of each session through the whole model, attended under the session's policy, on other threads: of each the logits [vocabulary]
+   * of the next one, or what it failed with.
+   */
+  async decodeBatch(sessions: readonly NativeSession[], tokens: readonly number[]): Promise<(Float32Array | MagicpigError)[]> {
+    const running = translating(() => this.weights.decodeBatch(sessions.map(({ session }) => session), Uint32Array.from(tokens)));
+    const outcomes = await running.catch((cause: unknown) => { throw translated(cause); });
+    return outcomes.map(({ logits, ...failure }) => logits ?? translated(failure));
+  }
 }
 
 /** A model's tokens as bytes, in the shape that grammars look them up in. */
@@ -166,10 +176,11 @@ export class NativeGrammar {
 
 /** Rows, index and attention of one sequence, in Rust. The addon's class, with errors of this package. */
 export class NativeSession {
-  readonly #session: AddonSession;
+  /** @internal */
+  readonly session: AddonSession;
 
   private constructor(session: AddonSession) {
-    this.#session = session;
+    this.session = session;
   }
 
   /** An empty session, whose rows vanish with it. */
@@ -186,94 +197,94 @@ export class NativeSession {
 
   /** Makes the session last, on other threads. */
   async commit(): Promise<void> {
-    await this.#session.commit().catch((cause: unknown) => { throw translated(cause); });
+    await this.session.commit().catch((cause: unknown) => { throw translated(cause); });
   }
 
   /** Commits, and makes a session in another folder that goes on from here by itself. */
   async fork(path: string, model: readonly NativeField[]): Promise<void> {
-    await this.#session.fork(path, [...model]).catch((cause: unknown) => { throw translated(cause); });
+    await this.session.fork(path, [...model]).catch((cause: unknown) => { throw translated(cause); });
   }
 
   /** Tokens whose rows are stored. */
   tokens(): Uint32Array {
-    return translating(() => this.#session.tokens());
+    return translating(() => this.session.tokens());
   }
 
   /** Notes tokens whose rows {@link NativeSession.attendPrefill} appended. */
   pushTokens(tokens: readonly number[]): void {
-    translating(() => { this.#session.pushTokens(Uint32Array.from(tokens)); });
+    translating(() => { this.session.pushTokens(Uint32Array.from(tokens)); });
   }
 
   /** Writes the logits [vocabulary] after the last token once more; false if they are not known. */
   repeatLogits(model: NativeModel, logits: Float32Array): boolean {
-    return translating(() => this.#session.logits(model.weights, logits));
+    return translating(() => this.session.logits(model.weights, logits));
   }
 
   setPolicy(policy: NativePolicy): void {
-    translating(() => { this.#session.setPolicy(policy); });
+    translating(() => { this.session.setPolicy(policy); });
   }
 
   /** Many tokens in one layer, causally and exactly, on other threads. */
   async attendPrefill(layer: number, rows: number, q: Float32Array, k: Float32Array, v: Float32Array): Promise<Float32Array> {
-    return await this.#session.attendPrefill(layer, rows, q, k, v).catch((cause: unknown) => { throw translated(cause); });
+    return await this.session.attendPrefill(layer, rows, q, k, v).catch((cause: unknown) => { throw translated(cause); });
   }
 
   /** One token through the whole model, attended under the policy; writes logits [vocabulary]. Blocks for milliseconds. */
   decodeToken(model: NativeModel, token: number, logits: Float32Array): void {
-    translating(() => { this.#session.decodeToken(model.weights, token, logits); });
+    translating(() => { this.session.decodeToken(model.weights, token, logits); });
   }
 
   /** A few tokens through the whole model, attended exactly, on other threads: the logits [vocabulary] after the last one. */
   async prefillTokens(model: NativeModel, tokens: readonly number[]): Promise<Float32Array> {
-    return await this.#session.prefillTokens(model.weights, Uint32Array.from(tokens)).catch((cause: unknown) => { throw translated(cause); });
+    return await this.session.prefillTokens(model.weights, Uint32Array.from(tokens)).catch((cause: unknown) => { throw translated(cause); });
   }
 
   async buildIndex(): Promise<void> {
-    await this.#session.buildIndex().catch((cause: unknown) => { throw translated(cause); });
+    await this.session.buildIndex().catch((cause: unknown) => { throw translated(cause); });
   }
 
   /** Goes on with another seed over the same rows; the index is dropped. */
   reseed(seed: number): void {
-    translating(() => { this.#session.reseed(seed); });
+    translating(() => { this.session.reseed(seed); });
   }
 
   /** Whether later steps are compared with exact attention of the same queries and rows. */
   setAudit(on: boolean): void {
-    translating(() => { this.#session.setAudit(on); });
+    translating(() => { this.session.setAudit(on); });
   }
 
   /** What the comparison found since it was set, or since the last {@link NativeSession.resetStats}. */
   audit(): NativeAudit | undefined {
-    return translating(() => this.#session.audit()) ?? undefined;
+    return translating(() => this.session.audit()) ?? undefined;
   }
 
   /** Has later steps note where they draw keys, in bins of so many positions, which begins a new histogram; 0 ends it. */
   noteDraws(bin: number): void {
-    translating(() => { this.#session.noteDraws(bin); });
+    translating(() => { this.session.noteDraws(bin); });
   }
 
   /** Where keys were drawn since {@link NativeSession.noteDraws}. */
   draws(): NativeDraws | undefined {
-    return translating(() => this.#session.draws()) ?? undefined;
+    return translating(() => this.session.draws()) ?? undefined;
   }
 
   truncate(tokens: number): void {
-    translating(() => { this.#session.truncate(tokens); });
+    translating(() => { this.session.truncate(tokens); });
   }
 
   cancel(): void {
-    this.#session.cancel();
+    this.session.cancel();
   }
 
   stats(): NativeStats {
-    return translating(() => this.#session.stats());
+    return translating(() => this.session.stats());
   }
 
   resetStats(): void {
-    translating(() => { this.#session.resetStats(); });
+    translating(() => { this.session.resetStats(); });
   }
 
   dispose(): void {
-    this.#session.dispose();
+    this.session.dispose();
   }
 }

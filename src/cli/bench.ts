@@ -28,6 +28,7 @@ const decodeOptions = {
   model: { alias: 'm', type: 'string', default: DEFAULT_MODEL, describe: `The model: ${REF_HELP}` },
   contexts: { type: 'string', default: '512,8192', describe: 'Lengths of the text before the steps' },
   policies: { type: 'string', default: 'exact,sketch', describe: 'Policies to compare' },
+  batch: { type: 'number', default: 1, describe: 'Sessions that step together, measured beside one that steps alone' },
   ...policyOptions,
 } as const;
 
@@ -75,6 +76,7 @@ const decode = (terminal: Terminal): CommandModule<object, InferredOptionTypes<t
     await using model = await loadModel(args.model, { threads: args.threads, context: Math.max(...contexts) + 1024, signal });
     const rows = await benchDecode(model, contexts, compared, {
       rows: args.rows,
+      batch: args.batch,
       signal,
       onProgress: ({ done, total }) => { progress.update('reading', done, total, 'tokens'); },
     });
@@ -83,6 +85,9 @@ const decode = (terminal: Terminal): CommandModule<object, InferredOptionTypes<t
       `${count(row.context)} tokens read in ${row.prefillSeconds.toFixed(1)} s`,
       `${row.policy.padEnd(6)} ${row.decodeMsPerToken.toFixed(1)} ms a token (attention ${row.attendMsPerToken.toFixed(1)} ms)`,
       `${percent(row.keysRead)} of keys read`,
+      ...(row.batchTokensPerSecond === undefined ? [] : [
+        `${row.batchTokensPerSecond.toFixed(0)} tokens/s of ${row.batch} sessions together, ${row.tokensPerSecond.toFixed(0)} of one`,
+      ]),
     ].join('; ')).join('\n'));
   },
 });

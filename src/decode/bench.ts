@@ -1,10 +1,12 @@
+import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { MagicpigError } from '../errors.js';
 import { cpuInfo, measureAttention } from '../native.js';
 import type { Model } from './model.js';
 import { type PolicyName, type PolicyOptions, type RowType, integer, policyFrom, rowsFrom, threadsFrom } from './options.js';
 import { uniform } from './sampler.js';
-import type { PrefillOptions } from './session.js';
+import type { PrefillOptions, Session } from './session.js';
 
 /** Attention shapes of models that are benchmarked without their weights: query heads, KV heads, head dimension. */
 export const shapes: Readonly<Record<string, { heads: number; kvHeads: number; headDim: number }>> = {
@@ -59,7 +61,6 @@ export async function benchAttention(options: AttentionBench) {
   };
 }
 
-
 /** Decoding steps that are measured, after some that let a budget settle and indexes be built. */
 const STEPS = 48;
 const WARM_UP = 16;
@@ -73,18 +74,31 @@ export interface DecodeBenchRow {
   readonly decodeMsPerToken: number;
   readonly attendMsPerToken: number;
   readonly keysRead: number;
+  /** Of one session. */
+  readonly tokensPerSecond: number;
+  /** With a batch: its sessions, and what all of them together get. */
+  readonly batch?: number;
+  readonly batchTokensPerSecond?: number;
+}
+
+export interface DecodeBench extends Pick<PrefillOptions, 'signal' | 'onProgress'>, Pick<AttentionBench, 'rows'> {
+  /** Sessions that step together, beside one that steps alone. Default 1. */
+  readonly batch?: number | undefined;
 }
 
 /**
  * Measures prefill and decoding steps of a model after texts of several lengths, under several policies in turn. The text is
  * of random tokens: times depend on what it says only through how many keys a policy reads, which is reported.
+ *
+ * Sessions of a batch are copies of the one that read the text, each with rows of its own; from there on their tokens differ.
  */
 export async function benchDecode(
   model: Model,
   contexts: readonly number[],
   policies: readonly PolicyOptions[],
-  { rows: rowType, signal, onProgress }: PrefillOptions & Pick<AttentionBench, 'rows'> = {},
+  { rows: rowType, batch: size = 1, signal, onProgress }: DecodeBench = {},
 ): Promise<DecodeBenchRow[]> {
+  const batch = integer('batch', size, 1, 1024);
   const rows: DecodeBenchRow[] = [];
   const total = Math.max(...contexts);
   using session = model.createSession({ policy: 'exact', rows: rowType });
@@ -114,10 +128,57 @@ export async function benchDecode(
         keysRead += stats.keysRead;
       }
       session.rewind(context);
-      rows.push({ context, policy: session.stats().policy, prefillSeconds, decodeMsPerToken: median(steps), attendMsPerToken: median(attends), keysRead: keysRead / STEPS });
+      const alone = { context, policy: session.stats().policy, prefillSeconds, decodeMsPerToken: median(steps), attendMsPerToken: median(attends), keysRead: keysRead / STEPS };
+      if (batch === 1) rows.push({ ...alone, tokensPerSecond: 1000 / alone.decodeMsPerToken });
+      else rows.push({ ...alone, batch, ...(await batchThroughput(model, session, policy, batch, signal)) });
     }
   }
   return rows;
+}
+
+/** Steps of one session and steps of the batch take turns by so many, so that a machine that is slow for a while is so for both. */
+const ROUND = 8;
+
+/** Medians of steps of one session, and of as many copies of it as the batch has. */
+async function batchThroughput(
+  model: Model,
+  session: Session,
+  policy: PolicyOptions,
+  batch: number,
+  signal: AbortSignal | undefined,
+): Promise<{ tokensPerSecond: number; batchTokensPerSecond: number }> {
+  const folder = await mkdtemp(join(tmpdir(), 'magicpig-bench-'));
+  const copies: Session[] = [];
+  try {
+    for (let copy = 0; copy < batch; copy += 1) {
+      const directory = join(folder, String(copy));
+      await session.fork(directory, { signal });
+      copies.push(await model.openSession(directory, { ...policy, tuned: false }));
+    }
+    const [first] = copies as [Session];
+    const token = (step: number, copy: number) => Math.floor(uniform(2 + copy, step) * model.config.vocabSize);
+    const alone: number[] = [];
+    const together: number[] = [];
+    const timed = async (times: number[], step: number, work: () => Promise<unknown>) => {
+      const started = performance.now();
+      await work();
+      if (step >= WARM_UP) times.push(performance.now() - started);
+    };
+    for (let step = 0; step < STEPS + WARM_UP; step += 1) {
+      await timed(alone, step, () => first.step(token(step, batch), { signal }));
+      if ((step + 1) % ROUND !== 0) continue;
+      for (let at = step + 1 - ROUND; at <= step; at += 1) {
+        await timed(together, at, async () => {
+          const outcomes = await model.stepBatch(copies, copies.map((_, copy) => token(at, copy)), { signal });
+          for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;
+        });
+      }
+    }
+    return { tokensPerSecond: 1000 / median(alone), batchTokensPerSecond: (1000 * batch) / median(together) };
+  } finally {
+    for (const copy of copies) copy.dispose();
+    await rm(folder, { recursive: true, force: true });
+  }
 }
 
 /** The tokens at positions `from` to `to` of a text that is always the same. */

@@ -13,6 +13,7 @@ import { NativeGrammar, NativeModel, NativeSession, NativeVocabulary, headDims }
 import type { NativeModelOptions } from '../native.js';
 import type { DenseGraph } from '../onnx/dense-graph.js';
 import type { RuntimeOptions } from '../onnx/runtime.js';
+import { Batcher } from './batch.js';
 import { JsonConstraint } from './constraint.js';
 import { asLoaded, availableMemory, checkSession, checkWeights, memoryPlan } from './memory.js';
 import {
@@ -229,7 +230,7 @@ export class Model implements AsyncDisposable {
   readonly context: number;
   readonly #file: ModelFile;
   readonly #dense: DenseGraph | undefined;
-  readonly #weights: NativeModel;
+  readonly #batcher: Batcher;
   readonly #threads: number;
   /** Bytes that a session may take with the model, where its length was asked for. */
   readonly #memory: number | undefined;
@@ -257,8 +258,8 @@ export class Model implements AsyncDisposable {
     this.#memory = memory;
     this.#file = file;
     this.#dense = dense;
-    this.#weights = weights;
     this.#importance = weights.headImportance();
+    this.#batcher = new Batcher(weights);
     this.#threads = threads;
     this.#bits = bits;
   }
@@ -351,6 +352,24 @@ export class Model implements AsyncDisposable {
     return this.#session(native, chosen, readOnly ? 'memory' : 'folder');
   }
 
+  /**
+   * Appends one given token to each of several sessions, each under its own policy, as {@link Session.step} does to one. The sessions may be
+   * of any lengths; together they read each weight once. What a session gets is the same to the bit as if it stepped alone.
+   *
+   * Each session has an outcome of its own, in their order: the logits [vocabulary] of its next token, or as `reason` what it failed with
+   * (ABORTED, DISK_FULL, SESSION_BUSY, DISPOSED), which leaves it as it was and does not concern the others.
+   *
+   * Throws INVALID_OPTION for a session that is given twice or is another model's, and for a token that the model does not know.
+   */
+  async stepBatch(sessions: readonly Session[], tokens: readonly number[], { signal }: { signal?: AbortSignal | undefined } = {}): Promise<PromiseSettledResult<Float32Array>[]> {
+    this.#live();
+    if (sessions.length !== tokens.length) throw new MagicpigError('INVALID_OPTION', `${sessions.length} sessions and ${tokens.length} tokens; each session takes one token`);
+    if (new Set(sessions).size < sessions.length) throw new MagicpigError('INVALID_OPTION', 'a session is in the batch twice; its second token comes after its first');
+    if (sessions.some((session) => !session.isOf(this))) throw new MagicpigError('INVALID_OPTION', 'a session of the batch is another model’s');
+    for (const token of tokens) integer('a token', token, 0, this.config.vocabSize - 1);
+    return await Promise.allSettled(sessions.map((session, i) => session.step(tokens[i] as number, { signal })));
+  }
+
   /** What `tune` chose for the model on this machine, if it did. Throws TUNED_DAMAGED. */
   tuned(): TunedDefaults | undefined {
     return readTuned(this.fingerprint);
@@ -371,7 +390,7 @@ export class Model implements AsyncDisposable {
   }
 
   #session(native: NativeSession, policy: Chosen, home: 'memory' | 'folder'): Session {
-    const session = new Session(this, native, new Sequence(this.config, this.#weights, native, this.#dense), policy, home);
+    const session = new Session(this, native, new Sequence(this.config, this.#batcher, native, this.#dense), policy, home);
     this.#sessions.add(session);
     return session;
   }

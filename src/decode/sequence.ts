@@ -1,9 +1,9 @@
-import { setImmediate as nextTurn } from 'node:timers/promises';
 import { MagicpigError } from '../errors.js';
 import { localCount } from '../model/local.js';
 import type { ModelConfig } from '../model/types.js';
-import type { NativeModel, NativeSession } from '../native.js';
+import type { NativeSession } from '../native.js';
 import type { DenseGraph } from '../onnx/dense-graph.js';
+import type { Batcher } from './batch.js';
 
 /** Tokens that prefill takes through the layers together. */
 const CHUNK = 512;
@@ -23,7 +23,7 @@ export interface DecodeCounts {
 /** One text going through the model: its tokens, their rows, and the logits after the last of them. */
 export class Sequence {
   readonly #config: ModelConfig;
-  readonly #weights: NativeModel;
+  readonly #batcher: Batcher;
   readonly #native: NativeSession;
   readonly #dense: DenseGraph | undefined;
   readonly #tokens: number[];
@@ -31,14 +31,14 @@ export class Sequence {
   readonly counts: DecodeCounts = { steps: 0, seconds: 0, allRows: 0 };
 
   /** Goes on from what the native session has. With `dense`, long prompts go through its device, but for their last token. */
-  constructor(config: ModelConfig, weights: NativeModel, native: NativeSession, dense?: DenseGraph) {
+  constructor(config: ModelConfig, batcher: Batcher, native: NativeSession, dense?: DenseGraph) {
     this.#config = config;
-    this.#weights = weights;
+    this.#batcher = batcher;
     this.#native = native;
     this.#dense = dense;
     this.#tokens = [...native.tokens()];
     const logits = new Float32Array(this.#tokens.length > 0 ? config.vocabSize : 0);
-    if (logits.length > 0 && native.repeatLogits(weights, logits)) this.#logits = logits;
+    if (logits.length > 0 && native.repeatLogits(batcher.weights, logits)) this.#logits = logits;
   }
 
   /** Tokens whose rows are stored. */
@@ -72,7 +72,7 @@ export class Sequence {
           });
           this.#native.pushTokens(chunk);
         } else {
-          this.#logits = await this.#native.prefillTokens(this.#weights, chunk);
+          this.#logits = await this.#native.prefillTokens(this.#batcher.weights, chunk);
         }
         this.#tokens.push(...chunk);
         first += chunk.length;
@@ -83,16 +83,13 @@ export class Sequence {
     });
   }
 
-  /** Appends one token, attended under the policy. */
+  /** Appends one token, attended under the policy, in a batch with those of other sessions that step at the same time. */
   async step(token: number, signal: AbortSignal | undefined): Promise<void> {
     const position = this.#tokens.length;
     const started = performance.now();
     const logits = (this.#logits ??= new Float32Array(this.#config.vocabSize));
     await this.#orTakeBack(position, signal, async () => {
-      // Steps do not wait for anything, so events have their turn here.
-      await nextTurn();
-      signal?.throwIfAborted();
-      this.#native.decodeToken(this.#weights, token, logits);
+      this.#logits = await this.#batcher.step(this.#native, token, logits, signal);
       this.#tokens.push(token);
     });
     this.counts.steps += 1;

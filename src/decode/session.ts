@@ -138,6 +138,11 @@ export class Session implements Disposable {
     return this.#pending === undefined ? [...this.#sequence.tokens] : [...this.#sequence.tokens, this.#pending];
   }
 
+  /** @internal */
+  isOf(model: Model): boolean {
+    return this.#model === model;
+  }
+
   /** Changes how later tokens are attended. What was read stays; a new index is built by the next prefill or token. */
   setPolicy(options: PolicyOptions): void {
     using _ = this.#exclusive();
@@ -192,7 +197,7 @@ export class Session implements Disposable {
   }
 
   /**
-   * Continues the text, one token at a time, until a stop string, an end token, `maxTokens` or the end of the context.
+   * Continues the text, one token at a time, and in a batch with whichever sessions of the model do so at the same time, until a stop string, an end token, `maxTokens` or the end of the context.
    * Ending the loop early is fine; so is generating again. A session in a folder keeps what was shown when it ends, is left
    * or is aborted.
    */

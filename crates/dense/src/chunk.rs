@@ -61,7 +61,8 @@ impl Transformer {
                 x[feature * n + column] = value;
             }
         }
-        let angles = self.angles(position, tokens.len());
+        let positions: Vec<usize> = (position..position + tokens.len()).collect();
+        let angles = self.angles(&positions);
         let (epsilon, activation) = (self.config().norm_epsilon, self.config().activation);
 
         let last = self.config().layers.len() - 1;

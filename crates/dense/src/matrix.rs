@@ -175,10 +175,11 @@ pub struct Cores<'a> {
     pub kernels: DenseKernels,
 }
 
-/// `y = x W^T` for each matrix and its `y` `[outputs, tokens]`, in one region of the team.
+/// `y = x W^T` for each matrix and its `y` `[tokens, outputs]`, in one region of the team.
 ///
-/// For quantised weights products are exact in i32 within a block, and summed over blocks in f32: within `blocks * 2^-24` of
-/// the sum of absolute products. Activations have been rounded by 2^-16 of the greatest one of their block.
+/// For quantised weights products are exact in i32 within a block, or an eighth of it, and summed over blocks in f32: within
+/// `blocks * 2^-24` of the sum of absolute products. Activations have been rounded by 2^-16 of the greatest one of their block. A
+/// token's products are the same to the bit whichever tokens are beside it.
 ///
 /// # Panics
 /// If the sizes do not agree.
@@ -191,8 +192,11 @@ pub fn multiply(cores: Cores<'_>, x: &Activations, products: &mut [(Matrix<'_>, 
         assert!(x.size == matrix.inputs && y.len() == matrix.outputs() * x.tokens, "sizes of a linear layer");
         let rows = matrix.outputs().div_ceil(parts).min(PART_BYTES / matrix.row_bytes + 1);
         let rows = rows.next_multiple_of(ROW_GROUP);
-        let chunks = matrix.bytes.chunks(rows * matrix.row_bytes).zip(y.chunks_mut(rows * x.tokens));
-        tasks.extend(chunks.map(|(bytes, y)| (matrix.kind, matrix.row_bytes, bytes, y)));
+        let mut tokens: Vec<_> = y.chunks_exact_mut(matrix.outputs()).map(|y| y.chunks_mut(rows)).collect();
+        tasks.extend(matrix.row_groups(rows).map(|part| {
+            let y: Vec<_> = tokens.iter_mut().filter_map(|token| token.next()).collect();
+            (part, y)
+        }));
     }
-    team.each_mut(&mut tasks, |(kind, row_bytes, bytes, y)| kernels.multiply(*kind, bytes, *row_bytes, x, y));
+    team.each_mut(&mut tasks, |(part, y)| kernels.multiply(part.kind, part.bytes, part.row_bytes, x, y));
 }

@@ -40,8 +40,8 @@ pub struct Scratch {
     residual: Vec<f32>,
     normed: Vec<f32>,
     activations: Activations,
-    /// A product as the kernels leave it, `[outputs, tokens]`.
-    product: Vec<f32>,
+    /// For norms of what is added.
+    added: Vec<f32>,
     q: Vec<f32>,
     k: Vec<f32>,
     v: Vec<f32>,
@@ -149,17 +149,49 @@ impl Transformer {
         if many > 0 {
             self.forward_chunk(cores, chunk, position, &mut scratch.chunk, &mut attend)?;
         }
-        self.forward_few(cores, few, position + many, scratch, logits, attend)
+        let positions: Vec<usize> = (position + many..position + tokens.len()).collect();
+        self.layers(cores, few, &positions, scratch, attend)?;
+        let last = scratch.x.len() - self.config.hidden;
+        scratch.residual.clear();
+        scratch.residual.extend_from_slice(&scratch.x[last..]);
+        self.logits(cores, scratch, logits);
+        Ok(())
     }
 
-    /// [`Transformer::forward`] of a few tokens, with activations of 16 bits.
-    fn forward_few<E>(
+    /// Takes one token of each of several texts through all layers, at positions of their own, and writes the logits
+    /// `[texts, vocabulary]` after each; returns the residual streams `[texts, hidden]`, of which each text's scratch may take its
+    /// own. `attend` as in [`Transformer::forward`], each token in its own text. A text's logits are the same to the bit as
+    /// [`Transformer::forward`]'s of it alone.
+    ///
+    /// # Errors
+    /// What `attend` says.
+    ///
+    /// # Panics
+    /// If a token is not in the vocabulary, there is none, or `positions` or `logits` has another length.
+    pub fn forward_batch<'a, E>(
         &self,
         cores: Cores<'_>,
         tokens: &[u32],
-        position: usize,
-        scratch: &mut Scratch,
+        positions: &[usize],
+        scratch: &'a mut Scratch,
         logits: &mut [f32],
+        attend: impl FnMut(usize, &[f32], &[f32], &[f32], &mut [f32]) -> Result<(), E>,
+    ) -> Result<std::slice::ChunksExact<'a, f32>, E> {
+        assert!(!tokens.is_empty() && positions.len() == tokens.len());
+        assert_eq!(logits.len(), tokens.len() * self.vocabulary());
+        self.layers(cores, tokens, positions, scratch, attend)?;
+        let Scratch { x, normed, activations, .. } = scratch;
+        self.head(cores, x, normed, activations, logits);
+        Ok(x.chunks_exact(self.config.hidden))
+    }
+
+    /// Takes a few tokens through all layers with activations of 16 bits; their residual streams are then in `scratch.x`.
+    fn layers<E>(
+        &self,
+        cores: Cores<'_>,
+        tokens: &[u32],
+        positions: &[usize],
+        scratch: &mut Scratch,
         mut attend: impl FnMut(usize, &[f32], &[f32], &[f32], &mut [f32]) -> Result<(), E>,
     ) -> Result<(), E> {
         let TransformerConfig { hidden, heads, head_dim, .. } = self.config;
@@ -167,33 +199,28 @@ impl Transformer {
         for &token in tokens {
             scratch.x.extend(self.embedding(token));
         }
-        let angles = self.angles(position, tokens.len());
+        let angles = self.angles(positions);
 
         for (number, (layer, vectors)) in self.config.layers.iter().zip(&self.layers).enumerate() {
-            let Scratch { x, normed, activations, product, q, k, v, attended, gate, up, .. } = scratch;
+            let Scratch { x, normed, activations, added, q, k, v, attended, gate, up, .. } = scratch;
             self.norm(cores, x, &vectors.attention_norm, normed);
             activations.set(cores.kernels, normed, hidden);
-            self.linear(cores, activations, product, [(layer.query, q), (layer.key, k), (layer.value, v)]);
+            self.linear(cores, activations, [(layer.query, q), (layer.key, k), (layer.value, v)]);
             self.finish_heads(cores.kernels, number, &angles[layer.rope], (q, k, v));
             attended.resize(q.len(), 0.0);
             attend(number, q, k, v, attended)?;
 
             activations.set(cores.kernels, attended, heads * head_dim);
-            self.linear(cores, activations, product, [(layer.attention_output, normed)]);
-            self.add(cores, x, normed, vectors.attention_post_norm.as_deref(), product);
+            self.linear(cores, activations, [(layer.attention_output, normed)]);
+            self.add(cores, x, normed, vectors.attention_post_norm.as_deref(), added);
             self.norm(cores, x, &vectors.mlp_norm, normed);
             activations.set(cores.kernels, normed, hidden);
-            self.linear(cores, activations, product, [(layer.gate, gate), (layer.up, up)]);
+            self.linear(cores, activations, [(layer.gate, gate), (layer.up, up)]);
             cores.kernels.gate(self.config.activation, gate, up);
             activations.set(cores.kernels, gate, self.config.intermediate);
-            self.linear(cores, activations, product, [(layer.down, normed)]);
-            self.add(cores, x, normed, vectors.mlp_post_norm.as_deref(), product);
+            self.linear(cores, activations, [(layer.down, normed)]);
+            self.add(cores, x, normed, vectors.mlp_post_norm.as_deref(), added);
         }
-
-        let last = scratch.x.len() - hidden;
-        scratch.residual.clear();
-        scratch.residual.extend_from_slice(&scratch.x[last..]);
-        self.logits(cores, scratch, logits);
         Ok(())
     }
 
@@ -204,6 +231,18 @@ impl Transformer {
     pub fn logits(&self, cores: Cores<'_>, scratch: &mut Scratch, logits: &mut [f32]) {
         let Scratch { residual, normed, activations, .. } = scratch;
         assert_eq!(residual.len(), self.config.hidden, "the residual stream of this model");
+        self.head(cores, residual, normed, activations, logits);
+    }
+
+    /// Logits `[tokens, vocabulary]` of residual streams `[tokens, hidden]`; `normed` and `activations` are scratch space.
+    fn head(
+        &self,
+        cores: Cores<'_>,
+        residual: &[f32],
+        normed: &mut Vec<f32>,
+        activations: &mut Activations,
+        logits: &mut [f32],
+    ) {
         self.norm(cores, residual, &self.final_norm, normed);
         activations.set(cores.kernels, normed, self.config.hidden);
         multiply(cores, activations, &mut [(self.matrix(self.config.lm_head), &mut *logits)]);
@@ -228,9 +267,9 @@ impl Transformer {
         row
     }
 
-    /// Angles of consecutive positions, by each of the ropes: `[ropes][tokens][pairs]`.
-    pub(crate) fn angles(&self, position: usize, tokens: usize) -> Vec<Vec<Vec<(f32, f32)>>> {
-        let of = |rope: &Rope| (position..position + tokens).map(|at| rope.angles(at)).collect();
+    /// Angles of positions, by each of the ropes: `[ropes][positions][pairs]`.
+    pub(crate) fn angles(&self, positions: &[usize]) -> Vec<Vec<Vec<(f32, f32)>>> {
+        let of = |rope: &Rope| positions.iter().map(|&at| rope.angles(at)).collect();
         self.ropes.iter().map(of).collect()
     }
 
@@ -264,33 +303,18 @@ impl Transformer {
         self.weights.matrix(span).expect("checked by open")
     }
 
-    /// Products with the same activations, each `[tokens, outputs]`; `scratch` is for those of several tokens, which the
-    /// kernels leave the other way round.
+    /// Products with the same activations, each `[tokens, outputs]`.
     fn linear<const N: usize>(
         &self,
         cores: Cores<'_>,
         x: &Activations,
-        scratch: &mut Vec<f32>,
         products: [(TensorSpan, &mut Vec<f32>); N],
     ) {
-        let tokens = x.tokens();
         let mut products = products.map(|(span, out)| {
-            out.resize(span.outputs * tokens, 0.0);
+            out.resize(span.outputs * x.tokens(), 0.0);
             (self.matrix(span), out.as_mut_slice())
         });
         multiply(cores, x, &mut products);
-        if tokens == 1 {
-            return;
-        }
-        for (matrix, out) in products {
-            scratch.clear();
-            scratch.extend_from_slice(out);
-            for (token, out) in out.chunks_exact_mut(matrix.outputs()).enumerate() {
-                for (out, product) in out.iter_mut().zip(scratch.chunks_exact(tokens)) {
-                    *out = product[token];
-                }
-            }
-        }
     }
 
     /// Adds `y`, normalised where there are weights to do so, to the residual stream; `normed` is scratch space.

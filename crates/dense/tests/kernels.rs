@@ -61,7 +61,7 @@ fn isa_dense_products() {
             _ => &[256, 768],
         };
         for &size in sizes {
-            for (rows, tokens) in [(1, 1), (5, 1), (9, 2), (13, 3), (64, 4), (70, 7)] {
+            for (rows, tokens) in [(1, 1), (5, 1), (9, 2), (13, 3), (64, 4), (70, 7), (21, 8), (8, 13)] {
                 let bytes = weights(kind, rows, size);
                 let matrix = Matrix::new(kind, size, &bytes).expect("whole rows");
                 let values = noise(3, tokens * size);
@@ -73,10 +73,19 @@ fn isa_dense_products() {
                     Team::assemble(&pool, |team| {
                         multiply(Cores { team, kernels }, &x, &mut [(matrix, &mut y)])
                     });
-                    for (row, y) in y.chunks_exact(tokens).enumerate() {
-                        let weights = matrix.row(row);
-                        for (y, x) in y.iter().zip(values.chunks_exact(size)) {
-                            let terms = weights.iter().zip(x).map(|(&w, &x)| f64::from(w) * f64::from(x));
+                    for (token, (y, values)) in
+                        y.chunks_exact(rows).zip(values.chunks_exact(size)).enumerate()
+                    {
+                        x.set(kernels, values, size);
+                        let mut alone = vec![f32::NAN; rows];
+                        Team::assemble(&pool, |team| {
+                            multiply(Cores { team, kernels }, &x, &mut [(matrix, &mut alone)])
+                        });
+                        assert_eq!(y, alone, "{kind:?} {size} x {rows}, token {token} of {tokens}, {isa}");
+                        for (row, y) in y.iter().enumerate() {
+                            let weights = matrix.row(row);
+                            let terms =
+                                weights.iter().zip(values).map(|(&w, &x)| f64::from(w) * f64::from(x));
                             let (mut exact, mut greatest) = (0.0, 0.0);
                             for term in terms {
                                 exact += term;

@@ -3,6 +3,7 @@
 #![deny(unsafe_code)]
 
 mod audit;
+mod batch;
 mod config;
 mod decode;
 mod decode_compare;
@@ -25,6 +26,7 @@ mod synthetic;
 mod verified;
 
 pub use audit::{Audit, Coverage};
+pub use batch::{BatchRow, decode_batch};
 pub use config::{Attention, Budget, MOST_DELTA, Policy, Rule, SINKS, SessionConfig, Shape, WINDOW};
 pub use dense::{
     GateActivation, LayerConfig, RopeConfig, RopePairs, Rounding, TensorSpan, Transformer, TransformerConfig,

@@ -53,7 +53,8 @@ impl Session {
     /// # Errors
     /// If the model has another shape than the session, or `logits` has another length.
     pub fn logits(&mut self, model: &Transformer, logits: &mut [f32]) -> Result<bool, EngineError> {
-        self.check_model(model, logits)?;
+        self.check_model(model)?;
+        check_logits(model, logits)?;
         let mut scratch = std::mem::take(&mut self.scratch);
         let known = !scratch.residual().is_empty();
         if known {
@@ -66,19 +67,26 @@ impl Session {
         Ok(known)
     }
 
-    fn check_model(&self, model: &Transformer, logits: &[f32]) -> Result<(), EngineError> {
+    /// Whether the session can take the tokens through the model.
+    pub(crate) fn check_step(&self, model: &Transformer, tokens: &[u32]) -> Result<(), EngineError> {
+        self.check_model(model)?;
+        let vocabulary = model.vocabulary();
+        if tokens.is_empty() {
+            return Err(EngineError::Invalid("no tokens; there must be one".to_owned()));
+        }
+        if let Some(token) = tokens.iter().find(|&&token| token as usize >= vocabulary) {
+            return Err(EngineError::Invalid(format!("token {token} of a vocabulary of {vocabulary}")));
+        }
+        // A file that another program cut short is an error here, and would be a SIGBUS below.
+        Ok(self.storage.store.check_sizes()?)
+    }
+
+    fn check_model(&self, model: &Transformer) -> Result<(), EngineError> {
         let Shape { layers, heads, kv_heads, head_dim } = self.shape();
         if model.attention() != (layers, heads, kv_heads, head_dim) {
             return Err(EngineError::Invalid(
                 "the model has another attention shape than the session".to_owned(),
             ));
-        }
-        if logits.len() != model.vocabulary() {
-            return Err(EngineError::Invalid(format!(
-                "{} logits; there must be {}",
-                logits.len(),
-                model.vocabulary()
-            )));
         }
         Ok(())
     }
@@ -91,16 +99,8 @@ impl Session {
         mut attend: impl FnMut(&mut Session, &Team<'_>, usize, Rows<'_>, &mut [f32]) -> Result<(), EngineError>
         + Send,
     ) -> Result<(), EngineError> {
-        self.check_model(model, logits)?;
-        let vocabulary = model.vocabulary();
-        if tokens.is_empty() {
-            return Err(EngineError::Invalid("no tokens; there must be one".to_owned()));
-        }
-        if let Some(token) = tokens.iter().find(|&&token| token as usize >= vocabulary) {
-            return Err(EngineError::Invalid(format!("token {token} of a vocabulary of {vocabulary}")));
-        }
-        // A file that another program cut short is an error here, and would be a SIGBUS below.
-        self.storage.store.check_sizes()?;
+        check_logits(model, logits)?;
+        self.check_step(model, tokens)?;
         let kernels = DenseKernels::from(self.kernels());
         let position = self.tokens();
         let mut scratch = std::mem::take(&mut self.scratch);
@@ -118,4 +118,12 @@ impl Session {
         self.residual_of = self.tokens();
         result
     }
+}
+
+fn check_logits(model: &Transformer, logits: &[f32]) -> Result<(), EngineError> {
+    let vocabulary = model.vocabulary();
+    if logits.len() != vocabulary {
+        return Err(EngineError::Invalid(format!("{} logits; there must be {vocabulary}", logits.len())));
+    }
+    Ok(())
 }

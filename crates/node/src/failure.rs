@@ -26,8 +26,7 @@ impl Failure {
     }
 
     pub fn busy() -> Failure {
-        let message =
-            "a prefill or an indexing is running on this session; await it, or cancel it and await it";
+        let message = "a prefill, an indexing or a batch is running on this session; await it, or cancel it and await it";
         Failure { code: "SESSION_BUSY", message: message.to_owned() }
     }
 
@@ -43,6 +42,11 @@ impl Failure {
             .unwrap_or("no message");
         let message = format!("the native core panicked ({said}); this is a bug, and the session is lost");
         Failure { code: "NATIVE_FAILED", message }
+    }
+
+    /// Code and message.
+    pub fn parts(self) -> (Code, String) {
+        (self.code, self.message)
     }
 
     /// The error to reject a promise with. A task may fail only with codes of napi's own, so the JavaScript error is

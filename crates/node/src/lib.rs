@@ -9,6 +9,7 @@ mod audit;
 mod bench;
 mod build_index;
 mod cpu_info;
+mod decode_batch;
 mod draws;
 mod failure;
 mod grammar;

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use engine::{
     GateActivation, LayerConfig, RopeConfig, RopePairs, Rounding, TensorSpan, Transformer, TransformerConfig,
 };
-use napi::bindgen_prelude::AsyncTask;
+use napi::bindgen_prelude::{AsyncTask, ClassInstance};
 use napi::{Env, Task};
 use napi_derive::napi;
 
 use crate::arguments::integer;
+use crate::decode_batch::DecodeBatchTask;
 use crate::failure::{Code, Failure, contained};
+use crate::session::NativeSession;
 
 /// Where a tensor [outputs, inputs] lies in one of the model's files.
 #[napi(object, object_to_js = false)]
@@ -134,6 +136,26 @@ impl NativeModel {
     #[napi]
     pub fn head_importance(&self) -> Vec<f64> {
         self.transformer.head_importance().into_iter().map(f64::from).collect()
+    }
+
+    /// Takes one token of each session through the model, attended under the session's policy; resolves with what each of them got. Each
+    /// fails by itself, also where it is busy or was disposed of. `tokens` has one for each session.
+    #[napi]
+    pub fn decode_batch(
+        &self,
+        sessions: Vec<ClassInstance<'_, NativeSession>>,
+        tokens: &[u32],
+    ) -> napi::Result<AsyncTask<DecodeBatchTask>, Code> {
+        if sessions.is_empty() || sessions.len() != tokens.len() {
+            let message = format!(
+                "{} sessions and {} tokens; there must be one of each at least",
+                sessions.len(),
+                tokens.len()
+            );
+            return Err(Failure::invalid(message).into());
+        }
+        let rows = sessions.iter().zip(tokens).map(|(session, &token)| (session.claim(), token)).collect();
+        Ok(AsyncTask::new(DecodeBatchTask { transformer: Arc::clone(&self.transformer), rows }))
     }
 }
 

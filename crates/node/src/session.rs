@@ -18,7 +18,7 @@ use crate::open::OpenTask;
 use crate::options::{NativeField, NativeFolder, NativePolicy, NativeSessionOptions};
 use crate::prefill::{Prefill, PrefillTask};
 use crate::prefill_tokens::{PrefillTokens, PrefillTokensTask};
-use crate::slot::Slot;
+use crate::slot::{Claim, Slot};
 use crate::stats::NativeStats;
 
 /// An array to write into. The name is for napi's macro, which takes a bare `&mut` for a class.
@@ -27,7 +27,7 @@ type Written<'a> = &'a mut [f32];
 /// One sequence: its rows of keys and values, their index, and attention over both.
 ///
 /// A step goes through the layers in order; each call appends the step's rows to its layer and attends them. While
-/// an attendPrefill or buildIndex is running, every call but cancel and dispose fails with SESSION_BUSY. Arrays must
+/// an attendPrefill, buildIndex or decodeBatch is running, every call but cancel and dispose fails with SESSION_BUSY. Arrays must
 /// not be views of a SharedArrayBuffer.
 #[napi]
 pub struct NativeSession {
@@ -212,7 +212,8 @@ impl NativeSession {
         Ok(self.slot.with(|session| session.truncate(tokens))?)
     }
 
-    /// Makes a running attendPrefill or buildIndex reject with ABORTED soon. Does nothing if none is running.
+    /// Makes a running attendPrefill, buildIndex or decodeBatch fail with ABORTED soon, of a batch this session alone. Does nothing if
+    /// none is running.
     #[napi]
     pub fn cancel(&self) {
         self.slot.cancel();
@@ -248,6 +249,10 @@ impl NativeSession {
         length("v", v, rows * self.shape.kv_len())?;
         let claim = self.slot.claim()?;
         Ok(Prefill { claim, layer, q: q.to_vec(), k: k.to_vec(), v: v.to_vec() })
+    }
+
+    pub(crate) fn claim(&self) -> Result<Claim, Failure> {
+        self.slot.claim()
     }
 
     fn layer(&self, layer: f64) -> Result<usize, Failure> {

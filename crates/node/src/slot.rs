@@ -99,6 +99,21 @@ impl Claim {
     }
 }
 
+/// Uses several sessions at once on any thread, each with what cancels it. A panic loses all of them.
+pub fn run_all<T>(
+    claims: &mut [&mut Claim],
+    work: impl FnOnce(Vec<(&mut Session, &AtomicBool)>) -> T,
+) -> Result<T, Failure> {
+    let sessions: Option<Vec<_>> =
+        claims.iter_mut().map(|claim| Some((&mut **claim.session.as_mut()?, &*claim.cancel))).collect();
+    let Some(sessions) = sessions else { return Err(Failure::disposed()) };
+    contained(|| Ok(work(sessions))).flatten().inspect_err(|_| {
+        for claim in claims {
+            claim.session = None;
+        }
+    })
+}
+
 impl Drop for Claim {
     fn drop(&mut self) {
         let mut state = self.slot.lock();

@@ -45,6 +45,18 @@ struct Line<T>(T);
 unsafe impl Sync for Shared {}
 
 impl Shared {
+    /// No region yet.
+    fn new() -> Shared {
+        unsafe fn nothing(_: *const (), _: usize) {}
+        Shared {
+            region: UnsafeCell::new(Region { count: 0, closure: std::ptr::null(), call: nothing }),
+            unclaimed: Line(AtomicUsize::new(0)),
+            unfinished: Line(AtomicUsize::new(0)),
+            dismissed: AtomicBool::new(false),
+            panicked: AtomicBool::new(false),
+        }
+    }
+
     /// Takes one task and runs it. False where none was left.
     fn work(&self) -> bool {
         let mut left = self.unclaimed.0.load(Ordering::Relaxed);
@@ -92,19 +104,17 @@ pub struct Team<'a> {
 }
 
 impl Team<'_> {
+    /// Runs `lead` here with a team of nobody else: for a task of another team whose work would have regions of its own.
+    pub fn alone<R>(lead: impl FnOnce(&Team<'_>) -> R) -> R {
+        lead(&Team { shared: &Shared::new(), threads: 1, only_leader: PhantomData })
+    }
+
     /// Runs `lead` on a thread of the pool, with the others at its side until it returns.
     ///
     /// # Panics
     /// If `lead` or a task does, once every thread has left.
     pub fn assemble<R: Send>(pool: &ThreadPool, lead: impl FnOnce(&Team<'_>) -> R + Send) -> R {
-        unsafe fn nothing(_: *const (), _: usize) {}
-        let shared = Shared {
-            region: UnsafeCell::new(Region { count: 0, closure: std::ptr::null(), call: nothing }),
-            unclaimed: Line(AtomicUsize::new(0)),
-            unfinished: Line(AtomicUsize::new(0)),
-            dismissed: AtomicBool::new(false),
-            panicked: AtomicBool::new(false),
-        };
+        let shared = Shared::new();
         let lead = Mutex::new(Some(lead));
         let results = pool.broadcast(|thread| {
             // Whoever comes first leads, so that nobody waits for a thread which is not there yet.

@@ -72,3 +72,16 @@ fn a_panic_ends_the_team_and_not_the_pool() {
     }
     assert_eq!(Team::assemble(&pool, |team| team.map(4, |task| task * task)), [0, 1, 4, 9]);
 }
+
+#[test]
+fn tasks_may_lead_teams_of_their_own() {
+    Team::assemble(&pool(2), |team| {
+        let sums = team.map(50, |task| {
+            Team::alone(|own| {
+                assert_eq!(own.threads(), 1);
+                own.map(task, |inner| inner).into_iter().sum::<usize>()
+            })
+        });
+        assert_eq!(sums, (0..50).map(|task| task * (task.max(1) - 1) / 2).collect::<Vec<_>>());
+    });
+}

@@ -6,7 +6,8 @@ import type { Lease, SessionPool } from './pool.js';
 import { promptTokens } from './prompt.js';
 import type { GenerateEvent, GenerateRequest, GenerationFigures, Report, SpelledLogprob, Usage } from './protocol.js';
 import { Reporter } from './report.js';
-import type { Turn, Turns } from './turns.js';
+import { sizes } from './sizes.js';
+import type { Turn, TurnKind, Turns } from './turns.js';
 
 /** What requests share. */
 export interface Shared {
@@ -17,8 +18,9 @@ export interface Shared {
 }
 
 /**
- * Works on one request from its text to its last token, and tells what happens. Each chunk of reading and each token of
- * writing is a turn; what other requests do in between leaves no trace in its text.
+ * Works on one request from its text to its last token, and tells what happens. Each chunk of reading is a turn, and so is each token
+ * of writing, which all requests that are writing have together: the model takes their tokens as a batch. What other requests do leaves
+ * no trace in its text.
  */
 export async function generate(shared: Shared, request: GenerateRequest, signal: AbortSignal, tell: (event: GenerateEvent) => void): Promise<void> {
   const turn = shared.turns.join();
@@ -81,6 +83,7 @@ async function answers(
       },
     }));
     if (choice === 0) ({ reusedTokens } = session.stats());
+    sizes(session);
     report = await answer(model, session, request, choice, turn, signal, tell);
   }
   const { generatedTokens, prefillSeconds, decodeMsPerToken, keysRead } = session.stats();
@@ -109,7 +112,7 @@ async function answer(
   });
   try {
     for (;;) {
-      const piece = await during(turn, signal, () => pieces.next());
+      const piece = await during(turn, signal, () => pieces.next(), 'together');
       if (piece.done === true) break;
       reporter?.token(piece.value.text);
       tell({ kind: 'token', choice, text: piece.value.text, ...spelledLogprobs(model, piece.value) });
@@ -132,9 +135,9 @@ function spelledLogprobs(model: Model, { token, logprob, top }: GeneratedToken):
   return { logprob: spelled({ token, logprob }), top: (top ?? []).map(spelled) };
 }
 
-/** Does something in a turn of its own. */
-async function during<T>(turn: Turn, signal: AbortSignal, work: () => T | Promise<T>): Promise<T> {
-  await turn.begin();
+/** Does something in a turn of its own, or in one with all who do the like. */
+async function during<T>(turn: Turn, signal: AbortSignal, work: () => T | Promise<T>, kind: TurnKind = 'alone'): Promise<T> {
+  await turn.begin(kind);
   try {
     if (signal.aborted) throw new MagicpigError('ABORTED', 'aborted by the caller');
     return await work();

@@ -1,11 +1,11 @@
 import { type MessagePort, parentPort, workerData } from 'node:worker_threads';
 import { loadModel } from '../../decode/model.js';
-import type { Session } from '../../decode/session.js';
 import { MagicpigError } from '../../errors.js';
 import { generate } from './generation.js';
 import { NamedSessions } from './named.js';
 import { SessionPool } from './pool.js';
 import type { FromWorker, Holdings, Questions, ToWorker, WorkerOptions } from './protocol.js';
+import { sizes } from './sizes.js';
 import { Turns } from './turns.js';
 
 /**
@@ -59,19 +59,6 @@ async function main(port: MessagePort, options: WorkerOptions): Promise<void> {
     }
   });
   post({ kind: 'ready', info: { context: model.context, chat: model.chatTemplate !== undefined } });
-}
-
-/** Sizes as they were last seen: those of a session that is being worked on are not to be had. */
-const lastSizes = new WeakMap<Session, { indexBytes: number; rowBytes: number }>();
-
-function sizes(session: Session): { indexBytes: number; rowBytes: number } {
-  try {
-    const { indexBytes, rowBytes } = session.stats();
-    lastSizes.set(session, { indexBytes, rowBytes });
-  } catch (error) {
-    if (!MagicpigError.isInstance(error)) throw error;
-  }
-  return lastSizes.get(session) ?? { indexBytes: 0, rowBytes: 0 };
 }
 
 function holdings(pool: SessionPool, named: NamedSessions): Holdings {

@@ -1,14 +1,10 @@
-//! AVX-512 with VNNI: a block of 32 quants with a sign is one register of 16-bit lanes; one of quants without, half a register
-//! of bytes.
+//! AVX-512 with VNNI: a block of 32 quants of 8 bits is one register of 16-bit lanes; one of 4 bits, half a register of bytes.
 
 use core::arch::x86_64::*;
 
-use super::{GateActivation, ROW_GROUP, STREAM_AHEAD, Table, by_token_groups, format, panels};
+use super::{GateActivation, STREAM_AHEAD, Table, avx2, by_token_groups, format, panels};
 use crate::activations::{Activations, BLOCK};
-use crate::blocks::IQ4_NL_VALUES;
 use crate::matrix::WeightType;
-
-mod large;
 
 pub(super) static TABLE: Table = Table {
     f32: floats::<{ format::F32 }>,
@@ -17,14 +13,15 @@ pub(super) static TABLE: Table = Table {
     q8_0: blocks::<{ format::Q8_0 }>,
     q4_0: blocks::<{ format::Q4_0 }>,
     q4_1: blocks::<{ format::Q4_1 }>,
-    q5_0: blocks::<{ format::Q5_0 }>,
-    q5_1: blocks::<{ format::Q5_1 }>,
-    iq4_nl: blocks::<{ format::IQ4_NL }>,
-    q2_k: large::blocks::<{ format::Q2_K }>,
-    q3_k: large::blocks::<{ format::Q3_K }>,
-    q4_k: large::blocks::<{ format::Q4_K }>,
-    q5_k: large::blocks::<{ format::Q5_K }>,
-    q6_k: large::blocks::<{ format::Q6_K }>,
+    // What follows has no kernels of its own: those of AVX2 run here too.
+    q5_0: avx2::blocks::<{ format::Q5_0 }>,
+    q5_1: avx2::blocks::<{ format::Q5_1 }>,
+    iq4_nl: avx2::blocks::<{ format::IQ4_NL }>,
+    q2_k: avx2::large::blocks::<{ format::Q2_K }>,
+    q3_k: avx2::large::blocks::<{ format::Q3_K }>,
+    q4_k: avx2::large::blocks::<{ format::Q4_K }>,
+    q5_k: avx2::large::blocks::<{ format::Q5_K }>,
+    q6_k: avx2::large::blocks::<{ format::Q6_K }>,
     norm,
     gate,
     quantise,
@@ -83,24 +80,27 @@ fn prefetch(row: &[u8]) {
     }
 }
 
+/// Rows whose scales and offsets fill a register: one token alone takes so many at a time.
+const ROWS: usize = 4;
+
 /// # Safety
 /// - `rows`, `row_bytes`, `x` and `y` agree, as `DenseKernels::multiply` checks.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn blocks<const FORMAT: u8>(rows: &[u8], row_bytes: usize, x: &Activations, y: &mut [f32]) {
+unsafe fn blocks<const FORMAT: u8>(rows: &[u8], row_bytes: usize, x: &Activations, y: &mut [&mut [f32]]) {
     if x.tokens > 1 {
-        return by_token_groups!(x.tokens, blocks_of::<FORMAT, 1>, rows, row_bytes, x, y);
+        return by_token_groups!(x.tokens, blocks_of::<FORMAT, 1>, 0, rows, row_bytes, x, y);
     }
-    let fours = y.len() / ROW_GROUP * ROW_GROUP;
+    let fours = rows.len() / row_bytes / ROWS * ROWS;
     let (rows, last_rows) = rows.split_at(fours * row_bytes);
-    let (y, last) = y.split_at_mut(fours);
     // SAFETY: whole rows and their places in y, for one token.
     unsafe {
-        blocks_of::<FORMAT, ROW_GROUP, 1>(0, rows, row_bytes, x, y);
-        blocks_of::<FORMAT, 1, 1>(0, last_rows, row_bytes, x, last);
+        blocks_of::<FORMAT, ROWS, 1>(0, 0, rows, row_bytes, x, y);
+        blocks_of::<FORMAT, 1, 1>(0, fours, last_rows, row_bytes, x, y);
     }
 }
 
-/// R rows at a time, which share the loads of activations and the work on scales. R is 1 or 4.
+/// R rows at a time, which share the loads of activations and the work on scales. R is 1 or 4. The first of `rows` is y's row
+/// `first_row`.
 ///
 /// # Safety
 /// - as [`blocks`], and tokens `first..first + T` exist.
@@ -108,14 +108,15 @@ unsafe fn blocks<const FORMAT: u8>(rows: &[u8], row_bytes: usize, x: &Activation
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn blocks_of<const FORMAT: u8, const R: usize, const T: usize>(
     first: usize,
+    first_row: usize,
     rows: &[u8],
     row_bytes: usize,
     x: &Activations,
-    y: &mut [f32],
+    y: &mut [&mut [f32]],
 ) {
     let count = x.size / BLOCK;
     let block_bytes = row_bytes / count;
-    for (rows, y) in rows.chunks_exact(R * row_bytes).zip(y.chunks_exact_mut(R * x.tokens)) {
+    for (number, rows) in rows.chunks_exact(R * row_bytes).enumerate() {
         prefetch(rows);
         let mut products = [[_mm256_setzero_ps(); T]; R];
         // Scale and offset of each row in turn, as below: only the offsets' lanes mean something.
@@ -129,13 +130,12 @@ unsafe fn blocks_of<const FORMAT: u8, const R: usize, const T: usize>(
                 let [a, b, c, d] = halves;
                 let mut factors = _mm256_cvtph_ps(_mm_setr_epi32(a, b, c, d));
                 match FORMAT {
-                    format::Q4_0 | format::Q5_0 => {
-                        let zero = _mm256_set1_ps(if FORMAT == format::Q4_0 { -8.0 } else { -16.0 });
-                        let offset = _mm256_mul_ps(_mm256_moveldup_ps(factors), zero);
-                        factors = _mm256_blend_ps::<0b1010_1010>(factors, offset);
+                    format::Q4_0 => {
+                        let minus_eight = _mm256_mul_ps(_mm256_moveldup_ps(factors), _mm256_set1_ps(-8.0));
+                        factors = _mm256_blend_ps::<0b1010_1010>(factors, minus_eight);
                     }
-                    format::Q4_1 | format::Q5_1 => {}
-                    _ => factors = _mm256_blend_ps::<0b1010_1010>(factors, _mm256_setzero_ps()),
+                    format::Q8_0 => factors = _mm256_blend_ps::<0b1010_1010>(factors, _mm256_setzero_ps()),
+                    _ => {}
                 }
                 let at = |t: usize| (first + t) * count + i;
                 let x_factors: [__m256; T] = std::array::from_fn(|t| {
@@ -161,18 +161,13 @@ unsafe fn blocks_of<const FORMAT: u8, const R: usize, const T: usize>(
             // SAFETY: 8 lanes.
             unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), offsets[t]) };
             for (r, products) in products.iter().enumerate() {
-                y[r * x.tokens + first + t] = horizontal_sum(products[t]) + lanes[2 * r + 1];
+                y[first + t][first_row + number * R + r] = horizontal_sum(products[t]) + lanes[2 * r + 1];
             }
         }
     }
 }
 
-/// Whether quants have a sign, and are taken as 16-bit lanes.
-const fn signed(format: u8) -> bool {
-    matches!(format, format::Q8_0 | format::IQ4_NL)
-}
-
-/// A block's 32 quants: as bytes in the first half, or as 16-bit lanes where they have a sign.
+/// A block's 32 quants: of 4 bits as bytes in the first half, of 8 bits as 16-bit lanes.
 ///
 /// # Safety
 /// - `block` is valid for reads of a block of the format.
@@ -184,32 +179,14 @@ unsafe fn unpack<const FORMAT: u8>(block: *const u8) -> __m512i {
         if FORMAT == format::Q8_0 {
             return _mm512_cvtepi8_epi16(_mm256_loadu_si256(block.add(2).cast()));
         }
-        let first = match FORMAT {
-            format::Q4_1 => 4,
-            format::Q5_0 => 6,
-            format::Q5_1 => 8,
-            _ => 2,
-        };
-        let pairs = _mm_loadu_si128(block.add(first).cast());
+        let pairs = _mm_loadu_si128(block.add(if FORMAT == format::Q4_0 { 2 } else { 4 }).cast());
         let bytes = _mm256_set_m128i(_mm_srli_epi16::<4>(pairs), pairs);
-        let quants = _mm256_and_si256(bytes, _mm256_set1_epi8(15));
-        match FORMAT {
-            format::IQ4_NL => {
-                let values = _mm256_broadcastsi128_si256(_mm_loadu_si128(IQ4_NL_VALUES.as_ptr().cast()));
-                _mm512_cvtepi8_epi16(_mm256_shuffle_epi8(values, quants))
-            }
-            format::Q5_0 | format::Q5_1 => {
-                let fifths = block.add(first - 4).cast::<u32>().read_unaligned();
-                let with_fifths = _mm256_mask_add_epi8(quants, fifths, quants, _mm256_set1_epi8(16));
-                _mm512_castsi256_si512(with_fifths)
-            }
-            _ => _mm512_castsi256_si512(quants),
-        }
+        _mm512_castsi256_si512(_mm256_and_si256(bytes, _mm256_set1_epi8(15)))
     }
 }
 
-/// The product of unpacked weights and block `at` of the activations, in eight parts. Quants without a sign meet the two bytes
-/// of an activation's quant in two instructions of 32 products each.
+/// The product of unpacked weights and block `at` of the activations, in eight parts. Quants of 4 bits meet the two bytes of
+/// an activation's quant in two instructions of 32 products each.
 ///
 /// # Safety
 /// - the activations have a block `at`.
@@ -218,24 +195,12 @@ unsafe fn unpack<const FORMAT: u8>(block: *const u8) -> __m512i {
 unsafe fn dot<const FORMAT: u8>(weights: __m512i, x: &Activations, at: usize) -> __m256i {
     // SAFETY: 32 quants, and two halves of 32 bytes (caller).
     unsafe {
-        if signed(FORMAT) {
+        if FORMAT == format::Q8_0 {
             let quants = _mm512_loadu_si512(x.quants.as_ptr().add(at * BLOCK).cast());
             let sums = _mm512_madd_epi16(weights, quants);
             return _mm256_add_epi32(_mm512_castsi512_si256(sums), _mm512_extracti64x4_epi64::<1>(sums));
         }
-        dot_bytes(_mm512_castsi512_si256(weights), x, at)
-    }
-}
-
-/// The product of 32 quants without a sign and block `at` of the activations; each part is of four elements side by side.
-///
-/// # Safety
-/// - as [`dot`].
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn dot_bytes(weights: __m256i, x: &Activations, at: usize) -> __m256i {
-    // SAFETY: two halves of 32 bytes (caller).
-    unsafe {
+        let weights = _mm512_castsi512_si256(weights);
         let bytes = x.bytes.get_unchecked(at);
         let high = _mm256_load_si256(bytes.high.as_ptr().cast());
         let low = _mm256_load_si256(bytes.low.as_ptr().cast());
@@ -255,7 +220,7 @@ fn horizontal_sum(x: __m256) -> f32 {
 /// # Safety
 /// - as [`blocks`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-unsafe fn floats<const FORMAT: u8>(bytes: &[u8], row_bytes: usize, x: &Activations, y: &mut [f32]) {
+unsafe fn floats<const FORMAT: u8>(bytes: &[u8], row_bytes: usize, x: &Activations, y: &mut [&mut [f32]]) {
     by_token_groups!(x.tokens, floats_of::<FORMAT>, bytes, row_bytes, x, y)
 }
 
@@ -268,9 +233,9 @@ unsafe fn floats_of<const FORMAT: u8, const T: usize>(
     bytes: &[u8],
     row_bytes: usize,
     x: &Activations,
-    y: &mut [f32],
+    y: &mut [&mut [f32]],
 ) {
-    for (row, y) in bytes.chunks_exact(row_bytes).zip(y.chunks_exact_mut(x.tokens)) {
+    for (number, row) in bytes.chunks_exact(row_bytes).enumerate() {
         prefetch(row);
         let mut sums = [_mm512_setzero_ps(); T];
         let mut j = 0;
@@ -297,7 +262,7 @@ unsafe fn floats_of<const FORMAT: u8, const T: usize>(
             j += WIDTH;
         }
         for t in 0..T {
-            y[first + t] = _mm512_reduce_add_ps(sums[t]);
+            y[first + t][number] = _mm512_reduce_add_ps(sums[t]);
         }
     }
 }

@@ -19,13 +19,13 @@ mod panels;
 mod scalar;
 
 /// Rows that a kernel likes to have together.
-pub const ROW_GROUP: usize = 4;
+pub const ROW_GROUP: usize = 8;
 
 /// How far ahead weights are asked for, in bytes: into the second-level cache, which takes more misses at once than the first.
 #[cfg(target_arch = "x86_64")]
 const STREAM_AHEAD: usize = 16 << 10;
 
-/// Runs `body::<.., T>` over the activations in groups of four, two and one: a group shares each row's loads.
+/// Runs `body::<.., T>` over the activations in groups of eight, four, two and one: a group shares each row's loads.
 macro_rules! by_token_groups {
     ($tokens:expr, $body:ident $(::<$($constant:tt),+>)?, $($argument:expr),*) => {{
         let mut first = 0;
@@ -35,7 +35,8 @@ macro_rules! by_token_groups {
                 match $tokens - first {
                     1 => { $body::<$($($constant,)+)? 1>(first, $($argument),*); first += 1 }
                     2 | 3 => { $body::<$($($constant,)+)? 2>(first, $($argument),*); first += 2 }
-                    _ => { $body::<$($($constant,)+)? 4>(first, $($argument),*); first += 4 }
+                    4..8 => { $body::<$($($constant,)+)? 4>(first, $($argument),*); first += 4 }
+                    _ => { $body::<$($($constant,)+)? 8>(first, $($argument),*); first += 8 }
                 }
             }
         }
@@ -69,8 +70,9 @@ pub enum GateActivation {
     Gelu,
 }
 
-/// `y[row, token]` of the rows in `bytes`, each of `row_bytes`, which the format and `x.size` call for.
-type Multiply = unsafe fn(bytes: &[u8], row_bytes: usize, x: &Activations, y: &mut [f32]);
+/// `y[token][row]` of the rows in `bytes`, each of `row_bytes`, which the format and `x.size` call for. What a token gets does not
+/// depend on the tokens beside it.
+type Multiply = unsafe fn(bytes: &[u8], row_bytes: usize, x: &Activations, y: &mut [&mut [f32]]);
 
 type Norm = unsafe fn(x: &[f32], weights: &[f32], epsilon: f32, out: &mut [f32]);
 type Gate = unsafe fn(activation: GateActivation, gate: &mut [f32], up: &[f32]);
@@ -220,17 +222,18 @@ impl DenseKernels {
         unsafe { (self.table.gate_panel)(activation, gate, up, n, column, panel) }
     }
 
-    /// `y[row, token] = row . x[token]` for the rows in `bytes`.
+    /// `y[token][row] = row . x[token]` for the rows in `bytes`, to the bit the same whichever tokens are beside it.
     pub(crate) fn multiply(
         self,
         kind: WeightType,
         bytes: &[u8],
         row_bytes: usize,
         x: &Activations,
-        y: &mut [f32],
+        y: &mut [&mut [f32]],
     ) {
         assert_eq!(kind.row_bytes(x.size), Some(row_bytes));
-        assert!(bytes.len().is_multiple_of(row_bytes) && y.len() == bytes.len() / row_bytes * x.tokens);
+        assert!(bytes.len().is_multiple_of(row_bytes) && y.len() == x.tokens);
+        assert!(y.iter().all(|y| y.len() == bytes.len() / row_bytes));
         assert_eq!(x.values.len(), x.tokens * x.size);
         if kind.block().0 > 1 {
             let blocks = x.values.len() / BLOCK;

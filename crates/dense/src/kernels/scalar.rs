@@ -33,10 +33,10 @@ fn half(bytes: &[u8]) -> f32 {
     f16::from_le_bytes([bytes[0], bytes[1]]).to_f32()
 }
 
-fn floats<const FORMAT: u8>(bytes: &[u8], row_bytes: usize, x: &Activations, y: &mut [f32]) {
-    for (row, y) in bytes.chunks_exact(row_bytes).zip(y.chunks_exact_mut(x.tokens)) {
+fn floats<const FORMAT: u8>(bytes: &[u8], row_bytes: usize, x: &Activations, y: &mut [&mut [f32]]) {
+    for (number, row) in bytes.chunks_exact(row_bytes).enumerate() {
         for (y, x) in y.iter_mut().zip(x.values.chunks_exact(x.size)) {
-            *y = x.iter().enumerate().map(|(i, x)| x * element::<FORMAT>(row, i)).sum();
+            y[number] = x.iter().enumerate().map(|(i, x)| x * element::<FORMAT>(row, i)).sum();
         }
     }
 }
@@ -51,11 +51,12 @@ pub(super) fn element<const FORMAT: u8>(row: &[u8], i: usize) -> f32 {
     }
 }
 
-fn blocks<const FORMAT: u8>(bytes: &[u8], row_bytes: usize, x: &Activations, y: &mut [f32]) {
+fn blocks<const FORMAT: u8>(bytes: &[u8], row_bytes: usize, x: &Activations, y: &mut [&mut [f32]]) {
     let count = x.size / BLOCK;
     let block_bytes = row_bytes / count;
-    for (row, y) in bytes.chunks_exact(row_bytes).zip(y.chunks_exact_mut(x.tokens)) {
+    for (number, row) in bytes.chunks_exact(row_bytes).enumerate() {
         for (token, y) in y.iter_mut().enumerate() {
+            let y = &mut y[number];
             *y = 0.0;
             for (i, block) in row.chunks_exact(block_bytes).enumerate() {
                 let Small { quants, scale, offset } = small::<FORMAT>(block);
@@ -71,10 +72,10 @@ fn blocks<const FORMAT: u8>(bytes: &[u8], row_bytes: usize, x: &Activations, y: 
     }
 }
 
-fn large_blocks<const FORMAT: u8>(bytes: &[u8], row_bytes: usize, x: &Activations, y: &mut [f32]) {
+fn large_blocks<const FORMAT: u8>(bytes: &[u8], row_bytes: usize, x: &Activations, y: &mut [&mut [f32]]) {
     let count = x.size / LARGE;
-    for (row, y) in bytes.chunks_exact(row_bytes).zip(y.chunks_exact_mut(x.tokens)) {
-        y.fill(0.0);
+    for (number, row) in bytes.chunks_exact(row_bytes).enumerate() {
+        y.iter_mut().for_each(|y| y[number] = 0.0);
         for (i, block) in row.chunks_exact(large_bytes(FORMAT)).enumerate() {
             let Large { quants, scales, offsets } = large::<FORMAT>(block);
             for (token, y) in y.iter_mut().enumerate() {
@@ -87,7 +88,7 @@ fn large_blocks<const FORMAT: u8>(bytes: &[u8], row_bytes: usize, x: &Activation
                         .map(|(&w, &x)| i32::from(w) * i32::from(x))
                         .sum();
                     let scale = scales[g] * x.factors[at * GROUP / BLOCK].scale;
-                    *y += product as f32 * scale + offsets[g] * x.group_sums[at];
+                    y[number] += product as f32 * scale + offsets[g] * x.group_sums[at];
                 }
             }
         }

@@ -14,7 +14,7 @@ pub(in crate::kernels) unsafe fn blocks<const FORMAT: u8>(
     bytes: &[u8],
     row_bytes: usize,
     x: &Activations,
-    y: &mut [f32],
+    y: &mut [&mut [f32]],
 ) {
     by_token_groups!(x.tokens, blocks_of::<FORMAT>, bytes, row_bytes, x, y)
 }
@@ -28,10 +28,10 @@ unsafe fn blocks_of<const FORMAT: u8, const T: usize>(
     bytes: &[u8],
     row_bytes: usize,
     x: &Activations,
-    y: &mut [f32],
+    y: &mut [&mut [f32]],
 ) {
     let count = x.size / LARGE;
-    for (row, y) in bytes.chunks_exact(row_bytes).zip(y.chunks_exact_mut(x.tokens)) {
+    for (number, row) in bytes.chunks_exact(row_bytes).enumerate() {
         prefetch(row);
         let mut products = [_mm256_setzero_ps(); T];
         let mut offsets = [_mm256_setzero_ps(); T];
@@ -48,7 +48,7 @@ unsafe fn blocks_of<const FORMAT: u8, const T: usize>(
             }
         }
         for t in 0..T {
-            y[first + t] = horizontal_sum(_mm256_add_ps(products[t], offsets[t]));
+            y[first + t][number] = horizontal_sum(_mm256_add_ps(products[t], offsets[t]));
         }
     }
 }

@@ -1,0 +1,174 @@
+// Sessions that step together: each gets what it would get alone, and nobody's failure is another's.
+import { join } from 'node:path';
+
+import test from 'ava';
+import type { ExecutionContext } from 'ava';
+
+import { Batcher } from '../src/decode/batch.js';
+import { MagicpigError, loadModel } from '../src/index.js';
+import type { LoadOptions, Model, Session, SessionOptions } from '../src/index.js';
+import type { NativeModel, NativeSession } from '../src/native.js';
+import { writeGguf } from './support/gguf-writer.js';
+import { temporaryFolder } from './support/temporary.js';
+import { tinyLlama } from './support/tiny-llama.js';
+import type { TinyShape } from './support/tiny-llama.js';
+
+const vocabulary = 264;
+
+async function tinyModel(t: ExecutionContext, shape: Partial<TinyShape> = {}, options: LoadOptions = {}): Promise<Model> {
+  const spec = tinyLlama({ headDim: 64, heads: 2, kvHeads: 1, context: 4096, ...shape });
+  const model = await loadModel(writeGguf(join(temporaryFolder(t), 'tiny.gguf'), spec), { threads: 2, ...options });
+  t.teardown(() => model[Symbol.asyncDispose]());
+  return model;
+}
+
+const textOf = (seed: number, length: number) => Array.from({ length }, (_, i) => (i * i * 7 + seed * i + seed) % vocabulary);
+
+/** Texts of several lengths under policies that draw, hash, verify and read everything; so many that groups of every size come up. */
+const members: readonly { length: number; options: SessionOptions }[] = [
+  { length: 900, options: { policy: 'sketch', seed: 1 } },
+  { length: 1500, options: { policy: 'lsh', seed: 2 } },
+  { length: 40, options: { policy: 'exact' } },
+  { length: 700, options: { policy: 'sketch', epsilon: 0.2, seed: 3 } },
+  { length: 1, options: { policy: 'sketch', rows: 'int8' } },
+  { length: 1200, options: { policy: 'sketch', residual: true, denseLayers: [0] } },
+  { length: 650, options: { policy: 'oracle', seed: 4 } },
+];
+
+async function sessionsOf(t: ExecutionContext, model: Model, of: readonly { length: number; options: SessionOptions }[]): Promise<Session[]> {
+  return await Promise.all(of.map(async ({ length, options }, number) => {
+    const session = model.createSession({ tuned: false, ...options });
+    t.teardown(() => { session.dispose(); });
+    await session.prefill(textOf(number + 1, length));
+    return session;
+  }));
+}
+
+const tokenAt = (step: number, number: number) => (step * 31 + number * 17) % vocabulary;
+
+async function together(model: Model, sessions: readonly Session[], steps: number): Promise<Float32Array[][]> {
+  const logits: Float32Array[][] = [];
+  for (let step = 0; step < steps; step += 1) {
+    const outcomes = await model.stepBatch(sessions, sessions.map((_, number) => tokenAt(step, number)));
+    logits.push(outcomes.map((outcome) => {
+      if (outcome.status === 'rejected') throw outcome.reason;
+      return outcome.value;
+    }));
+  }
+  return logits;
+}
+
+for (const [name, shape] of [['floats', {}], ['blocks of 4 bits', { type: 'Q4_1', feedForward: 128 }], ['blocks of 8 bits', { type: 'Q8_0', feedForward: 128 }]] as const) {
+  test(`a batch gets to the bit what each session gets alone: ${name}`, async (t) => {
+    const model = await tinyModel(t, shape);
+    const steps = 20;
+    const alone = await sessionsOf(t, model, members);
+    const expected: Float32Array[][] = Array.from({ length: steps }, () => []);
+    for (const [number, session] of alone.entries()) {
+      for (let step = 0; step < steps; step += 1) expected[step]!.push(await session.step(tokenAt(step, number)));
+    }
+    const batch = await sessionsOf(t, model, members);
+    const logits = await together(model, batch, steps);
+    t.deepEqual(logits, expected);
+    t.deepEqual(batch.map(({ tokens }) => tokens), alone.map(({ tokens }) => tokens));
+    t.deepEqual(batch.map((session) => session.stats().keysRead), alone.map((session) => session.stats().keysRead));
+    // Three of them, and on one thread, are no other.
+    const one = await tinyModel(t, shape, { threads: 1 });
+    const few = await together(one, await sessionsOf(t, one, members.slice(0, 3)), steps);
+    t.deepEqual(few, expected.map((row) => row.slice(0, 3)));
+    // Negative control: a row that is another's is noticed.
+    t.notDeepEqual(logits.map(([first, second, ...rest]) => [second, first, ...rest]), expected);
+  });
+}
+
+test('texts that are written at the same time are those that are written one after the other', async (t) => {
+  const model = await tinyModel(t);
+  const write = async (session: Session, number: number) => {
+    const tokens: number[] = [];
+    for await (const { token } of session.generate({ maxTokens: 10 + 5 * number, temperature: 1, seed: number })) tokens.push(token);
+    return tokens;
+  };
+  const expected: number[][] = [];
+  for (const [number, session] of (await sessionsOf(t, model, members)).entries()) expected.push(await write(session, number));
+  const sessions = await sessionsOf(t, model, members);
+  t.deepEqual(await Promise.all(sessions.map(write)), expected);
+});
+
+test('a session that fails stays as it was, and the others go on', async (t) => {
+  const model = await tinyModel(t);
+  const [a, b, c, d] = await sessionsOf(t, model, members.slice(0, 4)) as [Session, Session, Session, Session];
+  const [x, , , y] = await sessionsOf(t, model, members.slice(0, 4)) as [Session, Session, Session, Session];
+  const before = b.tokens;
+  const aborted = new AbortController();
+  const steps = [a.step(1), b.step(2, { signal: aborted.signal }), c.step(3), d.step(4)];
+  // The batch has begun when events had their turn: one is told to stop, another is disposed of.
+  setImmediate(() => {
+    aborted.abort();
+    c.dispose();
+  });
+  const [first, second, third, fourth] = await Promise.allSettled(steps);
+  t.deepEqual(first, { status: 'fulfilled', value: await x.step(1) });
+  t.deepEqual(fourth, { status: 'fulfilled', value: await y.step(4) });
+  if (second?.status === 'rejected') {
+    t.like(second.reason, { code: 'ABORTED' });
+    t.deepEqual(b.tokens, before);
+  } else {
+    t.deepEqual(b.tokens, [...before, 2]);
+  }
+  t.true(third?.status === 'fulfilled' || (third?.reason as { code: string }).code === 'DISPOSED', JSON.stringify(third));
+  const gone = await model.stepBatch([a, c, d], [5, 5, 5]);
+  t.deepEqual(gone.map(({ status }) => status), ['fulfilled', 'rejected', 'fulfilled']);
+  t.like(gone[1], { reason: { code: 'DISPOSED' } });
+  const busy = a.step(6);
+  const outcomes = await model.stepBatch([a, b], [7, 7]);
+  await busy;
+  t.like(outcomes, [{ status: 'rejected', reason: { code: 'SESSION_BUSY' } }, { status: 'fulfilled' }]);
+});
+
+test('who is ready while a step is made joins the next, and who is ready alone waits for nobody', async (t) => {
+  const log: string[][] = [];
+  const session = (name: string) => ({ name, decodeToken: () => log.push([name]) }) as unknown as NativeSession;
+  const weights = {
+    decodeBatch: async (sessions: { name: string }[]) => {
+      log.push(sessions.map(({ name }) => name));
+      await new Promise((resolve) => setTimeout(resolve, 5));
+      return sessions.map(({ name }) => (name === 'x' ? new MagicpigError('DISK_FULL', 'full') : new Float32Array(1)));
+    },
+  } as unknown as NativeModel;
+  const batcher = new Batcher(weights);
+  const step = async (name: string) => batcher.step(session(name), 0, new Float32Array(1), undefined);
+  const write = async (name: string, steps: number) => {
+    for (let i = 0; i < steps; i += 1) await step(name);
+  };
+  await write('a', 2);
+  t.deepEqual(log.splice(0), [['a'], ['a']]);
+  const both = Promise.all([write('a', 4), write('b', 2)]);
+  const failing = t.throwsAsync(step('x'), { code: 'DISK_FULL' });
+  while (log.length === 0) await new Promise((resolve) => setImmediate(resolve));
+  await Promise.all([both, failing, write('c', 3)]);
+  t.deepEqual(log.map((names) => names.toSorted().join('')), ['abx', 'abc', 'ac', 'ac']);
+});
+
+test('an aborted batch takes back every token', async (t) => {
+  const model = await tinyModel(t);
+  const sessions = await sessionsOf(t, model, members.slice(0, 3));
+  const before = sessions.map(({ tokens }) => tokens);
+  const outcomes = await model.stepBatch(sessions, [1, 2, 3], { signal: AbortSignal.abort() });
+  for (const outcome of outcomes) t.like(outcome, { status: 'rejected', reason: { code: 'ABORTED' } });
+  t.deepEqual(sessions.map(({ tokens }) => tokens), before);
+});
+
+test('what is no batch is refused before anything is done', async (t) => {
+  const model = await tinyModel(t);
+  const [a, b] = await sessionsOf(t, model, members.slice(0, 2)) as [Session, Session];
+  const [stranger] = await sessionsOf(t, await tinyModel(t), members.slice(0, 1)) as [Session];
+  const refused = async (sessions: Session[], tokens: number[], message: RegExp) => {
+    await t.throwsAsync(model.stepBatch(sessions, tokens), { code: 'INVALID_OPTION', message });
+  };
+  await refused([a, a], [1, 2], /twice/);
+  await refused([a, stranger], [1, 2], /another model/);
+  await refused([a, b], [1], /2 sessions and 1 tokens/);
+  await refused([a, b], [1, vocabulary], /token/);
+  t.is(a.tokens.length, 900);
+  t.deepEqual(await model.stepBatch([], []), []);
+});
