@@ -1,24 +1,19 @@
 // Every architecture says what llama.cpp says of the same file: small random models, whose ln of probabilities llama.cpp gave are
 // recorded in reference/architectures.json (`npm run test:peers` holds the record to llama.cpp itself).
 import { readFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 import test from 'ava';
 import type { ExecutionContext } from 'ava';
 
-import { nativeModel, sessionShape } from '../src/decode/model.js';
-import { Batcher } from '../src/decode/batch.js';
-import { Sequence } from '../src/decode/sequence.js';
 import { loadModel } from '../src/index.js';
 import { openGguf } from '../src/model/gguf.js';
-import { NativeSession } from '../src/native.js';
-import { DenseGraph } from '../src/onnx/dense-graph.js';
 import { u32, writeGguf } from './support/gguf-writer.js';
 import type { GgufSpec } from './support/gguf-writer.js';
 import { decodeLogProbabilities, divergence, logSoftmax } from './support/log-probabilities.js';
 import { referenceLogits } from './support/reference-llama.js';
 import { temporaryFolder } from './support/temporary.js';
+import { throughOnnx } from './support/through-onnx.js';
 import { architectureText as text, architectureVocabulary, tinyArchitectures, tinyQuantisations } from './support/tiny-architectures.js';
 import { tinyDefaults, tinyLlama, withMetadata } from './support/tiny-llama.js';
 
@@ -43,17 +38,9 @@ async function stepped(path: string): Promise<number[][]> {
 }
 
 /** ln of probabilities after the text, its long part through ONNX Runtime on the CPU. */
-async function throughOnnx(path: string): Promise<number[]> {
+async function afterOnnx(path: string): Promise<number[]> {
   await using file = await openGguf(path);
-  const dense = await DenseGraph.load(file, { device: 'cpu', threads: 2 });
-  const native = NativeSession.create({ ...sessionShape(file.config), threads: 2, seed: 0, directory: tmpdir() });
-  native.setPolicy({ kind: 'exact' });
-  const sequence = new Sequence(file.config, new Batcher(nativeModel(file)), native, dense);
-  await sequence.prefill(text.slice(0, -1), undefined, () => undefined);
-  await sequence.step(text.at(-1)!, undefined);
-  native.dispose();
-  await dense.dispose();
-  return logSoftmax(sequence.logits);
+  return await throughOnnx(file, text);
 }
 
 const distance = (reference: readonly number[][], rows: readonly number[][]) => mean(reference.map((row, i) => divergence(row, rows[i]!)));
@@ -88,7 +75,7 @@ for (const [name, { spec, matters }] of Object.entries(tinyArchitectures)) {
 
   test(`${name} through ONNX Runtime`, async (t) => {
     const reference = decodeLogProbabilities(models[name]!, architectureVocabulary);
-    const off = divergence(reference[63]!, await throughOnnx(write(t, spec)));
+    const off = divergence(reference[63]!, await afterOnnx(write(t, spec)));
     t.true(off <= BOUND, `${off}`);
   });
 }
@@ -107,7 +94,7 @@ for (const [name, types] of Object.entries(tinyQuantisations)) {
     await session.prefill(text.slice(0, -1));
     const after = divergence(reference[63]!, logSoftmax(await session.step(text[63]!)));
     t.true(after <= BOUND, `at once: ${after}`);
-    const onnx = divergence(reference[63]!, await throughOnnx(path));
+    const onnx = divergence(reference[63]!, await afterOnnx(path));
     t.true(onnx <= BOUND, `through ONNX Runtime: ${onnx}`);
   });
 }

@@ -1,18 +1,12 @@
 // Folders of the hub say what the same models say as GGUF: what llama.cpp predicts, which is recorded in reference/architectures.json.
 import { readFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 import test from 'ava';
 import type { ExecutionContext } from 'ava';
 
-import { Batcher } from '../src/decode/batch.js';
-import { nativeModel, sessionShape } from '../src/decode/model.js';
-import { Sequence } from '../src/decode/sequence.js';
 import { loadModel } from '../src/index.js';
 import { openSafetensors } from '../src/model/safetensors.js';
-import { NativeSession } from '../src/native.js';
-import { DenseGraph } from '../src/onnx/dense-graph.js';
 import { f32 } from './support/gguf-writer.js';
 import { hubFolder } from './support/hub-architectures.js';
 import { decodeLogProbabilities, divergence, logSoftmax } from './support/log-probabilities.js';
@@ -20,6 +14,7 @@ import { referenceLogits } from './support/reference-llama.js';
 import { inDtype, writeHubFolder } from './support/safetensors-writer.js';
 import type { HubFolderSpec } from './support/safetensors-writer.js';
 import { temporaryFolder } from './support/temporary.js';
+import { throughOnnx } from './support/through-onnx.js';
 import { architectureText as text, architectureVocabulary, tinyArchitectures } from './support/tiny-architectures.js';
 import { tinyDefaults, withMetadata } from './support/tiny-llama.js';
 
@@ -85,15 +80,7 @@ for (const [name, { shards = 1, pad = 0, controls }] of Object.entries(cases)) {
 test('gemma3 through ONNX Runtime, whose norms lack 1', async (t) => {
   const reference = decodeLogProbabilities(models.gemma3!, architectureVocabulary);
   await using file = await openSafetensors(write(t, hubFolder('gemma3', tinyArchitectures.gemma3!.spec), 3));
-  const dense = await DenseGraph.load(file, { device: 'cpu', threads: 2 });
-  const native = NativeSession.create({ ...sessionShape(file.config), threads: 2, seed: 0, directory: tmpdir() });
-  native.setPolicy({ kind: 'exact' });
-  const sequence = new Sequence(file.config, new Batcher(nativeModel(file)), native, dense);
-  await sequence.prefill(text.slice(0, -1), undefined, () => undefined);
-  await sequence.step(text.at(-1)!, undefined);
-  const off = divergence(reference[63]!, logSoftmax(sequence.logits));
-  native.dispose();
-  await dense.dispose();
+  const off = divergence(reference[63]!, await throughOnnx(file, text));
   t.true(off <= BOUND, `${off}`);
 });
 

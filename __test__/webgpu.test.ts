@@ -1,0 +1,60 @@
+// The same predictions with the dense layers of a text on a GPU: WebGPU over Vulkan, on SwiftShader where there is no GPU, which Debian's
+// chromium brings. In a process of its own, since the loader of Vulkan's drivers reads its environment once.
+import { execFile } from 'node:child_process';
+import { existsSync, readFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { promisify } from 'node:util';
+
+import test from 'ava';
+
+import { writeGguf } from './support/gguf-writer.js';
+import { decodeLogProbabilities, divergence } from './support/log-probabilities.js';
+import { temporaryFolder } from './support/temporary.js';
+import { architectureVocabulary, tinyArchitectures, tinyQuantisations } from './support/tiny-architectures.js';
+
+const { models, quantisations } = JSON.parse(readFileSync(join(import.meta.dirname, 'reference', 'architectures.json'), 'utf8')) as Record<
+  'models' | 'quantisations',
+  Record<string, string>
+>;
+
+/** Where Debian's chromium has SwiftShader; MAGICPIG_VULKAN_ICD names another driver, a GPU's for instance. */
+const driver = process.env['MAGICPIG_VULKAN_ICD'] ?? '/usr/lib/chromium/vk_swiftshader_icd.json';
+const child = join(import.meta.dirname, 'support', 'webgpu-child.ts');
+const loader = join(import.meta.dirname, 'support', 'typescript.mjs');
+
+const architectures = Object.entries(tinyArchitectures).map(([name, { spec }]) => ({ name, spec, reference: models[name]! }));
+const types = Object.entries(tinyQuantisations).map(([name, typeOf]) => ({
+  name: `llama in ${name}`,
+  spec: tinyArchitectures.llama!.quantised(typeOf),
+  reference: quantisations[name]!,
+}));
+// Compiling shaders takes seconds a model without a GPU, so that only some are tested by default.
+const few = ['llama-3.1', 'gemma3', 'llama in Q4_K_M'];
+const cases = [...architectures, ...types].filter(({ name }) => process.env['MAGICPIG_WEBGPU'] === 'all' || few.includes(name));
+
+/** ln of probabilities after the text, by each of the cases. */
+async function predictions(folder: string): Promise<number[][]> {
+  const paths = cases.map(({ name, spec }) => writeGguf(join(folder, `${name}.gguf`), spec));
+  const env = { ...process.env, VK_ICD_FILENAMES: driver, XDG_RUNTIME_DIR: folder, LD_LIBRARY_PATH: `${dirname(driver)}:${process.env['LD_LIBRARY_PATH'] ?? ''}` };
+  const { stdout } = await promisify(execFile)(process.execPath, [`--import=${loader}`, child, ...paths], { env, maxBuffer: 64 << 20 });
+  return stdout.trim().split('\n').map((line) => JSON.parse(line) as number[]);
+}
+
+if (existsSync(driver)) {
+  test(`WebGPU predicts what llama.cpp predicts: ${cases.map(({ name }) => name).join(', ')}`, async (t) => {
+    const rows = await predictions(temporaryFolder(t));
+    t.is(rows.length, cases.length);
+    for (const [i, { name, reference }] of cases.entries()) {
+      const all = decodeLogProbabilities(reference, architectureVocabulary);
+      const off = divergence(all[63]!, rows[i]!);
+      t.log(`${name}: ${off.toExponential(2)} nats`);
+      t.true(off <= 1e-4, `${name}: ${off}`);
+      // Negative control: what is predicted a token earlier is elsewhere.
+      t.true(divergence(all[62]!, rows[i]!) > 1e-3, name);
+    }
+  });
+} else {
+  test(`WebGPU is not tested here: there is no Vulkan driver at ${driver} (Debian's chromium brings one)`, (t) => {
+    t.pass();
+  });
+}
