@@ -85,9 +85,9 @@ const decode = (terminal: Terminal): CommandModule<object, InferredOptionTypes<t
       `${count(row.context)} tokens read in ${row.prefillSeconds.toFixed(1)} s`,
       `${row.policy.padEnd(6)} ${row.decodeMsPerToken.toFixed(1)} ms a token (attention ${row.attendMsPerToken.toFixed(1)} ms)`,
       `${percent(row.keysRead)} of keys read`,
-      ...(row.batchTokensPerSecond === undefined ? [] : [
-        `${row.batchTokensPerSecond.toFixed(0)} tokens/s of ${row.batch} sessions together, ${row.tokensPerSecond.toFixed(0)} of one`,
-      ]),
+      ...(row.batch ? [
+        `${row.batch.tokensPerSecond.toFixed(0)} tokens/s of ${row.batch.sessions} sessions together, ${row.batch.aloneTokensPerSecond.toFixed(0)} of one`,
+      ] : []),
     ].join('; ')).join('\n'));
   },
 });

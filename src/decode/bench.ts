@@ -74,11 +74,15 @@ export interface DecodeBenchRow {
   readonly decodeMsPerToken: number;
   readonly attendMsPerToken: number;
   readonly keysRead: number;
-  /** Of one session. */
+  /** With a batch. */
+  readonly batch?: BatchThroughput;
+}
+
+/** What sessions that step together get, and one of them alone in turns with them. */
+export interface BatchThroughput {
+  readonly sessions: number;
   readonly tokensPerSecond: number;
-  /** With a batch: its sessions, and what all of them together get. */
-  readonly batch?: number;
-  readonly batchTokensPerSecond?: number;
+  readonly aloneTokensPerSecond: number;
 }
 
 export interface DecodeBench extends Pick<PrefillOptions, 'signal' | 'onProgress'>, Pick<AttentionBench, 'rows'> {
@@ -129,8 +133,7 @@ export async function benchDecode(
       }
       session.rewind(context);
       const alone = { context, policy: session.stats().policy, prefillSeconds, decodeMsPerToken: median(steps), attendMsPerToken: median(attends), keysRead: keysRead / STEPS };
-      if (batch === 1) rows.push({ ...alone, tokensPerSecond: 1000 / alone.decodeMsPerToken });
-      else rows.push({ ...alone, batch, ...(await batchThroughput(model, session, policy, batch, signal)) });
+      rows.push(batch === 1 ? alone : { ...alone, batch: await batchThroughput(model, session, policy, batch, signal) });
     }
   }
   return rows;
@@ -146,7 +149,7 @@ async function batchThroughput(
   policy: PolicyOptions,
   batch: number,
   signal: AbortSignal | undefined,
-): Promise<{ tokensPerSecond: number; batchTokensPerSecond: number }> {
+): Promise<BatchThroughput> {
   const folder = await mkdtemp(join(tmpdir(), 'magicpig-bench-'));
   const copies: Session[] = [];
   try {
@@ -174,7 +177,7 @@ async function batchThroughput(
         });
       }
     }
-    return { tokensPerSecond: 1000 / median(alone), batchTokensPerSecond: (1000 * batch) / median(together) };
+    return { sessions: batch, tokensPerSecond: (1000 * batch) / median(together), aloneTokensPerSecond: 1000 / median(alone) };
   } finally {
     for (const copy of copies) copy.dispose();
     await rm(folder, { recursive: true, force: true });

@@ -89,7 +89,11 @@ impl Weights {
         end.and_then(|end| part.get(offset..end))
             .and_then(|bytes| Matrix::new(kind, inputs, bytes))
             .ok_or_else(|| {
-                WeightsError::Mismatch(format!("{span:?} is not in a file of {} bytes", part.len()))
+                WeightsError::Mismatch(format!(
+                    "a matrix of {}, {outputs} x {inputs} at byte {offset}, is not in a file of {} bytes",
+                    kind.name(),
+                    part.len()
+                ))
             })
     }
 }
