@@ -323,8 +323,9 @@ export class Model implements AsyncDisposable {
   /**
    * Opens the session in the folder `directory`, or makes one there: with everything that was read and generated up to its
    * last checkpoint, at once, however long it is. It checkpoints by itself after each prefill, every 16 tokens it
-   * generates, and when it stops generating. Of `lsh`, tables are made anew, which takes a while. Seed, policy and index are
-   * the session's own where `options` do not say otherwise; what differs from them is refused, but for `exact`, `budget` and `denseLayers`.
+   * generates, and when it stops generating. Of `lsh`, the tables of the newest rows, some 1,300 at most, are made anew. Seed, policy
+   * and index are the session's own where `options` do not say otherwise; what differs from them is refused, but for `exact`, `budget` and
+   * `denseLayers`.
    * What `tune` chose for the model applies to a new session, and as a budget to one with the same index.
    *
    * Throws INVALID_OPTION, SESSION_NOT_FOUND, SESSION_MISMATCH (of another model, seed, or index than the policy's), SESSION_LOCKED (another
