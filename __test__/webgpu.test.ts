@@ -17,6 +17,9 @@ const { models, quantisations } = JSON.parse(readFileSync(join(import.meta.dirna
   Record<string, string>
 >;
 
+/** Divergence from llama.cpp's predictions that is allowed, in nats: the CPU's tests have the same. */
+const BOUND = 1e-4;
+
 /** Where Debian's chromium has SwiftShader; MAGICPIG_VULKAN_ICD names another driver, a GPU's for instance. */
 const driver = process.env['MAGICPIG_VULKAN_ICD'] ?? '/usr/lib/chromium/vk_swiftshader_icd.json';
 const child = join(import.meta.dirname, 'support', 'webgpu-child.ts');
@@ -48,9 +51,10 @@ if (existsSync(driver)) {
       const all = decodeLogProbabilities(reference, architectureVocabulary);
       const off = divergence(all[63]!, rows[i]!);
       t.log(`${name}: ${off.toExponential(2)} nats`);
-      t.true(off <= 1e-4, `${name}: ${off}`);
+      t.true(off <= BOUND, `${name}: ${off}`);
       // Negative control: what is predicted a token earlier is elsewhere.
-      t.true(divergence(all[62]!, rows[i]!) > 1e-3, name);
+      const control = divergence(all[62]!, rows[i]!);
+      t.true(control > 5 * BOUND, `${name}, negative control: ${control}`);
     }
   });
 } else {
