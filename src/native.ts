@@ -153,9 +153,9 @@ export class NativeVocabulary {
 export class NativeGrammar {
   readonly #grammar: AddonGrammar;
 
-  constructor({ vocabulary }: NativeVocabulary, schema: string) {
+  constructor(tokens: NativeVocabulary, schema: string) {
     const { NativeGrammar: Addon } = loaded();
-    this.#grammar = translating(() => new Addon(vocabulary, schema));
+    this.#grammar = translating(() => new Addon(tokens.vocabulary, schema));
   }
 
   /** Writes a bit for each token: whether it may come next. False where the text is complete. */

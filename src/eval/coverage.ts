@@ -1,5 +1,3 @@
-import type { Session } from '../decode/session.js';
-
 /** What a policy said of its own errors, and what they were: over heads and steps. */
 export interface Coverage {
   /** Outputs of a query head in a step that were compared. */
@@ -19,7 +17,14 @@ export interface Violations {
   readonly upper: number;
 }
 
-type Counts = Pick<NonNullable<ReturnType<Session['audit']>>, 'headSteps' | 'violations' | 'outside' | 'estimatedErrors' | 'realErrors'>;
+/** What a session's audit counts of steps that estimate their errors. */
+interface Counts {
+  readonly headSteps: number;
+  readonly violations: number;
+  readonly outside: number;
+  readonly estimatedErrors: number;
+  readonly realErrors: number;
+}
 
 /** Sums the audits of a policy's runs; undefined where it estimated nothing. */
 export function coverageOf(audits: readonly Counts[]): (Coverage & Violations) | undefined {
