@@ -11,6 +11,7 @@ import { openGguf } from '../src/model/gguf.js';
 import { u32, writeGguf } from './support/gguf-writer.js';
 import type { GgufSpec } from './support/gguf-writer.js';
 import { decodeLogProbabilities, divergence, logSoftmax } from './support/log-probabilities.js';
+import { distance, mean, predictionsOf } from './support/predictions.js';
 import { referenceLogits } from './support/reference-llama.js';
 import { temporaryFolder } from './support/temporary.js';
 import { throughOnnx } from './support/through-onnx.js';
@@ -26,31 +27,19 @@ const { models, quantisations } = JSON.parse(readFileSync(join(import.meta.dirna
 const BOUND = 1e-4;
 
 const write = (t: ExecutionContext, spec: GgufSpec) => writeGguf(join(temporaryFolder(t), 'tiny.gguf'), spec);
-const mean = (values: readonly number[]) => values.reduce((a, b) => a + b) / values.length;
-
-/** ln of probabilities after each token, one by one. */
-async function stepped(path: string): Promise<number[][]> {
-  await using model = await loadModel(path, { threads: 2 });
-  using session = model.createSession({ policy: 'exact' });
-  const rows = [];
-  for (const token of text) rows.push(logSoftmax(await session.step(token)));
-  return rows;
-}
 
 /** ln of probabilities after the text, its long part through ONNX Runtime on the CPU. */
 async function afterOnnx(path: string): Promise<number[]> {
   await using file = await openGguf(path);
-  return await throughOnnx(file, text);
+  return logSoftmax(await throughOnnx(file, text));
 }
-
-const distance = (reference: readonly number[][], rows: readonly number[][]) => mean(reference.map((row, i) => divergence(row, rows[i]!)));
 
 for (const [name, { spec, matters }] of Object.entries(tinyArchitectures)) {
   test(`${name} predicts what llama.cpp predicts`, async (t) => {
     const path = write(t, spec);
     const reference = decodeLogProbabilities(models[name]!, architectureVocabulary);
     t.is(reference.length, 64);
-    const rows = await stepped(path);
+    const rows = await predictionsOf(path);
     const off = distance(reference, rows);
     t.log(`${off.toExponential(2)} nats`);
     t.true(off <= BOUND, `${off}`);
@@ -68,7 +57,7 @@ for (const [name, { spec, matters }] of Object.entries(tinyArchitectures)) {
 
     // Negative controls: what the file says besides its shape is not passed over.
     for (const key of matters) {
-      const without = distance(reference, await stepped(write(t, withMetadata(spec, { [key]: undefined }))));
+      const without = distance(reference, await predictionsOf(write(t, withMetadata(spec, { [key]: undefined }))));
       t.true(without > 5 * BOUND, `without ${key}: ${without}`);
     }
   });
@@ -84,7 +73,7 @@ for (const [name, types] of Object.entries(tinyQuantisations)) {
   test(`weights of ${name} predict what llama.cpp predicts from them`, async (t) => {
     const path = write(t, tinyArchitectures.llama!.quantised(types));
     const reference = decodeLogProbabilities(quantisations[name]!, architectureVocabulary);
-    const off = distance(reference, await stepped(path));
+    const off = distance(reference, await predictionsOf(path));
     t.log(`${off.toExponential(2)} nats`);
     t.true(off <= BOUND, `${off}`);
 
@@ -104,7 +93,7 @@ test('a mistral attends its window', async (t) => {
   const llama = tinyLlama(shape, 3);
   const windowed = withMetadata(llama, { 'llama.attention.sliding_window': u32(24) });
   const reference = (window?: number) => referenceLogits(llama, shape, text, { window }).map(logSoftmax);
-  const rows = await stepped(write(t, windowed));
+  const rows = await predictionsOf(write(t, windowed));
   const off = distance(reference(24), rows);
   t.true(off <= BOUND, `${off}`);
   const control = distance(reference(), rows);

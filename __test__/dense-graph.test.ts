@@ -1,21 +1,16 @@
 // The dense graph and the attention between its parts are the model's equations, for every type of weights.
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 import test from 'ava';
 
-import { nativeModel, sessionShape } from '../src/decode/model.js';
-import { Batcher } from '../src/decode/batch.js';
-import { Sequence } from '../src/decode/sequence.js';
 import { loadModel } from '../src/index.js';
 import type { Model } from '../src/index.js';
 import { openGguf } from '../src/model/gguf.js';
-import { NativeSession } from '../src/native.js';
-import { DenseGraph } from '../src/onnx/dense-graph.js';
 import { Rope } from '../src/onnx/rope.js';
 import { writeGguf } from './support/gguf-writer.js';
 import { referenceLogits } from './support/reference-llama.js';
 import { temporaryFolder } from './support/temporary.js';
+import { throughOnnx } from './support/through-onnx.js';
 import { tinyDefaults, tinyLlama } from './support/tiny-llama.js';
 import type { TinyShape } from './support/tiny-llama.js';
 
@@ -44,18 +39,9 @@ const tolerance = 0.012;
 /** ONNX Runtime rounds activations before quantised weights to 8 bits. */
 const onnxTolerance = 5 * tolerance;
 
-/** Logits after the text but its last token was read at once, its long part through ONNX Runtime on the CPU. */
-async function throughOnnx(path: string): Promise<Float32Array> {
+async function afterOnnx(path: string): Promise<Float32Array> {
   await using file = await openGguf(path);
-  const dense = await DenseGraph.load(file, { device: 'cpu', threads: 2 });
-  const native = NativeSession.create({ ...sessionShape(file.config), threads: 2, seed: 0, directory: tmpdir() });
-  native.setPolicy({ kind: 'exact' });
-  const sequence = new Sequence(file.config, new Batcher(nativeModel(file)), native, dense);
-  await sequence.prefill(text.slice(0, -1), undefined, () => undefined);
-  await sequence.step(text.at(-1)!, undefined);
-  native.dispose();
-  await dense.dispose();
-  return sequence.logits;
+  return await throughOnnx(file, text);
 }
 
 for (const shape of [
@@ -83,7 +69,7 @@ for (const shape of [
       const off = distance(next, reference[tokens]!);
       t.true(off < tolerance, `after ${tokens} tokens at once: ${off}`);
     }
-    const off = distance(await throughOnnx(path), reference.at(-1)!);
+    const off = distance(await afterOnnx(path), reference.at(-1)!);
     t.true(off < onnxTolerance, `through ONNX Runtime: ${off}`);
   });
 }

@@ -10,12 +10,12 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
-import { loadModel } from '../../src/index.js';
 import type { TensorType } from '../../src/model/types.js';
 import { dequantise } from '../../src/onnx/quantised-blocks.js';
 import { writeGguf } from '../support/gguf-writer.js';
 import type { GgufSpec } from '../support/gguf-writer.js';
-import { decodeLogProbabilities, divergence, encodeLogProbabilities, logSoftmax } from '../support/log-probabilities.js';
+import { decodeLogProbabilities, divergence, encodeLogProbabilities } from '../support/log-probabilities.js';
+import { distance, predictionsOf } from '../support/predictions.js';
 import { architectureText as text, architectureVocabulary, tinyArchitectures, tinyQuantisations } from '../support/tiny-architectures.js';
 
 /** What is allowed between the two, and between llama.cpp and its record, on the mean. */
@@ -30,20 +30,10 @@ const read = (path: string): unknown => JSON.parse(readFileSync(path, 'utf8'));
 const { version } = read(join(peers, 'node_modules', 'node-llama-cpp', 'package.json')) as { version: string };
 type Predictions = Record<string, string>;
 const recorded = record ? { models: {}, quantisations: {} } : (read(reference) as { models: Predictions; quantisations: Predictions });
-const mean = (values: readonly number[]) => values.reduce((a, b) => a + b) / values.length;
-const distance = (a: readonly number[][], b: readonly number[][]) => mean(a.map((row, i) => divergence(row, b[i] ?? [])));
 
 function theirs(paths: readonly string[]): number[][][] {
   const command = [join(peers, 'log-probabilities.mjs'), text.join(','), ...paths];
   return JSON.parse(execFileSync(process.execPath, command, { encoding: 'utf8', maxBuffer: 1 << 28, stdio: ['ignore', 'pipe', 'inherit'] })) as number[][][];
-}
-
-async function ours(path: string): Promise<number[][]> {
-  await using model = await loadModel(path, { threads: 2 });
-  using session = model.createSession({ policy: 'exact' });
-  const rows = [];
-  for (const token of text) rows.push(logSoftmax(await session.step(token)));
-  return rows;
 }
 
 /** The same numbers as F32 weights. */
@@ -75,12 +65,12 @@ try {
     });
     const path = writeGguf(join(folder, `${name}.gguf`), spec);
     const [plain = [], ...peer] = theirs([path, ...files.flatMap((file) => [file.path, file.wide])]);
-    const own = await ours(path);
+    const own = await predictionsOf(path);
     const greatest = Math.max(...plain.map((row, position) => divergence(row, own[position] ?? [])));
     console.log(`${name}: ${verdict('KL', distance(plain, own))}, ${greatest.toExponential(1)} at most, ${held(recorded.models, made.models, name, plain)}`);
     for (const [i, file] of files.entries()) {
       const [rounding = [], exact = []] = peer.slice(2 * i);
-      const own = await ours(file.path);
+      const own = await predictionsOf(file.path);
       const [off, between] = [distance(rounding, own), distance(rounding, exact)];
       const kept = name === 'llama' ? `, ${held(recorded.quantisations, made.quantisations, file.type, rounding)}` : '';
       console.log(`${name} ${file.type}: ${verdict('KL', distance(exact, own))}; rounded, ${verdict(`${off.toExponential(1)} of which beyond its own ${between.toExponential(1)}`, Math.max(0, off - between))}${kept}`);

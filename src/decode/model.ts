@@ -197,11 +197,6 @@ export function nativeOptions(file: ModelFile, rounding: { lmHead8Bits?: boolean
   };
 }
 
-/** Maps the weights for the addon, as they are. */
-export function nativeModel(file: ModelFile): NativeModel {
-  return NativeModel.open(nativeOptions(file, { threads: 1 }));
-}
-
 /** What a session must know of a model to attend for it. */
 export function sessionShape({ layers, heads, kvHeads, headDim, local, scoreCap }: ModelConfig) {
   return {
