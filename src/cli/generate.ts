@@ -2,30 +2,22 @@ import { text as readAll } from 'node:stream/consumers';
 import { readFile } from 'node:fs/promises';
 import type { CommandModule, InferredOptionTypes } from 'yargs';
 import type { Model, OpenSessionOptions } from '../decode/model.js';
-import { type PolicyOptions, type SamplingOptions, policyNames } from '../decode/options.js';
+import type { PolicyOptions, SamplingOptions } from '../decode/options.js';
 import type { Session, SessionStats } from '../decode/session.js';
 import { MagicpigError } from '../errors.js';
 import { fileError } from '../model/file-error.js';
-import { denseLayersOption, layersFrom } from './dense-layers-option.js';
 import { bytes, count, percent } from './format.js';
 import { DEFAULT_MODEL, REF_HELP } from './model-option.js';
+import { policyOf, policyOptions } from './policy-options.js';
 import { rowsOption } from './rows-option.js';
+import { runtimeOf, runtimeOptions } from './runtime-options.js';
 import type { Progress, Terminal } from './terminal.js';
 
 /** Of every command that generates. */
 export const generationOptions = {
   model: { alias: 'm', type: 'string', default: DEFAULT_MODEL, describe: `The model: ${REF_HELP}` },
   'max-tokens': { alias: 'n', type: 'number', default: 256, describe: 'Tokens to generate at most' },
-  policy: { type: 'string', choices: policyNames, describe: 'How attention is computed while generating [default: sketch, or as the session was made]' },
-  budget: { type: 'number', describe: 'sketch, topk, oracle, quest: mean fraction of the indexed keys that a step reads [default: 0.02 of 8,192 keys, less in longer texts]' },
-  'target-error': { type: 'number', describe: 'sketch, instead of a budget: read as many keys as make this the mean relative error of attention, by its own prediction' },
-  epsilon: { type: 'number', describe: 'sketch, instead of a budget: read more keys until the interval of every relative error of attention ends below this' },
-  delta: { type: 'number', describe: 'With --epsilon: how often an interval may be wrong [default: 0.05]' },
-  'sketch-bits': { type: 'number', describe: 'sketch: bits of the copy of each key element: 1, 2 or 4 [default: 4]' },
-  residual: { type: 'boolean', describe: 'sketch: keep a copy of the values too, which the keys that are read correct: needs fewer of them [default: false]' },
-  'lsh-k': { type: 'number', describe: 'lsh: bits a table, 1 to 16; more bits, fewer keys read [default: 10]' },
-  'lsh-l': { type: 'number', describe: 'lsh: tables, 2 to 1000; more tables, more keys read [default: 150]' },
-  'dense-layers': denseLayersOption,
+  ...policyOptions,
   tuned: { type: 'boolean', default: true, describe: 'Take what tune chose for the model where no option says otherwise; --no-tuned does not' },
   rows: rowsOption,
   temperature: { alias: 't', type: 'number', default: 0, describe: 'Divides logits; 0 always takes the most likely token' },
@@ -36,11 +28,7 @@ export const generationOptions = {
   session: { type: 'string', describe: 'The folder of a session: what it has of the text is not read again, and it keeps what is read and written; without a prompt it is continued' },
   stop: { type: 'string', array: true, describe: 'A text that ends the generation; may be given several times' },
   seed: { type: 'number', default: 0, describe: 'The same seed gives the same text' },
-  threads: { type: 'number', describe: 'Threads to use [default: one for each core]' },
-  device: { type: 'string', default: 'cpu', describe: 'Where the dense layers of long prompts run: cpu or webgpu' },
-  'lm-head': { type: 'string', default: 'file', describe: 'Bits of the output head in memory: as the file has it, or 8' },
-  weights: { type: 'string', default: 'file', describe: 'Bits of 16 and 32-bit weights in memory: as the file has them, 8 or 4' },
-  context: { type: 'number', describe: 'Tokens that the text may have [default: as the model was trained for]' },
+  ...runtimeOptions,
 } as const;
 
 const options = {
@@ -123,7 +111,7 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
 /** Options of policy and sampling. What is wrong with them is told before a model is downloaded or a text is read. */
 export async function checked(args: Shared): Promise<{ policy: PolicyOptions; sampling: SamplingOptions & { seed: number } }> {
   const { samplingFrom, policyFrom, integer } = await import('../decode/options.js');
-  const policy = { policy: args.policy, budget: args.budget, targetError: args['target-error'], epsilon: args.epsilon, delta: args.delta, sketchBits: args['sketch-bits'], residual: args.residual, lshK: args['lsh-k'], lshL: args['lsh-l'], denseLayers: layersFrom(args['dense-layers']), tuned: args.tuned };
+  const policy = { ...policyOf(args), tuned: args.tuned };
   policyFrom(policy);
   const sampling = {
     temperature: args.temperature,
@@ -141,13 +129,8 @@ export async function checked(args: Shared): Promise<{ policy: PolicyOptions; sa
 /** The model that the options name, under a progress bar. */
 export async function load(args: Shared, signal: AbortSignal, progress: Progress): Promise<Model> {
   const { loadModel } = await import('../decode/model.js');
-  const { deviceFrom, lmHeadFrom, weightsFrom } = await import('../decode/options.js');
   return await loadModel(args.model, {
-    threads: args.threads,
-    device: deviceFrom(args.device),
-    lmHead: lmHeadFrom(args['lm-head']),
-    weights: weightsFrom(args.weights),
-    context: args.context,
+    ...runtimeOf(args),
     signal,
     onProgress: ({ phase, done, total }) => {
       if (phase === 'download') progress.update('downloading', done, total, 'bytes');

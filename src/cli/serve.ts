@@ -1,10 +1,10 @@
 import type { CommandModule, InferredOptionTypes } from 'yargs';
-import { policyNames } from '../decode/options.js';
 import { MagicpigError } from '../errors.js';
 import type { ServeOptions } from '../server/options.js';
-import { denseLayersOption, layersFrom } from './dense-layers-option.js';
 import { DEFAULT_MODEL, REF_HELP } from './model-option.js';
+import { policyOf, policyOptions } from './policy-options.js';
 import { rowsOption } from './rows-option.js';
+import { runtimeOf, runtimeOptions } from './runtime-options.js';
 import type { Terminal } from './terminal.js';
 
 const options = {
@@ -20,22 +20,9 @@ const options = {
   queue: { type: 'number', default: 64, describe: 'Requests that may wait; those beyond it get status 503' },
   'body-limit': { type: 'number', describe: 'Bytes that a request may have [default: 32 a token of the context, from 1 MiB to 64 MiB]' },
   drain: { type: 'number', default: 25, describe: 'Seconds that requests have to end after SIGTERM or Ctrl-C' },
-  policy: { type: 'string', choices: policyNames, describe: 'How attention is computed while generating [default: sketch, or as a session was made]' },
-  budget: { type: 'number', describe: 'sketch, topk, oracle, quest: mean fraction of the indexed keys that a step reads [default: 0.02 of 8,192 keys, less in longer texts]' },
-  'target-error': { type: 'number', describe: 'sketch, instead of a budget: read as many keys as make this the mean relative error of attention, by its own prediction' },
-  epsilon: { type: 'number', describe: 'sketch, instead of a budget: read more keys until the interval of every relative error of attention ends below this' },
-  delta: { type: 'number', describe: 'With --epsilon: how often an interval may be wrong [default: 0.05]' },
-  'sketch-bits': { type: 'number', describe: 'sketch: bits of the copy of each key element: 1, 2 or 4 [default: 4]' },
-  residual: { type: 'boolean', describe: 'sketch: keep a copy of the values too, which the keys that are read correct: needs fewer of them [default: false]' },
-  'dense-layers': denseLayersOption,
-  'lsh-k': { type: 'number', describe: 'lsh: bits a table, 1 to 16; more bits, fewer keys read [default: 10]' },
-  'lsh-l': { type: 'number', describe: 'lsh: tables, 2 to 1000; more tables, more keys read [default: 150]' },
+  ...policyOptions,
   rows: rowsOption,
-  threads: { type: 'number', describe: 'Threads to use [default: one for each core]' },
-  device: { type: 'string', default: 'cpu', describe: 'Where the dense layers of long prompts run: cpu or webgpu' },
-  'lm-head': { type: 'string', default: 'file', describe: 'Bits of the output head in memory: as the file has it, or 8' },
-  weights: { type: 'string', default: 'file', describe: 'Bits of 16 and 32-bit weights in memory: as the file has them, 8 or 4' },
-  context: { type: 'number', describe: 'Tokens that a text may have [default: as the model was trained for]' },
+  ...runtimeOptions,
 } as const;
 
 type Arguments = InferredOptionTypes<typeof options>;
@@ -54,7 +41,6 @@ export const serve = (terminal: Terminal): CommandModule<object, Arguments> => (
 async function run(args: Arguments, terminal: Terminal): Promise<void> {
   const { signal } = terminal;
   const { Server } = await import('../server/server.js');
-  const { deviceFrom, lmHeadFrom, weightsFrom } = await import('../decode/options.js');
   const wanted: ServeOptions = {
     model: args.model,
     host: args.host,
@@ -69,22 +55,9 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
     queue: args.queue,
     bodyLimit: args['body-limit'],
     drainSeconds: args.drain,
-    policy: args.policy,
-    budget: args.budget,
-    targetError: args['target-error'],
-    epsilon: args.epsilon,
-    delta: args.delta,
-    sketchBits: args['sketch-bits'],
-    residual: args.residual,
-    denseLayers: layersFrom(args['dense-layers']),
-    lshK: args['lsh-k'],
-    lshL: args['lsh-l'],
+    ...policyOf(args),
     rows: args.rows,
-    threads: args.threads,
-    device: deviceFrom(args.device),
-    lmHead: lmHeadFrom(args['lm-head']),
-    weights: weightsFrom(args.weights),
-    context: args.context,
+    ...runtimeOf(args),
   };
   const lost = new AbortController();
   await using server = await Server.start(wanted, {
