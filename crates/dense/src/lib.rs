@@ -10,6 +10,7 @@ mod activations;
 mod blocks;
 mod chunk;
 mod config;
+mod importance;
 mod kernels;
 mod layer;
 mod matrix;

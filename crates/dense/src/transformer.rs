@@ -7,6 +7,7 @@ use lsh_attn::soft_cap::soft_cap;
 use crate::activations::Activations;
 use crate::chunk::ChunkScratch;
 use crate::config::{LayerConfig, TransformerConfig};
+use crate::importance::head_importance;
 use crate::kernels::DenseKernels;
 use crate::layer::{LayerVectors, read_norm};
 use crate::matrix::{Cores, Matrix, WeightType, multiply};
@@ -18,9 +19,6 @@ use crate::weights_file::{TensorSpan, Weights, WeightsError};
 /// matrix products (`chunk`).
 const FEW: usize = 32;
 
-/// Least [`Transformer::head_importance`]: above 0, for a head that was cut out of a model.
-const LEAST_IMPORTANCE: f32 = 0.05;
-
 /// A model whose weights are mapped. Several sequences may step through it at once.
 #[derive(Debug)]
 pub struct Transformer {
@@ -29,6 +27,7 @@ pub struct Transformer {
     ropes: Vec<Rope>,
     layers: Vec<LayerVectors>,
     final_norm: Vec<f32>,
+    head_importance: Vec<f32>,
 }
 
 /// What a step works with, kept between steps.
@@ -90,7 +89,8 @@ impl Transformer {
         }
         round_weights(&mut weights, &mut config, threads)?;
         let ropes = config.ropes.iter().map(Rope::new).collect();
-        Ok(Transformer { config, weights, ropes, layers, final_norm })
+        let head_importance = head_importance(&weights, &config)?;
+        Ok(Transformer { config, weights, ropes, layers, final_norm, head_importance })
     }
 
     /// Tokens that the model knows.
@@ -104,25 +104,9 @@ impl Transformer {
         (self.config.layers.len(), heads, kv_heads, head_dim)
     }
 
-    /// How much the output of each query head moves the residual stream, `[layers, heads]`: the Frobenius norm of its part of the
-    /// output projection, from at most 128 of that's rows, relative to the mean of the layer's heads.
-    pub fn head_importance(&self) -> Vec<f32> {
-        let TransformerConfig { heads, head_dim, .. } = self.config;
-        let layer = |layer: &LayerConfig| {
-            let matrix = self.matrix(layer.attention_output);
-            let mut squares = vec![0.0f32; heads];
-            for row in (0..matrix.outputs()).step_by(matrix.outputs().div_ceil(128)) {
-                for (square, part) in squares.iter_mut().zip(matrix.row(row).chunks_exact(head_dim)) {
-                    *square += part.iter().map(|weight| weight * weight).sum::<f32>();
-                }
-            }
-            let norms: Vec<f32> = squares.iter().map(|square| square.sqrt()).collect();
-            let mean = norms.iter().sum::<f32>() / heads as f32;
-            norms
-                .into_iter()
-                .map(move |norm| if mean > 0.0 { (norm / mean).max(LEAST_IMPORTANCE) } else { 1.0 })
-        };
-        self.config.layers.iter().flat_map(layer).collect()
+    /// How much the output of each query head moves the residual stream, `[layers, heads]`, relative to the mean of its layer.
+    pub fn head_importance(&self) -> &[f32] {
+        &self.head_importance
     }
 
     /// Takes tokens at consecutive positions from `position` on through all layers, and writes the logits

@@ -135,7 +135,7 @@ impl NativeModel {
     /// session takes as `importance`.
     #[napi]
     pub fn head_importance(&self) -> Vec<f64> {
-        self.transformer.head_importance().into_iter().map(f64::from).collect()
+        self.transformer.head_importance().iter().copied().map(f64::from).collect()
     }
 
     /// Takes one token of each session through the model, attended under the session's policy; resolves with what each of them got. Each
