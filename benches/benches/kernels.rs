@@ -128,22 +128,22 @@ fn sketch(c: &mut Criterion) {
                 codes.encode(kernels, &plan, &q);
                 (blocks, codes)
             };
-            let sums = |kernels: Kernels, blocks: &[u8], codes: &QueryCodes| {
-                let mut sums = vec![0.0; count / BLOCK_KEYS * queries];
+            let weights = |kernels: Kernels, blocks: &[u8], codes: &QueryCodes| {
+                let (mut weights, mut totals) = (vec![0; count * queries], [0.0; 4]);
                 let queries = codes.queries(0, &[0.0; 4]);
-                kernels.sketch_sums(bits, plan.padded_dim(), blocks, queries, &mut sums);
-                sums
+                kernels.sketch_weights(bits, plan.padded_dim(), blocks, queries, &mut weights, &mut totals);
+                (weights, totals)
             };
             let scalar = Kernels::of(Isa::Scalar).expect("always there");
             let (blocks, codes) = scan(scalar);
-            let expected = sums(scalar, &blocks, &codes);
+            let expected = weights(scalar, &blocks, &codes);
             let mut group =
                 c.benchmark_group(format!("sketch scan, 4 queries, 4096 keys, d {dim}, {bits} bits"));
             group.throughput(Throughput::Bytes(blocks.len() as u64));
             for kernels in each_isa() {
-                assert_eq!(sums(kernels, &blocks, &codes), expected, "{kernels:?}");
+                assert_eq!(weights(kernels, &blocks, &codes), expected, "{kernels:?}");
                 group.bench_function(kernels.isa().name(), |b| {
-                    b.iter(|| black_box(sums(kernels, &blocks, &codes)))
+                    b.iter(|| black_box(weights(kernels, &blocks, &codes)))
                 });
             }
             group.finish();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use kv_store::SEGMENT_ROWS;
 use lsh_attn::mix::{derive_seed, mix64};
 use lsh_attn::sketch::{
-    BLOCK_KEYS, Draw, QueryCodes, Residual, Scanned, SketchIndex, ValueBlocks, attend_drawn, draw, totals,
+    BLOCK_KEYS, Draw, QueryCodes, Residual, SketchIndex, ValueBlocks, attend_drawn, draw,
 };
 use lsh_attn::soft_cap::before_soft_cap;
 use lsh_attn::softmax::Partial;
@@ -19,8 +19,8 @@ use crate::decode_verified::Assessed;
 use crate::sketch::{HeadSketch, LayerSketch, SessionSketch};
 use crate::storage::Codes;
 
-/// Blocks that one task scans and draws from: 8,192 keys, whose codes stay in the second-level cache from the scan to the
-/// draw. It does not depend on the number of threads, so neither does the sample.
+/// Blocks that one task scans and draws from: 8,192 keys. It does not depend on the number of threads, so neither does the
+/// sample.
 const TASK_BLOCKS: usize = 512;
 
 #[derive(Default)]
@@ -114,25 +114,25 @@ pub(crate) fn sketched(
             return First::Static(attend_static(step, &layer.heads[number], number, &q));
         };
         let (task, offsets) = (&tasks[number], &offsets[number]);
-        let mut sums = vec![0.0; task.blocks.len() * group];
+        let mut weights = vec![0; task.blocks.len() * group * BLOCK_KEYS];
+        let mut totals = vec![0.0; group];
         let queries = codes.queries(task.kv_head * group, offsets);
-        if sketch.residual() {
-            let mut residual = Residual::new(&layer.plan, group);
-            let codes = (task.codes(step, layer), task.values(step, layer));
-            residual.scan(step.kernels, &layer.plan, codes, queries, &mut sums);
-            return First::Scan(sums, residual.totals().to_vec(), Some(residual));
-        }
         let (bits, padded_dim) = (layer.plan.bits(), layer.plan.padded_dim());
-        step.kernels.sketch_sums(bits, padded_dim, task.codes(step, layer), queries, &mut sums);
-        let totals = totals(&sums, group);
-        First::Scan(sums, totals, None)
+        let blocks = task.codes(step, layer);
+        step.kernels.sketch_weights(bits, padded_dim, blocks, queries, &mut weights, &mut totals);
+        let residual = sketch.residual().then(|| {
+            let mut residual = Residual::new(&layer.plan, group);
+            residual.add(step.kernels, &layer.plan, task.values(step, layer), &weights, &totals);
+            residual
+        });
+        First::Scan(Scanned { weights, totals, residual })
     });
     read.retrieve += started.elapsed() * team.threads() as u32;
     let mut weight = vec![0.0; step.shape.heads];
     let mut fixed_weight = vec![0.0; step.shape.heads];
     let mut indexed = vec![0.0; step.shape.heads];
     let mut fixed: Vec<Partial> = Vec::with_capacity(kv_heads);
-    let mut scanned: Vec<(Vec<f32>, Option<Residual>)> = Vec::with_capacity(tasks.len());
+    let mut scanned: Vec<Scanned> = Vec::with_capacity(tasks.len());
     for (number, part) in first.into_iter().enumerate() {
         match part {
             First::Static((partial, rows)) => {
@@ -148,13 +148,13 @@ pub(crate) fn sketched(
                 }
                 fixed.push(partial);
             }
-            First::Scan(sums, totals, residual) => {
+            First::Scan(scan) => {
                 let first = tasks[scanned.len()].kv_head * group;
-                for (query, total) in totals.into_iter().enumerate() {
-                    weight[first + query] += total;
-                    indexed[first + query] += total;
+                for (query, &total) in scan.totals.iter().enumerate() {
+                    weight[first + query] += f64::from(total);
+                    indexed[first + query] += f64::from(total);
                 }
-                scanned.push((sums, residual));
+                scanned.push(scan);
             }
         }
     }
@@ -167,7 +167,7 @@ pub(crate) fn sketched(
     let floor = sketch.floor(keys) as f32;
     let keep = matches!(sketch.budget(), Budget::TargetError(_) | Budget::Verified { .. });
     let attend = |number: usize, coefficients: &[f32], round: u64| {
-        let (task, offsets, (sums, residual)) = (&tasks[number], &offsets[number], &scanned[number]);
+        let (task, Scanned { weights, residual, .. }) = (&tasks[number], &scanned[number]);
         let heads = task.kv_head * group;
         let random = mix64(derive_seed(seed ^ round << 32, number as u64));
         let how = Draw {
@@ -176,26 +176,21 @@ pub(crate) fn sketched(
             start: (random >> 11) as f64 / (1u64 << 53) as f64,
             first: task.index(layer).first() + task.blocks.start * BLOCK_KEYS,
         };
-        let blocks = Scanned {
-            plan: &layer.plan,
-            blocks: task.codes(step, layer),
-            queries: codes.queries(heads, offsets),
-            sums,
-        };
         let rows = step.storage.rows(step.layer, task.kv_head, task.segment);
         let mut partial = step.partial(group);
         SCRATCH.with_borrow_mut(|Scratch { ids, ln_pi, scores }| {
             ids.clear();
             ln_pi.clear();
             let started = Instant::now();
-            let expected = draw(step.kernels, blocks, how, ids, ln_pi);
+            let expected = draw(step.kernels, weights, how, ids, ln_pi);
             let drawing = started.elapsed();
             step.note_drawn(task.segment, ids.iter().map(|&id| usize::from(id)), group);
             let q = &q[heads * d..][..group * d];
             attend_drawn(step.kernels, q, rows, (ids, ln_pi), scores, &mut partial);
             let residual = residual.clone().map(|mut residual| {
                 let drawn = (ids.as_slice(), ln_pi.as_slice());
-                residual.take_away(step.kernels, blocks, task.values(step, layer), how.first, drawn);
+                let codes = (task.values(step, layer), weights.as_slice());
+                residual.take_away(step.kernels, &layer.plan, codes, how.first, drawn);
                 residual
             });
             let kept = if keep { (ids.clone(), ln_pi.clone()) } else { Default::default() };
@@ -243,12 +238,21 @@ pub(crate) fn sketched(
     read
 }
 
-/// What the threads do first: attend a KV head's static set, or sum the estimates of a task's blocks.
+/// What the threads do first: attend a KV head's static set, or estimate the weights of a task's keys.
 enum First {
     /// With the number of rows.
     Static((Partial, usize)),
-    /// With the sums over all blocks, and what values' codes add.
-    Scan(Vec<f32>, Vec<f64>, Option<Residual>),
+    Scan(Scanned),
+}
+
+/// What a task's codes say of its keys.
+struct Scanned {
+    /// `[blocks, group, 16]`, bf16
+    weights: Vec<u16>,
+    /// Their sums, `[group]`.
+    totals: Vec<f32>,
+    /// What values' codes add, where there are any.
+    residual: Option<Residual>,
 }
 
 /// All queries of a KV head over what its index leaves out: the first rows and the newest.

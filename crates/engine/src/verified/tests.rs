@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use lsh_attn::mix::{derive_seed, mix64, normals};
 use lsh_attn::rows::RowType;
-use lsh_attn::sketch::{Draw, QueryCodes, Scanned, SketchIndex, SketchPlan, attend_drawn, draw, totals};
+use lsh_attn::sketch::{Draw, QueryCodes, SketchIndex, SketchPlan, attend_drawn, draw};
 
 use super::*;
 
@@ -64,16 +64,16 @@ impl Outcome {
         index.extend(kernels, &plan, rows, KEYS, &mut blocks);
         let mut codes = QueryCodes::default();
         codes.encode(kernels, &plan, &q);
-        let mut sums = vec![0.0; index.count()];
+        let (mut weights, mut totals) = (vec![0; KEYS], [0.0]);
         let queries = codes.queries(0, &[0.0]);
-        kernels.sketch_sums(plan.bits(), plan.padded_dim(), &blocks, queries, &mut sums);
-        let scanned = Scanned { plan: &plan, blocks: &blocks, queries, sums: &sums };
-        let coefficients = [EXPECTED / totals(&sums, 1)[0] as f32];
+        let (bits, padded_dim) = (plan.bits(), plan.padded_dim());
+        kernels.sketch_weights(bits, padded_dim, &blocks, queries, &mut weights, &mut totals);
+        let coefficients = [EXPECTED / totals[0]];
         for seed in 0..DRAWS_OF_SCENE {
             let start = (mix64(derive_seed(scene + SCENES, seed)) >> 11) as f64 / (1u64 << 53) as f64;
             let how = Draw { coefficients: &coefficients, floor: 5e-4, start, first: 0 };
             let (mut ids, mut ln_pi, mut partial) = (Vec::new(), Vec::new(), Partial::new(1, DIM));
-            draw(kernels, scanned, how, &mut ids, &mut ln_pi);
+            draw(kernels, &weights, how, &mut ids, &mut ln_pi);
             attend_drawn(kernels, &q, rows, (&ids, &ln_pi), &mut Vec::new(), &mut partial);
             let output = Output::new(&partial, 1, DIM);
             self.real.push(f64::from(square_distance(&output.o, &exact.o)) * exact.inverse_squares[0]);

@@ -6,7 +6,7 @@ pub(super) mod int8;
 mod sketch;
 pub(super) mod values;
 
-use self::sketch::{rotate, sketch_encode, sketch_sums, sketch_weights};
+use self::sketch::{draw_keys, rotate, sketch_encode, sketch_weights};
 use super::{GATHER_AHEAD, GemmShape, Isa, PANEL, RowKernels, STREAM_AHEAD, Table, scalar};
 use crate::hash::{HashPlan, LANES, Lanes};
 
@@ -17,8 +17,8 @@ pub(super) static TABLE: Table = Table {
     take_repeated,
     rotate,
     sketch_encode,
-    sketch_sums,
     sketch_weights,
+    draw_keys,
     value_encode: values::encode,
     value_sums: values::sums,
     bf16: RowKernels { dot_gathered, add_gathered, dot_block, add_block },

@@ -6,7 +6,7 @@ use core::arch::x86_64::*;
 pub(super) mod bf16;
 mod sketch;
 
-use self::sketch::{rotate, sketch_encode, sketch_sums, sketch_weights};
+use self::sketch::{draw_keys, rotate, sketch_encode, sketch_weights};
 use super::{GATHER_AHEAD, GemmShape, Isa, PANEL, RowKernels, STREAM_AHEAD, Table, avx2, scalar};
 use crate::hash::{HashPlan, LANES, Lanes};
 
@@ -19,8 +19,8 @@ const BASE: Table = Table {
     take_repeated,
     rotate,
     sketch_encode,
-    sketch_sums,
     sketch_weights,
+    draw_keys,
     value_encode: avx2::values::encode,
     value_sums: avx2::values::sums,
     bf16: RowKernels { dot_gathered, add_gathered, dot_block, add_block },

@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 
 use crate::hash::{HashPlan, LANES, Lanes};
 use crate::rows::{RowType, Rows};
-use crate::sketch::{BLOCK_KEYS, SKETCH_BITS, SketchQueries, ValueWeights, block_bytes};
+use crate::sketch::{BLOCK_KEYS, Draw, SKETCH_BITS, SketchQueries, ValueWeights, block_bytes};
 
 /// Runs `body::<G>` over groups of four queries and then one by one: four share each widened row.
 macro_rules! by_query_groups {
@@ -105,24 +105,17 @@ type Prefetch = unsafe fn(bytes: &[u8]);
 type TakeRepeated = unsafe fn(counts: &mut [u8], out: &mut Vec<u16>);
 type Rotate = unsafe fn(signs: &[f32], x: &mut [Lanes]);
 type SketchEncode = unsafe fn(bits: u32, x: &[Lanes], block: &mut [u8]);
-type SketchSums =
-    unsafe fn(bits: u32, padded_dim: usize, blocks: &[u8], queries: SketchQueries<'_>, sums: &mut [f32]);
 type SketchWeights = unsafe fn(
     bits: u32,
     padded_dim: usize,
-    block: &[u8],
+    blocks: &[u8],
     queries: SketchQueries<'_>,
-    out: &mut [[f32; BLOCK_KEYS]],
+    weights: &mut [u16],
+    totals: &mut [f32],
 );
+type DrawKeys = unsafe fn(weights: &[u16], how: Draw<'_>, ids: &mut Vec<u16>, ln_pi: &mut Vec<f32>) -> f64;
 type ValueEncode = unsafe fn(bits: u32, x: &[Lanes], block: &mut [u8]);
-type ValueSums = unsafe fn(
-    bits: u32,
-    padded_dim: usize,
-    codes: (&[u8], &[u8]),
-    queries: SketchQueries<'_>,
-    sums: &mut [f32],
-    num: &mut [f32],
-);
+type ValueSums = unsafe fn(bits: u32, padded_dim: usize, values: &[u8], weights: &[u16], num: &mut [f32]);
 type DotGathered = unsafe fn(q: &[f32], rows: &[u16], head_dim: usize, ids: &[u16], out: &mut [f32]);
 type AddGathered = unsafe fn(acc: &mut [f32], rows: &[u16], head_dim: usize, ids: &[u16], weights: &[f32]);
 type DotBlock = unsafe fn(q: &[f32], rows: &[u16], head_dim: usize, out: &mut [f32]);
@@ -149,8 +142,8 @@ struct Table {
     take_repeated: TakeRepeated,
     rotate: Rotate,
     sketch_encode: SketchEncode,
-    sketch_sums: SketchSums,
     sketch_weights: SketchWeights,
+    draw_keys: DrawKeys,
     value_encode: ValueEncode,
     value_sums: ValueSums,
     bf16: RowKernels,
@@ -267,38 +260,41 @@ impl Kernels {
         unsafe { (self.0.sketch_encode)(bits, x, block) }
     }
 
-    /// `sums[block, query]`, the sum of the block's estimated weights. Bit-exact on every ISA, and with what
-    /// [`Kernels::sketch_weights`] says of the same keys but for the order of the sum.
+    /// Estimated weights of the blocks' keys in bf16, `[blocks, queries, 16]`, and their sums over all blocks, one a query. Bit-exact
+    /// on every ISA.
     ///
-    /// An estimate is 2^x with the fraction of x taken for the mantissa's, up to 6% more than the power itself: a
+    /// An estimate is 2^x with the fraction of x taken for the mantissa's, up to 6% more than the power itself, and that in 8 bits: a
     /// proposal has to be known exactly, not to be exact. x is cut to -126..=100.
-    pub fn sketch_sums(
+    pub fn sketch_weights(
         self,
         bits: u32,
         padded_dim: usize,
         blocks: &[u8],
         queries: SketchQueries<'_>,
-        sums: &mut [f32],
+        weights: &mut [u16],
+        totals: &mut [f32],
     ) {
         let count = check_sketch(bits, padded_dim, blocks, queries);
-        assert_eq!(sums.len(), count * queries.offsets.len(), "one sum a block and query");
+        assert_eq!(weights.len(), count * queries.offsets.len() * BLOCK_KEYS, "one weight a key and query");
+        assert_eq!(totals.len(), queries.offsets.len(), "one sum a query");
         // SAFETY: features as above; the lengths were just checked.
-        unsafe { (self.0.sketch_sums)(bits, padded_dim, blocks, queries, sums) }
+        unsafe { (self.0.sketch_weights)(bits, padded_dim, blocks, queries, weights, totals) }
     }
 
-    /// The estimated weights `[queries][16]` of one block's keys. Bit-exact on every ISA.
-    pub fn sketch_weights(
+    /// Draws keys of consecutive blocks by their estimated weights `[blocks, queries, 16]`: see [`crate::sketch::draw`]. Bit-exact on
+    /// every ISA.
+    pub(crate) fn draw_keys(
         self,
-        bits: u32,
-        padded_dim: usize,
-        block: &[u8],
-        queries: SketchQueries<'_>,
-        out: &mut [[f32; BLOCK_KEYS]],
-    ) {
-        assert_eq!(check_sketch(bits, padded_dim, block, queries), 1, "one block");
-        assert_eq!(out.len(), queries.offsets.len());
-        // SAFETY: features as above; the lengths were just checked.
-        unsafe { (self.0.sketch_weights)(bits, padded_dim, block, queries, out) }
+        weights: &[u16],
+        how: Draw<'_>,
+        ids: &mut Vec<u16>,
+        ln_pi: &mut Vec<f32>,
+    ) -> f64 {
+        let block = how.coefficients.len() * BLOCK_KEYS;
+        assert!(block > 0 && weights.len().is_multiple_of(block), "whole blocks");
+        assert!((0.0..1.0).contains(&how.floor) && (0.0..1.0).contains(&how.start));
+        // SAFETY: features as above; lengths and range were just checked.
+        unsafe { (self.0.draw_keys)(weights, how, ids, ln_pi) }
     }
 
     /// Codes of 16 rotated values, one a lane of `x` `[padded_dim]`, into `block`. Bit-exact on every ISA.
@@ -309,29 +305,22 @@ impl Kernels {
         unsafe { (self.0.value_encode)(bits, x, block) }
     }
 
-    /// As [`Kernels::sketch_sums`], and adds to `num` `[queries, padded_dim]` the sums of the weighted values that blocks of
-    /// codes `values` stand for. Weights times factors are rounded to 7 bits for each block and query, so that each is off by
-    /// at most 1/254 of the greatest; [`ValueWeights`] are what counts. Integers within a block, f32 from block to block: bit-exact
-    /// on every ISA.
-    pub fn value_sums(
-        self,
-        bits: u32,
-        padded_dim: usize,
-        (blocks, values): (&[u8], &[u8]),
-        queries: SketchQueries<'_>,
-        sums: &mut [f32],
-        num: &mut [f32],
-    ) {
-        let count = check_sketch(bits, padded_dim, blocks, queries);
-        assert_eq!(blocks.len(), values.len(), "values of the same keys");
-        assert_eq!(sums.len(), count * queries.offsets.len(), "one sum a block and query");
-        assert_eq!(num.len(), padded_dim * queries.offsets.len(), "one sum a query and element");
+    /// Adds to `num` `[queries, padded_dim]` the sums of the values that blocks of codes stand for, times `weights` as
+    /// [`Kernels::sketch_weights`] makes them. Weights times factors are rounded to 7 bits for each block and query, so that each is off
+    /// by at most 1/254 of the greatest; [`ValueWeights`] are what counts. Integers within a block, f32 from block to block: bit-exact on
+    /// every ISA.
+    pub fn value_sums(self, bits: u32, padded_dim: usize, values: &[u8], weights: &[u16], num: &mut [f32]) {
+        assert!(SKETCH_BITS.contains(&bits) && padded_dim > 0 && padded_dim.is_multiple_of(32));
+        assert!(num.len().is_multiple_of(padded_dim), "one sum a query and element");
+        let (queries, bytes) = (num.len() / padded_dim, block_bytes(padded_dim, bits));
+        assert!(values.len().is_multiple_of(bytes));
+        assert_eq!(weights.len(), values.len() / bytes * queries * BLOCK_KEYS, "one weight a key and query");
         // SAFETY: features as above; the lengths were just checked.
-        unsafe { (self.0.value_sums)(bits, padded_dim, (blocks, values), queries, sums, num) }
+        unsafe { (self.0.value_sums)(bits, padded_dim, values, weights, num) }
     }
 
     /// What weights `[16]` of a block's keys are rounded to by [`Kernels::value_sums`].
-    pub fn value_weights(self, bits: u32, weights: &[f32; BLOCK_KEYS], values: &[u8]) -> ValueWeights {
+    pub fn value_weights(self, bits: u32, weights: &[u16], values: &[u8]) -> ValueWeights {
         scalar::values::rounded(bits, weights, values)
     }
 
@@ -502,8 +491,8 @@ const SCAN_AHEAD: usize = 16 << 10;
 
 /// Bounds of an estimate's base-2 logarithm: 2^100 summed over a segment is still finite.
 const SKETCH_LOG2: (f32, f32) = (-126.0, 100.0);
-/// 2^23, an f32's exponent step as an integer, and the integer of 1.0: x * STEP + ONE, rounded, are the bits of about 2^x.
-const EXPONENT_STEP: f32 = 8_388_608.0;
+/// 2^7, a bf16's exponent step as an integer, and the integer of 1.0: x * STEP + ONE, rounded, are the bits of about 2^x.
+const EXPONENT_STEP: f32 = 128.0;
 const EXPONENT_ONE: f32 = 127.0 * EXPONENT_STEP;
 
 /// A block whose weights are all below this adds no values: that they could be divided by the greatest of them is not sure.

@@ -1,5 +1,6 @@
 //! The meaning of every kernel, in portable Rust. Sums run in index order with one f32 accumulator.
 
+pub(super) mod draw;
 mod int8;
 pub(super) mod values;
 
@@ -18,8 +19,8 @@ pub(super) static TABLE: Table = Table {
     take_repeated,
     rotate,
     sketch_encode,
-    sketch_sums,
     sketch_weights,
+    draw_keys: draw::keys,
     value_encode: values::encode,
     value_sums: values::sums,
     bf16: RowKernels { dot_gathered, add_gathered, dot_block, add_block },
@@ -158,39 +159,41 @@ pub(super) fn encode_body(bits: u32, x: &[Lanes], block: &mut [u8]) {
     }
 }
 
-fn sketch_sums(bits: u32, padded_dim: usize, blocks: &[u8], queries: SketchQueries<'_>, sums: &mut [f32]) {
-    let count = queries.offsets.len();
-    let bytes = block_bytes(padded_dim, bits);
-    for (block, sums) in blocks.chunks_exact(bytes).zip(sums.chunks_exact_mut(count)) {
-        for (query, sum) in sums.iter_mut().enumerate() {
-            let w = estimates(bits, padded_dim, block, queries, query);
-            // The order in which registers of 16, 8 and 4 lanes are folded.
-            let eight: [f32; 8] = std::array::from_fn(|i| w[i] + w[i + 8]);
-            let four: [f32; 4] = std::array::from_fn(|i| eight[i] + eight[i + 4]);
-            *sum = (four[0] + four[1]) + (four[2] + four[3]);
-        }
-    }
-}
-
 fn sketch_weights(
     bits: u32,
     padded_dim: usize,
-    block: &[u8],
+    blocks: &[u8],
     queries: SketchQueries<'_>,
-    out: &mut [[f32; LANES]],
+    weights: &mut [u16],
+    totals: &mut [f32],
 ) {
-    for (query, out) in out.iter_mut().enumerate() {
-        *out = estimates(bits, padded_dim, block, queries, query);
+    let count = queries.offsets.len();
+    let bytes = block_bytes(padded_dim, bits);
+    let mut lanes = vec![[0.0f32; LANES]; count];
+    for (block, weights) in blocks.chunks_exact(bytes).zip(weights.chunks_exact_mut(count * LANES)) {
+        for (query, (weights, lanes)) in weights.chunks_exact_mut(LANES).zip(&mut lanes).enumerate() {
+            weights.copy_from_slice(&estimates(bits, padded_dim, block, queries, query));
+            for (lane, &weight) in lanes.iter_mut().zip(weights.iter()) {
+                *lane += widen(weight);
+            }
+        }
+    }
+    for (total, lanes) in totals.iter_mut().zip(lanes) {
+        // The order in which registers of 16, 8 and 4 lanes are folded.
+        let eight: [f32; 8] = std::array::from_fn(|i| lanes[i] + lanes[i + 8]);
+        let four: [f32; 4] = std::array::from_fn(|i| eight[i] + eight[i + 4]);
+        *total = (four[0] + four[1]) + (four[2] + four[3]);
     }
 }
 
+/// A block's estimated weights for one query, in bf16.
 fn estimates(
     bits: u32,
     padded_dim: usize,
     block: &[u8],
     queries: SketchQueries<'_>,
     query: usize,
-) -> [f32; LANES] {
+) -> [u16; LANES] {
     let quants = &queries.quants[query * padded_dim..][..padded_dim];
     let (codes, factors) = block.split_at(code_bytes(padded_dim, bits));
     let groups = (8 / bits) as usize;
@@ -205,7 +208,7 @@ fn estimates(
         let scaled = (product as f32 - queries.zeros[query]) * factor;
         let x = scaled.mul_add(queries.scales[query], queries.offsets[query]);
         let x = x.max(super::SKETCH_LOG2.0).min(super::SKETCH_LOG2.1);
-        f32::from_bits(x.mul_add(super::EXPONENT_STEP, super::EXPONENT_ONE).round_ties_even() as i32 as u32)
+        x.mul_add(super::EXPONENT_STEP, super::EXPONENT_ONE).round_ties_even() as u16
     })
 }
 

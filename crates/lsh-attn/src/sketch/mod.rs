@@ -4,10 +4,12 @@
 //! with the factor <k, k> / <k, code> that makes it right along the key itself (RaBitQ, Gao and Long 2024). From the
 //! estimated weights w^_hi of the queries h that share a KV head, key i is drawn with
 //!
-//! `pi_i = min(1, lambda sum_h w^_hi / Z_h + floor)`, where Z_h is the static set's true weight plus the sum of w^_hi.
+//! `pi_i = min(1, sqrt(sum_h (lambda_h w^_hi / Z_h)^2) + floor)`, where Z_h is the static set's true weight plus the sum of w^_hi.
 //!
 //! pi is exact whatever the code's error is, so the estimate is unbiased; a better code only lowers its variance. One
-//! sample serves all queries of the group, and one lambda all heads: those that look at the static set draw almost nothing.
+//! sample serves all queries of the group: a key adds (w_hi / Z_h)^2 / pi_i to the square of each one's error, and for a given
+//! number of keys the sum of these is least with the root of the sum of squares. One lambda for all heads, times how much a head's
+//! output counts: those that look at the static set draw almost nothing.
 //! The floor bounds the weight of a key whose estimate is wrong (a defensive mixture, Hesterberg 1995).
 //!
 //! With residual correction values have codes as well, and what keys' and values' codes say together is summed over all
@@ -21,7 +23,7 @@ mod sample;
 pub use index::{SketchIndex, SketchPlan};
 pub use query::{QueryCodes, SketchQueries};
 pub use residual::{Residual, ValueBlocks, ValueWeights};
-pub use sample::{Draw, Scanned, attend_drawn, draw, totals};
+pub use sample::{Draw, attend_drawn, draw};
 
 /// Keys of a block: a SIMD lane each.
 pub const BLOCK_KEYS: usize = crate::hash::LANES;

@@ -6,8 +6,8 @@
 
 use crate::hash::{LANES, Lanes};
 use crate::kernels::Kernels;
-use crate::rows::Rows;
-use crate::sketch::{BLOCK_KEYS, Scanned, SketchPlan, SketchQueries, middle, value_code};
+use crate::rows::{Rows, widen};
+use crate::sketch::{BLOCK_KEYS, SketchPlan, middle, value_code};
 use crate::softmax::Partial;
 
 /// Codes of values, block by block beside those of keys.
@@ -62,20 +62,18 @@ impl Residual {
         Residual { padded_dim, den: vec![0.0; queries], num: vec![0.0; queries * padded_dim] }
     }
 
-    /// Scans blocks: their keys are added here, and the sums of their estimates `[blocks, queries]` are written to `sums`.
-    pub fn scan(
+    /// Adds all keys of some blocks: `weights` and `totals` as [`Kernels::sketch_weights`] makes them, and the codes of values.
+    pub fn add(
         &mut self,
         kernels: Kernels,
         plan: &SketchPlan,
-        (blocks, values): (&[u8], ValueBlocks<'_>),
-        queries: SketchQueries<'_>,
-        sums: &mut [f32],
+        values: ValueBlocks<'_>,
+        weights: &[u16],
+        totals: &[f32],
     ) {
-        kernels.value_sums(plan.bits(), self.padded_dim, (blocks, values.0), queries, sums, &mut self.num);
-        for sums in sums.chunks_exact(self.den.len()) {
-            for (den, &sum) in self.den.iter_mut().zip(sums) {
-                *den += f64::from(sum);
-            }
+        kernels.value_sums(plan.bits(), self.padded_dim, values.0, weights, &mut self.num);
+        for (den, &total) in self.den.iter_mut().zip(totals) {
+            *den += f64::from(total);
         }
     }
 
@@ -84,19 +82,18 @@ impl Residual {
         &self.den
     }
 
-    /// Takes away drawn keys, each over its pi. `ids`, ascending, count from `first`, the id of the first block's first key.
+    /// Takes away drawn keys of blocks that were added, each over its pi. `ids`, ascending, count from `first`, the id of the
+    /// first block's first key.
     pub fn take_away(
         &mut self,
         kernels: Kernels,
-        scanned: Scanned<'_>,
-        values: ValueBlocks<'_>,
+        plan: &SketchPlan,
+        (values, weights): (ValueBlocks<'_>, &[u16]),
         first: usize,
         (ids, ln_pi): (&[u16], &[f32]),
     ) {
-        let Scanned { plan, blocks, queries, .. } = scanned;
         let (bits, bytes) = (plan.bits(), plan.block_bytes());
         let mask = ((1u32 << bits) - 1) as u8;
-        let mut weights = vec![[0.0f32; BLOCK_KEYS]; self.den.len()];
         let mut rounded = vec![ValueWeights::default(); self.den.len()];
         let mut codes = vec![0u8; self.padded_dim];
         let mut current = None;
@@ -104,11 +101,10 @@ impl Residual {
             let (number, key) =
                 ((usize::from(id) - first) / BLOCK_KEYS, (usize::from(id) - first) % BLOCK_KEYS);
             let values = &values.0[number * bytes..][..bytes];
+            let weights = &weights[number * self.den.len() * BLOCK_KEYS..];
             if current != Some(number) {
                 current = Some(number);
-                let block = &blocks[number * bytes..][..bytes];
-                kernels.sketch_weights(bits, self.padded_dim, block, queries, &mut weights);
-                for (rounded, weights) in rounded.iter_mut().zip(&weights) {
+                for (rounded, weights) in rounded.iter_mut().zip(weights.chunks_exact(BLOCK_KEYS)) {
                     *rounded = kernels.value_weights(bits, weights, values);
                 }
             }
@@ -119,7 +115,7 @@ impl Residual {
             let inverse = (-ln_pi).exp();
             let nums = self.num.chunks_exact_mut(self.padded_dim);
             for (query, (den, num)) in self.den.iter_mut().zip(nums).enumerate() {
-                *den -= f64::from(weights[query][key] * inverse);
+                *den -= f64::from(widen(weights[query * BLOCK_KEYS + key]) * inverse);
                 let weight = f32::from(rounded[query].quants[key]) * rounded[query].scale * inverse;
                 for (num, &code) in num.iter_mut().zip(&codes) {
                     *num -= weight * (f32::from(code) - middle(bits));

@@ -5,7 +5,7 @@ use lsh_attn::kernels::{Isa, Kernels};
 use lsh_attn::mix::{derive_seed, mix64};
 use lsh_attn::rows::widen;
 use lsh_attn::sketch::{
-    BLOCK_KEYS, Draw, QueryCodes, SKETCH_BITS, Scanned, SketchIndex, SketchPlan, attend_drawn, draw, totals,
+    BLOCK_KEYS, Draw, QueryCodes, SKETCH_BITS, SketchIndex, SketchPlan, attend_drawn, draw,
 };
 use lsh_attn::softmax::Partial;
 
@@ -63,11 +63,10 @@ impl Scene {
 
 /// Everything a step makes of a scene before it draws.
 struct Step {
-    plan: SketchPlan,
     blocks: Vec<u8>,
-    codes: QueryCodes,
-    offsets: Vec<f32>,
-    sums: Vec<f32>,
+    /// `[blocks, queries, 16]`, bf16
+    weights: Vec<u16>,
+    totals: Vec<f32>,
 }
 
 fn scan(kernels: Kernels, scene: &Scene, bits: u32) -> Step {
@@ -78,26 +77,28 @@ fn scan(kernels: Kernels, scene: &Scene, bits: u32) -> Step {
     let mut codes = QueryCodes::default();
     codes.encode(kernels, &plan, &scene.q);
     let offsets: Vec<f32> = scene.q.chunks_exact(scene.dim).map(|q| dot(q, &scene.centre) * LOG2_E).collect();
-    let mut sums = vec![0.0; index.count() * scene.queries];
+    let mut weights = vec![0; index.count() * scene.queries * BLOCK_KEYS];
+    let mut totals = vec![0.0; scene.queries];
     let queries = codes.queries(0, &offsets);
-    kernels.sketch_sums(bits, plan.padded_dim(), &blocks, queries, &mut sums);
-    Step { plan, blocks, codes, offsets, sums }
+    kernels.sketch_weights(bits, plan.padded_dim(), &blocks, queries, &mut weights, &mut totals);
+    Step { blocks, weights, totals }
 }
 
 impl Step {
-    /// Estimated weights `[blocks][queries][16]`.
-    fn weights(&self, kernels: Kernels) -> Vec<Vec<[f32; BLOCK_KEYS]>> {
-        let queries = self.codes.queries(0, &self.offsets);
-        let of = |block| {
-            let mut out = vec![[0.0; BLOCK_KEYS]; self.offsets.len()];
-            kernels.sketch_weights(self.plan.bits(), self.plan.padded_dim(), block, queries, &mut out);
-            out
-        };
-        self.blocks.chunks_exact(self.plan.block_bytes()).map(of).collect()
+    /// The estimated weight of a key.
+    fn weight(&self, query: usize, id: usize) -> f32 {
+        let block = id / BLOCK_KEYS * self.totals.len() + query;
+        widen(self.weights[block * BLOCK_KEYS + id % BLOCK_KEYS])
     }
 
     fn coefficients(&self, lambda: f32) -> Vec<f32> {
-        totals(&self.sums, self.offsets.len()).iter().map(|total| lambda / *total as f32).collect()
+        self.totals.iter().map(|total| lambda / total).collect()
+    }
+
+    /// The probability that a key is drawn.
+    fn pi(&self, coefficients: &[f32], floor: f32, id: usize) -> f32 {
+        let square = |(query, coefficient): (usize, &f32)| (self.weight(query, id) * coefficient).powi(2);
+        (coefficients.iter().enumerate().map(square).sum::<f32>().sqrt() + floor).min(1.0)
     }
 }
 
@@ -111,8 +112,11 @@ fn isa_sketch_is_bit_exact() {
                 for bits in SKETCH_BITS {
                     let (want, got) = (scan(scalar, &scene, bits), scan(kernels, &scene, bits));
                     assert_eq!(want.blocks, got.blocks, "{kernels:?} d {dim} {bits} bits");
-                    assert_eq!(want.sums, got.sums, "{kernels:?} d {dim} {bits} bits");
-                    assert_eq!(want.weights(scalar), got.weights(kernels));
+                    assert_eq!(want.weights, got.weights, "{kernels:?} d {dim} {bits} bits");
+                    assert_eq!(want.totals, got.totals, "{kernels:?} d {dim} {bits} bits");
+                    let coefficients = want.coefficients(8.0);
+                    let of = |kernels| drawn(kernels, &want, &coefficients, 1e-3, dim as u64);
+                    assert_eq!(of(scalar), of(kernels), "{kernels:?} d {dim} {bits} bits");
                 }
             }
         }
@@ -131,14 +135,11 @@ fn more_bits_estimate_scores_better() {
     for dim in [64, 128] {
         let scene = Scene::new(dim, 3, 1600);
         let error = |bits: u32| {
-            let weights = scan(kernels, &scene, bits).weights(kernels);
+            let scanned = scan(kernels, &scene, bits);
             let mut squares = 0.0;
-            for (block, weights) in weights.iter().enumerate() {
-                for (query, weights) in weights.iter().enumerate() {
-                    for (key, weight) in weights.iter().enumerate() {
-                        let score = scene.score(query, block * BLOCK_KEYS + key);
-                        squares += (weight.ln() - score).powi(2);
-                    }
+            for query in 0..scene.queries {
+                for id in 0..scene.count {
+                    squares += (scanned.weight(query, id).ln() - scene.score(query, id)).powi(2);
                 }
             }
             (squares / (scene.count * scene.queries) as f32).sqrt()
@@ -182,17 +183,16 @@ pub(crate) fn uniform(seed: u64) -> f64 {
 }
 
 /// Ids and ln pi of one draw, and how many were expected.
-fn drawn(step: &Step, coefficients: &[f32], floor: f32, seed: u64) -> (Vec<u16>, Vec<f32>, f64) {
-    let kernels = Kernels::detect().expect("a kernel");
+fn drawn(
+    kernels: Kernels,
+    step: &Step,
+    coefficients: &[f32],
+    floor: f32,
+    seed: u64,
+) -> (Vec<u16>, Vec<f32>, f64) {
     let (mut ids, mut ln_pi) = (Vec::new(), Vec::new());
-    let scanned = Scanned {
-        plan: &step.plan,
-        blocks: &step.blocks,
-        queries: step.codes.queries(0, &step.offsets),
-        sums: &step.sums,
-    };
     let how = Draw { coefficients, floor, start: uniform(seed), first: 0 };
-    let expected = draw(kernels, scanned, how, &mut ids, &mut ln_pi);
+    let expected = draw(kernels, &step.weights, how, &mut ids, &mut ln_pi);
     (ids, ln_pi, expected)
 }
 
@@ -202,13 +202,12 @@ fn inclusion_is_pi_for_every_key() {
     let scene = Scene::new(64, 3, 800);
     let scanned = scan(kernels, &scene, 2);
     let (coefficients, floor) = (scanned.coefficients(20.0), 1e-3);
-    let weights = scanned.weights(kernels);
     const DRAWS: u64 = 20_000;
     let mut counts = vec![0u32; scene.count];
     let mut total = 0;
     let mut expected = 0.0;
     for seed in 0..DRAWS {
-        let (ids, ln_pi, most_likely) = drawn(&scanned, &coefficients, floor, seed);
+        let (ids, ln_pi, most_likely) = drawn(kernels, &scanned, &coefficients, floor, seed);
         expected = most_likely;
         total += ids.len();
         assert!(
@@ -219,17 +218,14 @@ fn inclusion_is_pi_for_every_key() {
         assert!(ids.is_sorted_by(|a, b| a < b));
         for (&id, ln_pi) in ids.iter().zip(ln_pi) {
             counts[usize::from(id)] += 1;
-            let (block, key) = (usize::from(id) / BLOCK_KEYS, usize::from(id) % BLOCK_KEYS);
-            let pi = floor + dot(&weights[block].iter().map(|w| w[key]).collect::<Vec<_>>(), &coefficients);
-            assert!((ln_pi.exp() / pi.min(1.0) - 1.0).abs() < 1e-4);
+            let pi = scanned.pi(&coefficients, floor, usize::from(id));
+            assert!((ln_pi.exp() / pi - 1.0).abs() < 1e-4);
         }
     }
     let mut sum = 0.0;
     let mut certain = 0;
     for (id, &count) in counts.iter().enumerate() {
-        let (block, key) = (id / BLOCK_KEYS, id % BLOCK_KEYS);
-        let weighted: f32 = weights[block].iter().zip(&coefficients).map(|(w, c)| w[key] * c).sum();
-        let pi = f64::from((weighted + floor).min(1.0));
+        let pi = f64::from(scanned.pi(&coefficients, floor, id));
         sum += pi;
         certain += u32::from(pi == 1.0);
         let error = (pi * (1.0 - pi) / DRAWS as f64).sqrt();
@@ -250,7 +246,7 @@ fn worst_deviation(bits: u32, cap: Option<f32>, known_as: impl Fn(f32) -> f32) -
     let direction = vec![1.0; scene.dim];
     let mut estimates = vec![Vec::new(); 2 * scene.queries];
     for seed in 0..2000 {
-        let (ids, ln_pi, _) = drawn(&scanned, &coefficients, floor, seed);
+        let (ids, ln_pi, _) = drawn(kernels, &scanned, &coefficients, floor, seed);
         let known: Vec<f32> = ln_pi.iter().map(|ln_pi| known_as(ln_pi.exp()).ln()).collect();
         let mut partial = Partial::new(scene.queries, scene.dim).with_cap(cap);
         let drawn = (ids.as_slice(), known.as_slice());

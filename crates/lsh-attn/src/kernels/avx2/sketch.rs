@@ -4,7 +4,7 @@ use core::arch::x86_64::*;
 
 use super::super::{SCAN_AHEAD, scalar};
 use crate::hash::{LANES, Lanes};
-use crate::sketch::{SketchQueries, block_bytes, code_bytes};
+use crate::sketch::{Draw, SketchQueries, block_bytes, code_bytes};
 
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn rotate(signs: &[f32], x: &mut [Lanes]) {
@@ -17,79 +17,22 @@ pub(super) fn sketch_encode(bits: u32, x: &[Lanes], block: &mut [u8]) {
 }
 
 /// # Safety
-/// - blocks, queries and sums agree, as [`super::super::Kernels::sketch_sums`] checks.
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn sketch_sums(
-    bits: u32,
-    padded_dim: usize,
-    blocks: &[u8],
-    queries: SketchQueries<'_>,
-    sums: &mut [f32],
-) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        match bits {
-            1 => sums_of_bits::<1>(padded_dim, blocks, queries, sums),
-            2 => sums_of_bits::<2>(padded_dim, blocks, queries, sums),
-            _ => sums_of_bits::<4>(padded_dim, blocks, queries, sums),
-        }
-    }
-}
-
-/// # Safety
-/// - as [`sketch_sums`].
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn sums_of_bits<const BITS: u32>(
-    padded_dim: usize,
-    blocks: &[u8],
-    queries: SketchQueries<'_>,
-    sums: &mut [f32],
-) {
-    by_query_groups!(queries.offsets.len(), sums_of::<BITS>, padded_dim, blocks, queries, sums)
-}
-
-/// # Safety
-/// - as [`sketch_sums`], and queries `first..first + G` exist.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn sums_of<const BITS: u32, const G: usize>(
-    first: usize,
-    padded_dim: usize,
-    blocks: &[u8],
-    queries: SketchQueries<'_>,
-    sums: &mut [f32],
-) {
-    let count = queries.offsets.len();
-    let bytes = block_bytes(padded_dim, BITS);
-    for (block, sums) in blocks.chunks_exact(bytes).zip(sums.chunks_exact_mut(count)) {
-        for line in (0..bytes).step_by(64) {
-            // A prefetch never faults, so the address need not even be valid.
-            _mm_prefetch::<_MM_HINT_T1>(block.as_ptr().wrapping_add(SCAN_AHEAD + line).cast());
-        }
-        // SAFETY: a whole block, and queries that exist (caller).
-        let weights = unsafe { estimates::<BITS, G>(first, padded_dim, block, queries) };
-        for (sum, weights) in sums[first..].iter_mut().zip(weights) {
-            *sum = lane_sum(weights);
-        }
-    }
-}
-
-/// # Safety
-/// - block, queries and out agree, as [`super::super::Kernels::sketch_weights`] checks.
+/// - blocks, queries, weights and totals agree, as [`super::super::Kernels::sketch_weights`] checks.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn sketch_weights(
     bits: u32,
     padded_dim: usize,
-    block: &[u8],
+    blocks: &[u8],
     queries: SketchQueries<'_>,
-    out: &mut [[f32; LANES]],
+    weights: &mut [u16],
+    totals: &mut [f32],
 ) {
     // SAFETY: the caller's promise.
     unsafe {
         match bits {
-            1 => weights_of_bits::<1>(padded_dim, block, queries, out),
-            2 => weights_of_bits::<2>(padded_dim, block, queries, out),
-            _ => weights_of_bits::<4>(padded_dim, block, queries, out),
+            1 => weights_of_bits::<1>(padded_dim, blocks, queries, weights, totals),
+            2 => weights_of_bits::<2>(padded_dim, blocks, queries, weights, totals),
+            _ => weights_of_bits::<4>(padded_dim, blocks, queries, weights, totals),
         }
     }
 }
@@ -99,11 +42,12 @@ pub(super) unsafe fn sketch_weights(
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn weights_of_bits<const BITS: u32>(
     padded_dim: usize,
-    block: &[u8],
+    blocks: &[u8],
     queries: SketchQueries<'_>,
-    out: &mut [[f32; LANES]],
+    weights: &mut [u16],
+    totals: &mut [f32],
 ) {
-    by_query_groups!(queries.offsets.len(), weights_of::<BITS>, padded_dim, block, queries, out)
+    by_query_groups!(queries.offsets.len(), weights_of::<BITS>, padded_dim, blocks, queries, weights, totals)
 }
 
 /// # Safety
@@ -113,16 +57,52 @@ unsafe fn weights_of_bits<const BITS: u32>(
 unsafe fn weights_of<const BITS: u32, const G: usize>(
     first: usize,
     padded_dim: usize,
-    block: &[u8],
+    blocks: &[u8],
     queries: SketchQueries<'_>,
-    out: &mut [[f32; LANES]],
+    weights: &mut [u16],
+    totals: &mut [f32],
 ) {
-    // SAFETY: a whole block, and queries that exist (caller).
-    let weights = unsafe { estimates::<BITS, G>(first, padded_dim, block, queries) };
-    for (out, weights) in out[first..].iter_mut().zip(weights) {
-        // SAFETY: out has 16 elements, as weights has lanes.
-        unsafe { store_lanes(out, weights) };
+    let count = queries.offsets.len();
+    let bytes = block_bytes(padded_dim, BITS);
+    let mut lanes = [[_mm256_setzero_ps(); 2]; G];
+    let blocks = blocks.chunks_exact(bytes).zip(weights.chunks_exact_mut(count * LANES));
+    for (block, weights_of_block) in blocks {
+        for line in (0..bytes).step_by(64) {
+            // A prefetch never faults, so the address need not even be valid.
+            _mm_prefetch::<_MM_HINT_T1>(block.as_ptr().wrapping_add(SCAN_AHEAD + line).cast());
+        }
+        // SAFETY: a whole block, and queries that exist (caller).
+        let estimates = unsafe { estimates::<BITS, G>(first, padded_dim, block, queries) };
+        for (g, weights) in estimates.into_iter().enumerate() {
+            // Packing works within halves of 128 bits; the permutation puts keys back in order.
+            let packed = _mm256_permute4x64_epi64::<0xD8>(_mm256_packus_epi32(weights[0], weights[1]));
+            // SAFETY: 16 weights of query first + g.
+            unsafe {
+                let to = weights_of_block.as_mut_ptr().add((first + g) * LANES);
+                _mm256_storeu_si256(to.cast(), packed);
+            }
+            for half in 0..2 {
+                let weights = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(weights[half]));
+                lanes[g][half] = _mm256_add_ps(lanes[g][half], weights);
+            }
+        }
     }
+    for (total, lanes) in totals[first..].iter_mut().zip(lanes) {
+        *total = lane_sum(lanes);
+    }
+}
+
+/// # Safety
+/// - as [`super::super::Kernels::draw_keys`] checks.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn draw_keys(
+    weights: &[u16],
+    how: Draw<'_>,
+    ids: &mut Vec<u16>,
+    ln_pi: &mut Vec<f32>,
+) -> f64 {
+    // SAFETY: the caller's promise.
+    unsafe { scalar::draw::keys_body(weights, how, ids, ln_pi) }
 }
 
 /// 64-byte lines of codes whose products, added in pairs, fit into an i16: a line has `8 / bits` groups of two pairs, and a
@@ -133,18 +113,18 @@ const fn lines_of_i16(bits: u32) -> usize {
     (groups * bits / 8) as usize
 }
 
-/// The weights of a block's 16 keys, in two registers, for each of G queries.
+/// The bf16 bits of the weights of a block's 16 keys, in two registers, for each of G queries.
 ///
 /// # Safety
 /// - `block` is whole, and queries `first..first + G` exist.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn estimates<const BITS: u32, const G: usize>(
+unsafe fn estimates<const BITS: u32, const G: usize>(
     first: usize,
     padded_dim: usize,
     block: &[u8],
     queries: SketchQueries<'_>,
-) -> [[__m256; 2]; G] {
+) -> [[__m256i; 2]; G] {
     let mask = _mm256_set1_epi8(((1u32 << BITS) - 1) as i8);
     let codes = code_bytes(padded_dim, BITS);
     let mut products = [[_mm256_setzero_si256(); 2]; G];
@@ -187,7 +167,7 @@ pub(super) unsafe fn estimates<const BITS: u32, const G: usize>(
             }
         }
     }
-    let mut weights = [[_mm256_setzero_ps(); 2]; G];
+    let mut weights = [[_mm256_setzero_si256(); 2]; G];
     for half in 0..2 {
         // SAFETY: the factors are the block's last 32 bytes.
         let factors =
@@ -204,7 +184,7 @@ pub(super) unsafe fn estimates<const BITS: u32, const G: usize>(
                 _mm256_set1_ps(super::super::EXPONENT_STEP),
                 _mm256_set1_ps(super::super::EXPONENT_ONE),
             );
-            weights[g][half] = _mm256_castsi256_ps(_mm256_cvtps_epi32(bits));
+            weights[g][half] = _mm256_cvtps_epi32(bits);
         }
     }
     weights
@@ -213,21 +193,9 @@ pub(super) unsafe fn estimates<const BITS: u32, const G: usize>(
 /// Lanes folded to 8, 4, and pairs.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn lane_sum([low, high]: [__m256; 2]) -> f32 {
+fn lane_sum([low, high]: [__m256; 2]) -> f32 {
     let eight = _mm256_add_ps(low, high);
     let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
     let two = _mm_hadd_ps(four, four);
     _mm_cvtss_f32(_mm_hadd_ps(two, two))
-}
-
-/// # Safety
-/// - none beyond the CPU's features.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn store_lanes(out: &mut [f32; LANES], [low, high]: [__m256; 2]) {
-    // SAFETY: out has 16 elements.
-    unsafe {
-        _mm256_storeu_ps(out.as_mut_ptr(), low);
-        _mm256_storeu_ps(out.as_mut_ptr().add(8), high);
-    }
 }

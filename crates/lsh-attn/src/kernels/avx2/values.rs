@@ -3,9 +3,9 @@
 use core::arch::x86_64::*;
 
 use super::super::{LEAST_WEIGHT, SCAN_AHEAD, scalar};
-use super::sketch::{estimates, lane_sum};
+use super::load_bf16;
 use crate::hash::{LANES, Lanes};
-use crate::sketch::{SketchQueries, block_bytes, code_bytes, middle};
+use crate::sketch::{block_bytes, code_bytes, middle};
 
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(in super::super) fn encode(bits: u32, x: &[Lanes], block: &mut [u8]) {
@@ -13,22 +13,21 @@ pub(in super::super) fn encode(bits: u32, x: &[Lanes], block: &mut [u8]) {
 }
 
 /// # Safety
-/// - blocks, values, queries, sums and num agree, as [`super::super::Kernels::value_sums`] checks.
+/// - values, weights and num agree, as [`super::super::Kernels::value_sums`] checks.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(in super::super) unsafe fn sums(
     bits: u32,
     padded_dim: usize,
-    (blocks, values): (&[u8], &[u8]),
-    queries: SketchQueries<'_>,
-    sums: &mut [f32],
+    values: &[u8],
+    weights: &[u16],
     num: &mut [f32],
 ) {
     // SAFETY: the caller's promise.
     unsafe {
         match bits {
-            1 => sums_of_bits::<1>(padded_dim, blocks, values, queries, sums, num),
-            2 => sums_of_bits::<2>(padded_dim, blocks, values, queries, sums, num),
-            _ => sums_of_bits::<4>(padded_dim, blocks, values, queries, sums, num),
+            1 => sums_of_bits::<1>(padded_dim, values, weights, num),
+            2 => sums_of_bits::<2>(padded_dim, values, weights, num),
+            _ => sums_of_bits::<4>(padded_dim, values, weights, num),
         }
     }
 }
@@ -36,15 +35,8 @@ pub(in super::super) unsafe fn sums(
 /// # Safety
 /// - as [`sums`].
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn sums_of_bits<const BITS: u32>(
-    padded_dim: usize,
-    blocks: &[u8],
-    values: &[u8],
-    queries: SketchQueries<'_>,
-    sums: &mut [f32],
-    num: &mut [f32],
-) {
-    by_query_groups!(queries.offsets.len(), sums_of::<BITS>, padded_dim, blocks, values, queries, sums, num)
+unsafe fn sums_of_bits<const BITS: u32>(padded_dim: usize, values: &[u8], weights: &[u16], num: &mut [f32]) {
+    by_query_groups!(num.len() / padded_dim, sums_of::<BITS>, padded_dim, values, weights, num)
 }
 
 /// # Safety
@@ -54,29 +46,28 @@ unsafe fn sums_of_bits<const BITS: u32>(
 unsafe fn sums_of<const BITS: u32, const G: usize>(
     first: usize,
     padded_dim: usize,
-    blocks: &[u8],
     values: &[u8],
-    queries: SketchQueries<'_>,
-    sums: &mut [f32],
+    weights: &[u16],
     num: &mut [f32],
 ) {
-    let count = queries.offsets.len();
+    let block_weights = num.len() / padded_dim * LANES;
     let bytes = block_bytes(padded_dim, BITS);
     let num = &mut num[first * padded_dim..][..G * padded_dim];
-    let blocks = blocks.chunks_exact(bytes).zip(values.chunks_exact(bytes));
-    for ((block, values), sums) in blocks.zip(sums.chunks_exact_mut(count)) {
+    let blocks = values.chunks_exact(bytes).zip(weights.chunks_exact(block_weights));
+    for (values, weights) in blocks {
         for line in (0..bytes).step_by(64) {
             // A prefetch never faults, so the address need not even be valid.
-            _mm_prefetch::<_MM_HINT_T1>(block.as_ptr().wrapping_add(SCAN_AHEAD + line).cast());
             _mm_prefetch::<_MM_HINT_T1>(values.as_ptr().wrapping_add(SCAN_AHEAD + line).cast());
         }
-        // SAFETY: a whole block, and queries that exist (caller).
-        let weights = unsafe { estimates::<BITS, G>(first, padded_dim, block, queries) };
-        for (sum, weights) in sums[first..].iter_mut().zip(weights) {
-            *sum = lane_sum(weights);
+        let mut widened = [[_mm256_setzero_ps(); 2]; G];
+        for (g, widened) in widened.iter_mut().enumerate() {
+            for (half, widened) in widened.iter_mut().enumerate() {
+                // SAFETY: half of the 16 weights of query first + g.
+                *widened = unsafe { load_bf16(weights.as_ptr().add((first + g) * LANES + 8 * half)) };
+            }
         }
         // SAFETY: a whole block of values, and G queries of padded_dim elements (caller).
-        unsafe { add::<BITS, G>(padded_dim, values, weights, num) };
+        unsafe { add::<BITS, G>(padded_dim, values, widened, num) };
     }
 }
 

@@ -4,7 +4,7 @@ use core::arch::x86_64::*;
 
 use super::super::{SCAN_AHEAD, scalar};
 use crate::hash::{LANES, Lanes};
-use crate::sketch::{SketchQueries, block_bytes, code_bytes};
+use crate::sketch::{Draw, SketchQueries, block_bytes, code_bytes};
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(super) fn rotate(signs: &[f32], x: &mut [Lanes]) {
@@ -17,79 +17,22 @@ pub(super) fn sketch_encode(bits: u32, x: &[Lanes], block: &mut [u8]) {
 }
 
 /// # Safety
-/// - blocks, queries and sums agree, as [`super::super::Kernels::sketch_sums`] checks.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-pub(super) unsafe fn sketch_sums(
-    bits: u32,
-    padded_dim: usize,
-    blocks: &[u8],
-    queries: SketchQueries<'_>,
-    sums: &mut [f32],
-) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        match bits {
-            1 => sums_of_bits::<1>(padded_dim, blocks, queries, sums),
-            2 => sums_of_bits::<2>(padded_dim, blocks, queries, sums),
-            _ => sums_of_bits::<4>(padded_dim, blocks, queries, sums),
-        }
-    }
-}
-
-/// # Safety
-/// - as [`sketch_sums`].
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn sums_of_bits<const BITS: u32>(
-    padded_dim: usize,
-    blocks: &[u8],
-    queries: SketchQueries<'_>,
-    sums: &mut [f32],
-) {
-    by_query_groups!(queries.offsets.len(), sums_of::<BITS>, padded_dim, blocks, queries, sums)
-}
-
-/// # Safety
-/// - as [`sketch_sums`], and queries `first..first + G` exist.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn sums_of<const BITS: u32, const G: usize>(
-    first: usize,
-    padded_dim: usize,
-    blocks: &[u8],
-    queries: SketchQueries<'_>,
-    sums: &mut [f32],
-) {
-    let count = queries.offsets.len();
-    let bytes = block_bytes(padded_dim, BITS);
-    for (block, sums) in blocks.chunks_exact(bytes).zip(sums.chunks_exact_mut(count)) {
-        for line in (0..bytes).step_by(64) {
-            // A prefetch never faults, so the address need not even be valid.
-            _mm_prefetch::<_MM_HINT_T1>(block.as_ptr().wrapping_add(SCAN_AHEAD + line).cast());
-        }
-        // SAFETY: a whole block, and queries that exist (caller).
-        let weights = unsafe { estimates::<BITS, G>(first, padded_dim, block, queries) };
-        for (sum, weights) in sums[first..].iter_mut().zip(weights) {
-            *sum = lane_sum(weights);
-        }
-    }
-}
-
-/// # Safety
-/// - block, queries and out agree, as [`super::super::Kernels::sketch_weights`] checks.
+/// - blocks, queries, weights and totals agree, as [`super::super::Kernels::sketch_weights`] checks.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(super) unsafe fn sketch_weights(
     bits: u32,
     padded_dim: usize,
-    block: &[u8],
+    blocks: &[u8],
     queries: SketchQueries<'_>,
-    out: &mut [[f32; LANES]],
+    weights: &mut [u16],
+    totals: &mut [f32],
 ) {
     // SAFETY: the caller's promise.
     unsafe {
         match bits {
-            1 => weights_of_bits::<1>(padded_dim, block, queries, out),
-            2 => weights_of_bits::<2>(padded_dim, block, queries, out),
-            _ => weights_of_bits::<4>(padded_dim, block, queries, out),
+            1 => weights_of_bits::<1>(padded_dim, blocks, queries, weights, totals),
+            2 => weights_of_bits::<2>(padded_dim, blocks, queries, weights, totals),
+            _ => weights_of_bits::<4>(padded_dim, blocks, queries, weights, totals),
         }
     }
 }
@@ -99,11 +42,12 @@ pub(super) unsafe fn sketch_weights(
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn weights_of_bits<const BITS: u32>(
     padded_dim: usize,
-    block: &[u8],
+    blocks: &[u8],
     queries: SketchQueries<'_>,
-    out: &mut [[f32; LANES]],
+    weights: &mut [u16],
+    totals: &mut [f32],
 ) {
-    by_query_groups!(queries.offsets.len(), weights_of::<BITS>, padded_dim, block, queries, out)
+    by_query_groups!(queries.offsets.len(), weights_of::<BITS>, padded_dim, blocks, queries, weights, totals)
 }
 
 /// # Safety
@@ -113,19 +57,51 @@ unsafe fn weights_of_bits<const BITS: u32>(
 unsafe fn weights_of<const BITS: u32, const G: usize>(
     first: usize,
     padded_dim: usize,
-    block: &[u8],
+    blocks: &[u8],
     queries: SketchQueries<'_>,
-    out: &mut [[f32; LANES]],
+    weights: &mut [u16],
+    totals: &mut [f32],
 ) {
-    // SAFETY: a whole block, and queries that exist (caller).
-    let weights = unsafe { estimates::<BITS, G>(first, padded_dim, block, queries) };
-    for (out, weights) in out[first..].iter_mut().zip(weights) {
-        // SAFETY: out has 16 elements, as weights has lanes.
-        unsafe { store_lanes(out, weights) };
+    let count = queries.offsets.len();
+    let bytes = block_bytes(padded_dim, BITS);
+    let mut lanes = [_mm512_setzero_ps(); G];
+    let blocks = blocks.chunks_exact(bytes).zip(weights.chunks_exact_mut(count * LANES));
+    for (block, weights_of_block) in blocks {
+        for line in (0..bytes).step_by(64) {
+            // A prefetch never faults, so the address need not even be valid.
+            _mm_prefetch::<_MM_HINT_T1>(block.as_ptr().wrapping_add(SCAN_AHEAD + line).cast());
+        }
+        // SAFETY: a whole block, and queries that exist (caller).
+        let estimates = unsafe { estimates::<BITS, G>(first, padded_dim, block, queries) };
+        for (g, weights) in estimates.into_iter().enumerate() {
+            // SAFETY: 16 weights of query first + g.
+            unsafe {
+                let to = weights_of_block.as_mut_ptr().add((first + g) * LANES);
+                _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(weights));
+            }
+            let weights = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(weights));
+            lanes[g] = _mm512_add_ps(lanes[g], weights);
+        }
+    }
+    for (total, lanes) in totals[first..].iter_mut().zip(lanes) {
+        *total = lane_sum(lanes);
     }
 }
 
-/// The weights of a block's 16 keys for each of G queries.
+/// # Safety
+/// - as [`super::super::Kernels::draw_keys`] checks.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+pub(super) unsafe fn draw_keys(
+    weights: &[u16],
+    how: Draw<'_>,
+    ids: &mut Vec<u16>,
+    ln_pi: &mut Vec<f32>,
+) -> f64 {
+    // SAFETY: the caller's promise.
+    unsafe { scalar::draw::keys_body(weights, how, ids, ln_pi) }
+}
+
+/// The bf16 bits of the weights of a block's 16 keys for each of G queries.
 ///
 /// # Safety
 /// - `block` is whole, and queries `first..first + G` exist.
@@ -136,7 +112,7 @@ unsafe fn estimates<const BITS: u32, const G: usize>(
     padded_dim: usize,
     block: &[u8],
     queries: SketchQueries<'_>,
-) -> [__m512; G] {
+) -> [__m512i; G] {
     let mask = _mm512_set1_epi8(((1u32 << BITS) - 1) as i8);
     let codes = code_bytes(padded_dim, BITS);
     let mut products = [_mm512_setzero_si512(); G];
@@ -164,7 +140,7 @@ unsafe fn estimates<const BITS: u32, const G: usize>(
     }
     // SAFETY: the factors are the block's last 32 bytes.
     let factors = _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(block.as_ptr().add(codes).cast()) });
-    let mut weights = [_mm512_setzero_ps(); G];
+    let mut weights = [_mm512_setzero_si512(); G];
     for g in 0..G {
         let [scale, zero, offset] =
             [queries.scales, queries.zeros, queries.offsets].map(|of| _mm512_set1_ps(of[first + g]));
@@ -177,7 +153,7 @@ unsafe fn estimates<const BITS: u32, const G: usize>(
             _mm512_set1_ps(super::super::EXPONENT_STEP),
             _mm512_set1_ps(super::super::EXPONENT_ONE),
         );
-        weights[g] = _mm512_castsi512_ps(_mm512_cvtps_epi32(bits));
+        weights[g] = _mm512_cvtps_epi32(bits);
     }
     weights
 }
@@ -190,13 +166,4 @@ fn lane_sum(x: __m512) -> f32 {
     let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
     let two = _mm_hadd_ps(four, four);
     _mm_cvtss_f32(_mm_hadd_ps(two, two))
-}
-
-/// # Safety
-/// - none beyond the CPU's features.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn store_lanes(out: &mut [f32; LANES], x: __m512) {
-    // SAFETY: out has 16 elements.
-    unsafe { _mm512_storeu_ps(out.as_mut_ptr(), x) }
 }

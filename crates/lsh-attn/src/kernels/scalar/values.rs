@@ -3,10 +3,11 @@
 use half::f16;
 
 use super::super::LEAST_WEIGHT;
-use super::{Rounding, estimates};
+use super::Rounding;
 use crate::hash::{LANES, Lanes};
 use crate::rounding::round;
-use crate::sketch::{SketchQueries, ValueWeights, block_bytes, code_bytes, middle, value_code};
+use crate::rows::widen;
+use crate::sketch::{ValueWeights, block_bytes, code_bytes, middle, value_code};
 
 pub(in super::super) fn encode(bits: u32, x: &[Lanes], block: &mut [u8]) {
     encode_body(bits, x, block);
@@ -31,34 +32,21 @@ pub(in super::super) fn encode_body(bits: u32, x: &[Lanes], block: &mut [u8]) {
     }
 }
 
-pub(in super::super) fn sums(
-    bits: u32,
-    padded_dim: usize,
-    (blocks, values): (&[u8], &[u8]),
-    queries: SketchQueries<'_>,
-    sums: &mut [f32],
-    num: &mut [f32],
-) {
-    let count = queries.offsets.len();
-    let bytes = block_bytes(padded_dim, bits);
-    let blocks = blocks.chunks_exact(bytes).zip(values.chunks_exact(bytes));
-    for ((block, values), sums) in blocks.zip(sums.chunks_exact_mut(count)) {
-        for (query, (sum, num)) in sums.iter_mut().zip(num.chunks_exact_mut(padded_dim)).enumerate() {
-            let w = estimates(bits, padded_dim, block, queries, query);
-            // The order in which registers of 16, 8 and 4 lanes are folded.
-            let eight: [f32; 8] = std::array::from_fn(|i| w[i] + w[i + 8]);
-            let four: [f32; 4] = std::array::from_fn(|i| eight[i] + eight[i + 4]);
-            *sum = (four[0] + four[1]) + (four[2] + four[3]);
-            add(bits, values, &rounded(bits, &w, values), num);
+pub(in super::super) fn sums(bits: u32, padded_dim: usize, values: &[u8], weights: &[u16], num: &mut [f32]) {
+    let block_weights = num.len() / padded_dim * LANES;
+    let values = values.chunks_exact(block_bytes(padded_dim, bits));
+    for (values, weights) in values.zip(weights.chunks_exact(block_weights)) {
+        for (weights, num) in weights.chunks_exact(LANES).zip(num.chunks_exact_mut(padded_dim)) {
+            add(bits, values, &rounded(bits, weights, values), num);
         }
     }
 }
 
 /// Weights times the factors of a block of values, in 7 bits.
-pub(in super::super) fn rounded(bits: u32, weights: &[f32; LANES], values: &[u8]) -> ValueWeights {
+pub(in super::super) fn rounded(bits: u32, weights: &[u16], values: &[u8]) -> ValueWeights {
     let factors = &values[values.len() - 2 * LANES..];
     let weighted: [f32; LANES] = std::array::from_fn(|lane| {
-        weights[lane] * f16::from_le_bytes([factors[2 * lane], factors[2 * lane + 1]]).to_f32()
+        widen(weights[lane]) * f16::from_le_bytes([factors[2 * lane], factors[2 * lane + 1]]).to_f32()
     });
     let greatest = weighted.iter().copied().fold(0.0, f32::max);
     if greatest < LEAST_WEIGHT {
