@@ -32,6 +32,8 @@ struct Scratch {
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
+    /// Weights of a step's keys, for the thread that leads: as large as they were last, so that nothing clears them first.
+    static WEIGHTS: RefCell<Vec<u16>> = RefCell::default();
 }
 
 /// Consecutive blocks of a segment.
@@ -107,38 +109,49 @@ pub(crate) fn sketched(
         .collect();
 
     let kv_heads = step.shape.kv_heads;
-    let keys = tasks.iter().map(|task| task.blocks.len() * BLOCK_KEYS).sum::<usize>() / kv_heads;
+    let all_keys: usize = tasks.iter().map(|task| task.blocks.len() * BLOCK_KEYS).sum();
+    let keys = all_keys / kv_heads;
     let started = Instant::now();
-    let first = team.map(kv_heads + tasks.len(), |number| {
-        let Some(number) = number.checked_sub(kv_heads) else {
-            return First::Static(attend_static(step, &layer.heads[number], number, &q));
-        };
-        let (task, offsets) = (&tasks[number], &offsets[number]);
-        let mut weights = vec![0; task.blocks.len() * group * BLOCK_KEYS];
-        let mut totals = vec![0.0; group];
-        let queries = codes.queries(task.kv_head * group, offsets);
-        let (bits, padded_dim) = (layer.plan.bits(), layer.plan.padded_dim());
-        let blocks = task.codes(step, layer);
-        step.kernels.sketch_weights(bits, padded_dim, blocks, queries, &mut weights, &mut totals);
-        let residual = sketch.residual().then(|| {
-            let mut residual = Residual::new(&layer.plan, group);
-            residual.add(step.kernels, &layer.plan, task.values(step, layer), &weights, &totals);
-            residual
-        });
-        First::Scan(Scanned { weights, totals, residual })
+    let mut buffer = WEIGHTS.take();
+    buffer.resize(all_keys * group, 0);
+    let mut first: Vec<First<'_>> =
+        (0..kv_heads).map(|kv_head| First::Static { kv_head, attended: None }).collect();
+    let mut rest = buffer.as_mut_slice();
+    for (number, task) in tasks.iter().enumerate() {
+        let weights =
+            rest.split_off_mut(..task.blocks.len() * group * BLOCK_KEYS).expect("a place for each key");
+        first.push(First::Scan(number, Scanned { weights, totals: vec![0.0; group], residual: None }));
+    }
+    team.each_mut(&mut first, |part| match part {
+        First::Static { kv_head, attended } => {
+            *attended = Some(attend_static(step, &layer.heads[*kv_head], *kv_head, &q));
+        }
+        First::Scan(number, Scanned { weights, totals, residual }) => {
+            let (task, offsets) = (&tasks[*number], &offsets[*number]);
+            let queries = codes.queries(task.kv_head * group, offsets);
+            let (bits, padded_dim) = (layer.plan.bits(), layer.plan.padded_dim());
+            let blocks = task.codes(step, layer);
+            step.kernels.sketch_weights(bits, padded_dim, blocks, queries, weights, totals);
+            if sketch.residual() {
+                let values = task.values(step, layer);
+                let residual = residual.insert(Residual::new(&layer.plan, group));
+                residual.add(step.kernels, &layer.plan, values, weights, totals);
+            }
+        }
     });
     read.retrieve += started.elapsed() * team.threads() as u32;
     let mut weight = vec![0.0; step.shape.heads];
     let mut fixed_weight = vec![0.0; step.shape.heads];
     let mut indexed = vec![0.0; step.shape.heads];
     let mut fixed: Vec<Partial> = Vec::with_capacity(kv_heads);
-    let mut scanned: Vec<Scanned> = Vec::with_capacity(tasks.len());
-    for (number, part) in first.into_iter().enumerate() {
+    let mut scanned: Vec<Scanned<'_>> = Vec::with_capacity(tasks.len());
+    for part in first {
         match part {
-            First::Static((partial, rows)) => {
+            First::Static { kv_head, attended } => {
+                let (partial, rows) = attended.expect("the region is over");
                 read.fixed += (rows * group) as u64;
                 for query in 0..group {
-                    let head = number * group + query;
+                    let head = kv_head * group + query;
                     // Estimates are of scores as they were before a cap.
                     let before = |cap| before_soft_cap(cap, partial.max(query));
                     let max = step.score_cap.map_or(partial.max(query), before);
@@ -148,8 +161,8 @@ pub(crate) fn sketched(
                 }
                 fixed.push(partial);
             }
-            First::Scan(scan) => {
-                let first = tasks[scanned.len()].kv_head * group;
+            First::Scan(number, scan) => {
+                let first = tasks[number].kv_head * group;
                 for (query, &total) in scan.totals.iter().enumerate() {
                     weight[first + query] += f64::from(total);
                     indexed[first + query] += f64::from(total);
@@ -189,7 +202,7 @@ pub(crate) fn sketched(
             attend_drawn(step.kernels, q, rows, (ids, ln_pi), scores, &mut partial);
             let residual = residual.clone().map(|mut residual| {
                 let drawn = (ids.as_slice(), ln_pi.as_slice());
-                let codes = (task.values(step, layer), weights.as_slice());
+                let codes = (task.values(step, layer), &**weights);
                 residual.take_away(step.kernels, &layer.plan, codes, how.first, drawn);
                 residual
             });
@@ -235,20 +248,25 @@ pub(crate) fn sketched(
             sketch.set_errors(settled.errors);
         }
     }
+    WEIGHTS.set(buffer);
     read
 }
 
 /// What the threads do first: attend a KV head's static set, or estimate the weights of a task's keys.
-enum First {
-    /// With the number of rows.
-    Static((Partial, usize)),
-    Scan(Scanned),
+enum First<'a> {
+    Static {
+        kv_head: usize,
+        /// With the number of rows.
+        attended: Option<(Partial, usize)>,
+    },
+    /// Of the task with this number.
+    Scan(usize, Scanned<'a>),
 }
 
 /// What a task's codes say of its keys.
-struct Scanned {
+struct Scanned<'a> {
     /// `[blocks, group, 16]`, bf16
-    weights: Vec<u16>,
+    weights: &'a mut [u16],
     /// Their sums, `[group]`.
     totals: Vec<f32>,
     /// What values' codes add, where there are any.

@@ -17,6 +17,8 @@ const SHAPE: Shape = Shape { layers: 3, heads: 2, kv_heads: 1, head_dim: 256 };
 const WINDOWS: [usize; 2] = [48, 1000];
 const CAP: f32 = 2.0;
 const PROMPT: usize = 1200;
+/// Steps after it.
+const STEPS: usize = 16;
 const SKETCH: Policy = Policy::Sketch { bits: 4, residual: false, budget: Budget::Fraction(0.05) };
 const LSH: Policy = Policy::Lsh { k: 6, l: 40 };
 
@@ -86,8 +88,17 @@ fn a_window_is_what_is_attended_by_every_policy() {
                 assert!(off < 0.01, "prefill of token {token} in layer {layer}: {off}");
             }
         }
-        let whole = furthest(&outputs[width..2 * width], &reference(&text, 1, PROMPT, usize::MAX));
-        assert!(whole < if policy == Policy::Exact { 1e-4 } else { 0.3 }, "{policy:?}: {whole}");
+        // Where keys are drawn, a mean over steps is what has to be near.
+        let mut off = vec![0.0; width];
+        for token in PROMPT..PROMPT + STEPS {
+            let out = if token == PROMPT { outputs.clone() } else { text.decode(&mut session, token) };
+            let want = reference(&text, 1, token, usize::MAX);
+            for (off, (&out, want)) in off.iter_mut().zip(out[width..2 * width].iter().zip(want)) {
+                *off += (f64::from(out) - want) / STEPS as f64;
+            }
+        }
+        let whole = off.iter().map(|off| off.abs()).fold(0.0, f64::max);
+        assert!(whole < if policy == Policy::Exact { 1e-4 } else { 0.2 }, "{policy:?}: {whole}");
     }
 }
 
