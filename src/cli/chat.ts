@@ -1,5 +1,5 @@
 import type { CommandModule, InferredOptionTypes } from 'yargs';
-import type { PolicyName } from '../decode/options.js';
+import { type PolicyName, policyNames } from '../decode/options.js';
 import { MagicpigError } from '../errors.js';
 import { type Command, commandFrom, help } from './chat/commands.js';
 import { Conversation } from './chat/conversation.js';
@@ -39,7 +39,7 @@ export const chat = (terminal: Terminal): CommandModule<object, Arguments> => ({
 async function run(args: Arguments, terminal: Terminal): Promise<void> {
   const { policy, sampling } = await checked(args);
   using progress = terminal.progress();
-  await using model = await load(args, terminal.signal, progress);
+  await using model = await load(args, terminal, progress);
   progress[Symbol.dispose]();
   using conversation = await Conversation.begin({
     model,
@@ -162,7 +162,7 @@ class Chat {
       if (rest.length > 0) throw new MagicpigError('INVALID_OPTION', '/policy takes a name and a budget, such as: sketch 0.02');
       this.#conversation.setPolicy({ policy: policy as PolicyName, budget: budget === undefined ? undefined : Number(budget) });
     }
-    return `policy ${this.#conversation.stats().policy}`;
+    return `policy ${this.#conversation.stats().policy}${argument === '' ? `; /policy NAME takes another: ${policyNames.join(', ')}` : ''}`;
   }
 
   #stats(): string {
@@ -177,7 +177,9 @@ class Chat {
   }
 
   #complain(error: MagicpigError, prompt: string, typed: boolean): void {
-    const { code, message } = error;
+    const { code } = error;
+    const room = code === 'CONTEXT_EXCEEDED' && this.#conversation.tokens.length > 0 && !error.message.includes('/reset');
+    const message = room ? `${error.message}; or /reset begins anew` : error.message;
     this.reports.push({ prompt, error: { code, message } });
     this.#terminal.note(code === 'ABORTED' ? '(stopped)' : `magicpig: ${message}`);
     if (!typed) process.exitCode = 1;

@@ -8,6 +8,7 @@ import { availableMemory } from '../decode/memory.js';
 import { cacheFromEnvironment } from '../model/cache.js';
 import { errorCode } from '../model/file-error.js';
 import { bytes, table } from './format.js';
+import { DEFAULT_MODEL } from './model-option.js';
 import type { Terminal } from './terminal.js';
 
 /** Something that is missing, and the command that mends it. */
@@ -39,7 +40,8 @@ export const doctor = (terminal: Terminal): CommandModule<object, object> => ({
       ['ONNX Runtime', report.onnxRuntime === null ? 'none, which only --device webgpu needs' : `${report.onnxRuntime.version}: ${report.onnxRuntime.providers.join(', ')}`],
       ['memory', `${bytes(memory.totalBytes)}, ${bytes(memory.freeBytes)} of it free, ${bytes(memory.availableBytes)} for this process; magicpig inspect REF shows what a model takes`],
       ['cache', report.cache.path],
-      ...problems.map(({ problem, remedy }): [string, string] => ['missing', `${problem}; mend it with: ${remedy}`]),
+      ['model', await defaultModel()],
+      ...(problems.length === 0 ? [['missing', 'nothing'] as [string, string]] : problems.map(({ problem, remedy }): [string, string] => ['missing', `${problem}; mend it with: ${remedy}`])),
     ];
     terminal.result(report, table(lines));
     if (problems.length > 0) process.exitCode = 1;
@@ -79,6 +81,15 @@ async function cache(problems: Problem[]) {
   if (!writable) problems.push({ problem: `${existing} cannot be written`, remedy: 'export HF_HOME=FOLDER' });
   const pip = spawnSync('python3', ['-m', 'pip', '--version'], { stdio: 'ignore' }).status === 0;
   return { path, writable, offline, pip };
+}
+
+/** Whether the first `generate` or `chat` has a download before it. */
+async function defaultModel(): Promise<string> {
+  const { resolveModel } = await import('../model/resolve.js');
+  return await resolveModel(DEFAULT_MODEL, { offline: true }).then(
+    (path) => `${DEFAULT_MODEL} is there: ${path}`,
+    () => `${DEFAULT_MODEL} is not there yet; its first use, or magicpig pull ${DEFAULT_MODEL}, downloads it`,
+  );
 }
 
 async function firstExisting(path: string): Promise<string> {

@@ -1,14 +1,13 @@
-import { readFile } from 'node:fs/promises';
 import type { CommandModule, InferredOptionTypes } from 'yargs';
 import type { FidelityRow } from '../eval/fidelity.js';
 import type { HeldOutRow, NamedText, Texts } from '../eval/held-out.js';
 import { bitsName } from '../eval/variants.js';
 import { MagicpigError } from '../errors.js';
-import { fileError } from '../model/file-error.js';
 import { errorOptions, evalOptions, variantsFrom } from './eval-options.js';
 import { columns, count, percent } from './format.js';
 import { checkReportFile, writeReport } from './report-file.js';
 import type { Terminal } from './terminal.js';
+import { readTextFile } from './text-file.js';
 
 const options = {
   ...evalOptions,
@@ -56,7 +55,7 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
 }
 
 async function readText(file: string): Promise<NamedText> {
-  return { name: file, text: await readFile(file, 'utf8').catch((error: unknown) => { throw fileError(error, file); }) };
+  return { name: file, text: await readTextFile(file) };
 }
 
 function tablesOf({ prefix, steps, exactPerplexity, policies, text, heldOut }: Texts): string {

@@ -1,17 +1,15 @@
-import { text as readAll } from 'node:stream/consumers';
-import { readFile } from 'node:fs/promises';
 import type { CommandModule, InferredOptionTypes } from 'yargs';
 import type { Model, OpenSessionOptions } from '../decode/model.js';
 import type { PolicyOptions, SamplingOptions } from '../decode/options.js';
 import type { Session, SessionStats } from '../decode/session.js';
 import { MagicpigError } from '../errors.js';
-import { fileError } from '../model/file-error.js';
 import { bytes, count, percent } from './format.js';
 import { DEFAULT_MODEL, REF_HELP } from './model-option.js';
 import { policyOf, policyOptions } from './policy-options.js';
 import { rowsOption } from './rows-option.js';
 import { runtimeOf, runtimeOptions } from './runtime-options.js';
 import type { Progress, Terminal } from './terminal.js';
+import { readTextFile, readTextStream } from './text-file.js';
 
 /** Of every command that generates. */
 export const generationOptions = {
@@ -59,7 +57,7 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
   const prompt = await promptOf(args);
   using progress = terminal.progress();
   const { policy, sampling } = await checked(args);
-  await using model = await load(args, signal, progress);
+  await using model = await load(args, terminal, progress);
   using session = args.session === undefined
     ? model.createSession({ ...policy, rows: args.rows, seed: args.seed })
     : await opened(model, args.session, { ...policy, rows: args.rows, readOnly: args['read-only'], create: prompt !== undefined && !args['read-only'] });
@@ -127,16 +125,22 @@ export async function checked(args: Shared): Promise<{ policy: PolicyOptions; sa
 }
 
 /** The model that the options name, under a progress bar. */
-export async function load(args: Shared, signal: AbortSignal, progress: Progress): Promise<Model> {
+export async function load(args: Shared, terminal: Terminal, progress: Progress): Promise<Model> {
   const { loadModel } = await import('../decode/model.js');
-  return await loadModel(args.model, {
+  const model = await loadModel(args.model, {
     ...runtimeOf(args),
-    signal,
+    signal: terminal.signal,
     onProgress: ({ phase, done, total }) => {
       if (phase === 'download') progress.update('downloading', done, total, 'bytes');
       else progress.update('loading', done, total, 'parts');
     },
   });
+  const { contextLength } = model.config;
+  if (model.context > contextLength) {
+    progress[Symbol.dispose]();
+    terminal.note(`the model was trained for ${count(contextLength)} tokens; what it says of a text that is longer may be nonsense`);
+  }
+  return model;
 }
 
 /** The session in a folder. Its seed is its own: `--seed` is about the tokens that are drawn, and may be another each time. */
@@ -162,10 +166,7 @@ async function promptOf({ prompt, 'prompt-file': file, session, 'read-only': rea
   if (readOnly && session === undefined) throw new MagicpigError('INVALID_OPTION', '--read-only is about a session; name one with --session DIR');
   if (prompt !== undefined && file !== undefined) throw new MagicpigError('INVALID_OPTION', 'give --prompt or --prompt-file, not both');
   if (prompt !== undefined) return prompt;
-  if (file === '-') return await readAll(process.stdin);
-  if (file !== undefined) {
-    return await readFile(file, 'utf8').catch((error: unknown) => { throw fileError(error, file); });
-  }
+  if (file !== undefined) return await (file === '-' ? readTextStream(process.stdin) : readTextFile(file));
   if (session === undefined) throw nothingToRead();
   return undefined;
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import yargs from 'yargs';
 import { hideBin } from 'yargs/helpers';
 import { MagicpigError } from '../errors.js';
@@ -20,12 +20,15 @@ const { version } = JSON.parse(readFileSync(new URL('../../package.json', import
 /** Options that may be given several times, whatever the command. */
 const lists = new Set(['stop', 'file', 'cors-origin', 'allowed-host']);
 
+/** Commands that have commands of their own. */
+const groups = new Set(['bench', 'sessions', 'eval']);
+
 const words = hideBin(process.argv);
 const terminal = new Terminal(words.includes('--json'));
 
 const parser = yargs(words)
   .scriptName('magicpig')
-  .usage('$0 <command>\n\nLong-context language models with sampled attention')
+  .usage('$0 <command>\n\nLong-context language models with sampled attention. The first use downloads a small model, 98 MB.')
   .command(generate(terminal))
   .command(chat(terminal))
   .command(pull(terminal))
@@ -40,13 +43,15 @@ const parser = yargs(words)
   .demandCommand(1, 'no command was given; magicpig --help lists them')
   .check((args) => checkValues(args))
   .strict()
+  .example('$0 chat -f notes.md', 'ask about a document')
+  .example('$0 generate -f notes.md', 'continue a text')
+  .example('$0 serve', 'the same in a browser, and for programs')
   .wrap(Math.min(110, process.stdout.columns || 110))
   .version(version)
   .alias({ help: 'h', version: 'v' })
   .exitProcess(false)
   .fail((message: string | null, error: Error | undefined) => {
-    const said = (message ?? 'the arguments are wrong').replace(/\s*\n\s*/g, ' ').trim();
-    throw error ?? usage(said.replace(/^Not enough non-option arguments.*/, 'an argument is missing; --help shows which'));
+    throw error ?? usage(complaint((message ?? 'the arguments are wrong').replace(/\s*\n\s*/g, ' ').trim()));
   });
 
 try {
@@ -70,6 +75,21 @@ function checkValues(args: Record<string, unknown>): true {
 /** Texts are several only where they are shown beside each other. */
 function repeatable(name: string, { _: command }: Record<string, unknown>): boolean {
   return lists.has(name) || (name === 'text-file' && Array.isArray(command) && command[0] === 'eval');
+}
+
+/** What yargs found wrong, with what to type instead. */
+function complaint(said: string): string {
+  const command = words.slice(0, groups.has(words[0] ?? '') ? 2 : 1).filter((word) => !word.startsWith('-')).join(' ');
+  if (said.startsWith('Not enough non-option arguments')) return `an argument is missing; magicpig ${command} --help shows which`;
+  const [, name, given, choices] = /^Invalid values: Argument: ([^,]+), Given: (.*), Choices: (.*)$/.exec(said) ?? [];
+  if (name !== undefined) return `--${name} is ${given}; it must be one of ${choices}`;
+  const [, unknown] = /^Unknown arguments?: (.*)$/.exec(said) ?? [];
+  if (unknown === undefined) return said;
+  if (unknown === words[0]) return `there is no command ${unknown}; magicpig --help lists them`;
+  if (groups.has(words[0] ?? '') && unknown === words[1]) return `${words[0]} has no command ${unknown}; magicpig ${words[0]} --help lists them`;
+  const [first = ''] = unknown.split(', ');
+  if (words.includes(first)) return `${first} is given without an option before it${existsSync(first) ? `; a file is read with -f ${first}` : ''}; magicpig ${command} --help shows the options`;
+  return `there is no option ${unknown.split(', ').map((name) => (name.length === 1 ? `-${name}` : `--${name}`)).join(', ')}; magicpig ${command} --help shows those that there are`;
 }
 
 function usage(message: string): MagicpigError {

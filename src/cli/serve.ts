@@ -65,7 +65,7 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
     logger: { level: 'info', stream: process.stderr },
     onLost: (cause) => { lost.abort(new MagicpigError('INTERNAL', `the server lost its model: ${cause.message}`, { cause })); },
   });
-  terminal.result({ url: server.url, model: server.modelName, pid: process.pid }, `${server.modelName} answers at ${server.url}/v1`);
+  terminal.result({ url: server.url, model: server.modelName, pid: process.pid }, `${server.modelName} answers at ${server.url}/v1; ${server.url}/ in a browser is a chat with a document`);
   await aborted(AbortSignal.any([signal, lost.signal]));
   lost.signal.throwIfAborted();
 }

@@ -99,7 +99,7 @@ export class Progress implements Disposable {
       this[Symbol.dispose]();
       const [divisor, name] = unit === 'bytes' ? [1e6, 'MB'] : [1, unit];
       this.#bar = new cliProgress.SingleBar({
-        format: `${phase.padEnd(11)} {bar} {percentage}% | {value}/{total} ${name} | {duration_formatted}`,
+        format: `${phase.padEnd(11)} {bar} {percentage}% | {value}/{total} ${name} | for {duration_formatted}`,
         formatValue: (value, _options, type) => (type === 'value' || type === 'total' ? (value / divisor).toFixed(0) : String(value)),
         barCompleteChar: '█',
         barIncompleteChar: '░',
@@ -112,7 +112,7 @@ export class Progress implements Disposable {
       this.#phase = phase;
     }
     this.#bar?.setTotal(total);
-    this.#bar?.update(done);
+    this.#bar?.update(Math.min(done, total));
   }
 
   [Symbol.dispose](): void {

@@ -1,13 +1,12 @@
-import { readFile } from 'node:fs/promises';
 import type { CommandModule, InferredOptionTypes } from 'yargs';
 import type { TunedDefaults } from '../decode/tuned.js';
 import { MagicpigError } from '../errors.js';
 import type { Tried } from '../eval/tune.js';
 import { fullNameOf } from '../eval/variants.js';
-import { fileError } from '../model/file-error.js';
 import { count, percent } from './format.js';
 import { DEFAULT_MODEL, REF_HELP, resolveWithProgress } from './model-option.js';
 import type { Terminal } from './terminal.js';
+import { readTextFile } from './text-file.js';
 
 const options = {
   model: { alias: 'm', type: 'string', default: DEFAULT_MODEL, describe: `The model: ${REF_HELP}` },
@@ -35,7 +34,7 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
   const { signal } = terminal;
   const file = args['text-file'];
   if (file === undefined) throw new MagicpigError('INVALID_OPTION', 'there is nothing to measure on: give --text-file FILE');
-  const text = await readFile(file, 'utf8').catch((error: unknown) => { throw fileError(error, file); });
+  const text = await readTextFile(file);
   const { loadModel } = await import('../decode/model.js');
   const { tune: tuned } = await import('../eval/tune.js');
   using progress = terminal.progress();

@@ -176,12 +176,12 @@ export class Session implements Disposable {
     const tokens = this.#encode(prompt, whole || this.#length === 0);
     const kept = whole ? this.#shared(tokens) : this.#sequence.tokens.length;
     const unread = whole ? tokens.slice(kept) : this.#pending === undefined ? tokens : [this.#pending, ...tokens];
-    const { context } = this.#model;
+    const { context, config: { contextLength: trained } } = this.#model;
     const after = kept + unread.length;
     if (after > context) {
       throw new MagicpigError(
         'CONTEXT_EXCEEDED',
-        `the prompt makes ${after} tokens, and the context is ${context}; shorten it, or allow more with the context option`,
+        `the prompt makes ${after} tokens, and the context is ${context}; shorten it, or ${after <= trained ? 'allow more with the context option (--context)' : `take a model with a longer context: this one was trained for ${trained}`}`,
       );
     }
     const started = performance.now();
@@ -447,6 +447,8 @@ export class Session implements Disposable {
     } else if (isTokens(prompt)) {
       tokens = [...prompt];
       this.#checkTokens(tokens);
+    } else if (!Array.isArray(prompt)) {
+      throw new MagicpigError('INVALID_OPTION', `the prompt is ${prompt === null ? 'null' : typeof prompt}; it must be a text, token ids or chat messages`);
     } else {
       tokens = tokenizer.encode(this.#model.renderChat(prompt), { parseSpecial: true, ...(!first && { addBos: false }) });
     }

@@ -89,7 +89,7 @@ export function seedsFrom(seeds: number | undefined): number {
 export function tokensOf(model: Model, text: string, needed: number): number[] {
   const tokens = model.tokenizer.encode(text);
   if (tokens.length < needed) {
-    throw new MagicpigError('INVALID_OPTION', `the text has ${tokens.length} tokens, and prefix and steps need ${needed}; take a longer text or a shorter prefix`);
+    throw new MagicpigError('INVALID_OPTION', `the text has ${tokens.length} tokens, and prefix and steps need ${needed}; take a longer text or a shorter prefix (--prefix)`);
   }
   return tokens;
 }

@@ -29,7 +29,7 @@ export function cacheError(error: unknown, path: string): MagicpigError {
   if (MagicpigError.isInstance(error)) return error;
   const code = errorCode(error) ?? String(error);
   const reason = code === 'ENOSPC' ? 'its disk is full' : `it cannot be written (${code})`;
-  return new MagicpigError('CACHE_UNWRITABLE', `the cache is no use: ${reason} at ${path}; set HF_HOME to a folder that can be written`, { cause: error });
+  return new MagicpigError('CACHE_UNWRITABLE', `the cache of models cannot be used: ${reason} at ${path}; set HF_HOME to a folder that can be written`, { cause: error });
 }
 
 /** Makes the folder that is to hold `path`. Throws CACHE_UNWRITABLE. */

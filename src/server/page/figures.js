@@ -90,6 +90,6 @@ function chart({ steps, relative_error: error }, epsilon) {
   if (epsilon !== undefined) svg.append(make('line', { class: 'limit', x1: 0, x2: width, y1: 1 - epsilon / top, y2: 1 - epsilon / top }));
   const scale = Object.assign(document.createElement('div'), { className: 'scale' });
   const limit = epsilon === undefined ? '' : `dashed: epsilon, ${percent(epsilon)}`;
-  scale.append(...[`height: ${percent(top)}`, limit].map((textContent) => Object.assign(document.createElement('span'), { textContent })));
+  scale.append(...[`top of the plot: ${percent(top)}`, limit].map((textContent) => Object.assign(document.createElement('span'), { textContent })));
   element('chart').replaceChildren(svg, scale);
 }

@@ -19,14 +19,17 @@ let last;
 /** @type {AbortController | undefined} */
 let running;
 let name = '';
+let context = Infinity;
 
 /** The server's model; asks for the key until it is right. */
 async function connect() {
   for (;;) {
     try {
-      const { id, context_length: context } = await model();
+      const { id, context_length: most } = await model();
       name = id;
-      element('model').textContent = `${id}, up to ${context.toLocaleString('en')} tokens`;
+      context = most;
+      element('model').textContent = `${id}, up to ${most.toLocaleString('en')} tokens`;
+      arrange();
       return;
     } catch (error) {
       if (!(error instanceof KeyNeeded)) throw error;
@@ -45,6 +48,20 @@ async function askForKey() {
   setKey(field.value);
   field.value = '';
   element('key-wrong').textContent = 'The server does not know that key.';
+}
+
+/**
+ * The text in a file. A PDF, say, would be read as rubbish.
+ * @param {File} file
+ */
+async function textOf(file) {
+  try {
+    const text = new TextDecoder('utf-8', { fatal: true }).decode(await file.arrayBuffer());
+    if (!text.includes('\0')) return text;
+  } catch (error) {
+    if (!(error instanceof TypeError)) throw error;
+  }
+  throw new Error(`${file.name} is no text in UTF-8; convert it first (pdftotext, pandoc, iconv)`);
 }
 
 /** What the form says of attention, as a request has it. */
@@ -129,6 +146,11 @@ async function working(what, work) {
   running = new AbortController();
   element('problem').textContent = '';
   status.textContent = what;
+  const started = performance.now();
+  // A long document is read for a minute, of which the server says nothing; seconds that pass show that it is not stuck.
+  const timer = setInterval(() => {
+    if (status.textContent?.startsWith(what)) status.textContent = `${what} ${((performance.now() - started) / 1000).toFixed(0)} s`;
+  }, 1000);
   arrange();
   try {
     await work(running.signal);
@@ -137,6 +159,7 @@ async function working(what, work) {
     if (!running.signal.aborted) throw error;
     status.textContent = 'Stopped.';
   } finally {
+    clearInterval(timer);
     running = undefined;
     arrange();
   }
@@ -155,7 +178,9 @@ function arrange() {
   for (const label of document.querySelectorAll('.verified')) /** @type {HTMLElement} */ (label).hidden = input('mode').value !== 'verified';
   const characters = source.value.length;
   // Most tokenizers make a token of some four characters of English.
-  element('size').textContent = characters === 0 ? '' : `${characters.toLocaleString('en')} characters, in English some ${Math.ceil(characters / 4).toLocaleString('en')} tokens`;
+  const tokens = Math.ceil(characters / 4);
+  const long = tokens > context ? `, and the model takes ${context.toLocaleString('en')}: shorten it, or start the server with another model` : '';
+  element('size').textContent = characters === 0 ? '' : `${characters.toLocaleString('en')} characters, in English some ${tokens.toLocaleString('en')} tokens${long}`;
 }
 
 function beginAnew() {
@@ -196,7 +221,8 @@ input('file').addEventListener('change', () => {
     const [file] = input('file').files ?? [];
     if (file === undefined) return;
     beginAnew();
-    source.value = await file.text();
+    source.value = '';
+    source.value = await textOf(file);
     arrange();
   });
 });
