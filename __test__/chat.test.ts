@@ -98,6 +98,13 @@ test('a document that does not fit is refused with figures', async (t) => {
   failsWith(t, await magicpig(['chat', '-m', file, '-f', long]), 1, /long\.txt has 2,\d{3} tokens/);
 });
 
+test('a message for which no room is left says how to go on', async (t) => {
+  const { turns } = await chat(t, ['-m', model(t)], ['x'.repeat(1100), 'hello', 'x'.repeat(1000), '/reset', 'x'.repeat(900)], 1);
+  t.notRegex(turns[0]?.error?.message ?? '/reset', /\/reset/, 'there is nothing to forget yet');
+  t.regex(turns[2]?.error?.message ?? '', /the context is 1024; .*; or \/reset begins anew$/);
+  t.is(turns[3]?.error, undefined);
+});
+
 test('the history is for its owner, and bounded', async (t) => {
   const path = historyPath({ XDG_STATE_HOME: temporaryFolder(t) });
   t.deepEqual(await readHistory(path), []);

@@ -145,9 +145,13 @@ for (const [name, args, message] of [
   ['a task that is none', ['eval', 'ruler', '--tasks', 'qa'], /task qa is unknown; there are all, niah_single_1/],
   ['budgets that are no numbers', ['eval', 'fidelity', '-f', 'x', '--budget', '1%'], /--budget is 1%; it takes numbers/],
   ['no command', [], /no command/],
-  ['an unknown command', ['generat'], /generat/],
-  ['an unknown option', ['generate', '-p', 'x', '--polcy', 'lsh'], /polcy/],
-  ['an unknown policy', ['generate', '-p', 'x', '--policy', 'magic'], /policy/i],
+  ['an unknown command', ['generat'], /there is no command generat; magicpig --help lists them/],
+  ['an unknown command of a group', ['sessions', 'foo'], /sessions has no command foo; magicpig sessions --help/],
+  ['a file without its option', ['generate', import.meta.filename], /given without an option.*-f .*cli\.test\.ts; magicpig generate --help/],
+  ['a word without its option', ['generate', 'nowhere.txt'], /nowhere\.txt is given without an option before it; magicpig generate --help/],
+  ['a missing argument', ['pull'], /an argument is missing; magicpig pull --help/],
+  ['an unknown option', ['generate', '-p', 'x', '--polcy', 'lsh'], /there is no option --polcy; magicpig generate --help/],
+  ['an unknown policy', ['generate', '-p', 'x', '--policy', 'magic'], /--policy is "magic"; it must be one of "sketch"/],
   ['an unknown row type', ['generate', '-p', 'x', '--rows', 'int4'], /rows.*bf16/],
   ['an unknown row type of a bench', ['bench', 'attention', '--rows', 'int4'], /rows.*bf16/],
   ['no prompt', ['generate'], /--prompt/],
@@ -175,7 +179,39 @@ test('a model or a file that is not there is named', async (t) => {
 
 test('a prompt longer than the context says by how much', async (t) => {
   const outcome = await magicpig(['generate', '-m', model(t, 16), '-p', 'x'.repeat(40)]);
-  failsWith(t, outcome, 1, /40 tokens, and the context is 16/);
+  failsWith(t, outcome, 1, /40 tokens, and the context is 16; shorten it, or take a model with a longer context: this one was trained for 16/);
+  const narrowed = await magicpig(['generate', '-m', model(t, 64), '--context', '16', '-p', 'x'.repeat(40)]);
+  failsWith(t, narrowed, 1, /the context is 16; shorten it, or allow more with the context option \(--context\)/);
+});
+
+test('a context beyond what the model was trained for is used, with a warning', async (t) => {
+  const warning = /^the model was trained for 16 tokens; /;
+  const beyond = await magicpig(['generate', '-m', model(t, 16), '--context', '64', '-n', '1', '-p', 'x'.repeat(40)]);
+  t.is(beyond.code, 0);
+  t.regex(beyond.stderr, warning);
+  const within = await magicpig(['generate', '-m', model(t, 64), '--context', '64', '-n', '1', '-p', 'x'.repeat(40)]);
+  t.notRegex(within.stderr, warning);
+});
+
+test('a file that is no text is refused before a model is loaded, with what makes a text of it', async (t) => {
+  const path = join(temporaryFolder(t), 'file');
+  for (const [content, remedy] of [
+    ['%PDF-1.7\n\0', /a PDF: pdftotext/],
+    ['PK\x03\x04\0', /pandoc/],
+    ['caf\xe9', /iconv/],
+    ['a\0b', /pdftotext, pandoc/],
+  ] as const) {
+    writeFileSync(path, content, 'latin1');
+    for (const command of ['generate', 'tune', 'chat']) {
+      // A chat asks its model how a document is put.
+      const outcome = await magicpig([command, '-m', command === 'chat' ? model(t) : '/nowhere.gguf', '-f', path]);
+      failsWith(t, outcome, 1, /file is no text in UTF-8; convert it first/);
+      failsWith(t, outcome, 1, remedy);
+    }
+    failsWith(t, await magicpig(['generate', '-m', '/nowhere.gguf', '-f', '-'], { stdin: 'a\0b' }), 1, /standard input is no text in UTF-8/);
+  }
+  writeFileSync(path, 'café');
+  t.is((await magicpig(['generate', '-m', model(t), '-f', path, '-n', '1'])).code, 0, 'a control: text is read');
 });
 
 test('an unknown architecture is named', async (t) => {
@@ -247,6 +283,11 @@ test('inspect shows what a file holds, and doctor what the machine has', async (
   t.deepEqual(report.problems, []);
   t.true(report.cpu.detected.includes(report.cpu.isa));
   t.is(doctor.code, 0);
+  const home = temporaryFolder(t);
+  const told = await magicpig(['doctor'], { env: { HF_HOME: home } });
+  t.regex(told.stdout, /^model +smollm2-135m is not there yet; .*magicpig pull/m);
+  t.regex(told.stdout, /^missing +nothing$/m);
+  t.deepEqual(readdirSync(home), [], 'it only looks');
 });
 
 test('a forced instruction set is used, and one that is not there is refused', async (t) => {

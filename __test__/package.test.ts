@@ -11,6 +11,7 @@ const run = promisify(execFile);
 const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as {
   scripts: Record<string, string>;
   bin: { magicpig: string };
+  overrides: Record<string, string>;
 };
 
 test('the built package exports what the sources do', async (t) => {
@@ -35,6 +36,13 @@ test('the package holds the program and its types, and no addon, source or test'
     t.true(paths.includes(wanted), wanted);
   }
   t.deepEqual(paths.filter((path) => /^(src|crates|__test__|scripts|docs|examples|npm)\/|\.node$/.test(path)), [], 'addons have packages of their own');
+});
+
+test('what is overridden is for development only, since overrides do not reach who installs the package', (t) => {
+  const { packages } = JSON.parse(readFileSync(join(root, 'package-lock.json'), 'utf8')) as { packages: Record<string, { dev?: boolean }> };
+  const places = (name: string) => Object.entries(packages).filter(([path]) => path.endsWith(`node_modules/${name}`));
+  t.deepEqual(Object.keys(manifest.overrides).filter((name) => places(name).some(([, { dev }]) => dev !== true)), []);
+  t.true(places('fastify').some(([, { dev }]) => dev !== true), 'a control: a dependency would be found');
 });
 
 test('installing it runs no script', (t) => {

@@ -81,7 +81,14 @@ test.serial(`${inBrowser}: a document is asked, and shows where keys were sample
   await withKey(t, page);
 
   const text = async (id: string) => (await page.locator(`#${id}`).textContent()) ?? '';
+  await page.setInputFiles('#file', { name: 'paper.pdf', mimeType: 'text/plain', buffer: Buffer.from('%PDF-\xe2\xe3\0', 'latin1') });
+  await page.locator('#problem', { hasText: 'paper.pdf is no text in UTF-8' }).waitFor();
+  t.is(await page.inputValue('#source'), '');
+  await page.setInputFiles('#file', { name: 'notes.txt', mimeType: 'text/plain', buffer: Buffer.from('ü'.repeat(9000)) });
+  await page.locator('#size', { hasText: 'the model takes 2,048: shorten it' }).waitFor();
+  t.is(await text('problem'), '');
   await page.fill('#source', document_);
+  t.notRegex(await text('size'), /shorten/);
   await page.locator('summary').first().click();
   await page.fill('#most-tokens', '40');
   await ask(page, 'hello?');

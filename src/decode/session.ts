@@ -444,11 +444,11 @@ export class Session implements Disposable {
     let tokens: number[];
     if (typeof prompt === 'string') {
       tokens = tokenizer.encode(prompt, first ? {} : { addBos: false });
+    } else if (!Array.isArray(prompt)) {
+      throw new MagicpigError('INVALID_OPTION', `the prompt is ${prompt === null ? 'null' : typeof prompt}; it must be a text, token ids or chat messages`);
     } else if (isTokens(prompt)) {
       tokens = [...prompt];
       this.#checkTokens(tokens);
-    } else if (!Array.isArray(prompt)) {
-      throw new MagicpigError('INVALID_OPTION', `the prompt is ${prompt === null ? 'null' : typeof prompt}; it must be a text, token ids or chat messages`);
     } else {
       tokens = tokenizer.encode(this.#model.renderChat(prompt), { parseSpecial: true, ...(!first && { addBos: false }) });
     }
