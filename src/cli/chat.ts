@@ -178,8 +178,8 @@ class Chat {
 
   #complain(error: MagicpigError, prompt: string, typed: boolean): void {
     const { code } = error;
-    const room = code === 'CONTEXT_EXCEEDED' && this.#conversation.tokens.length > 0 && !error.message.includes('/reset');
-    const message = room ? `${error.message}; or /reset begins anew` : error.message;
+    const full = code === 'CONTEXT_EXCEEDED' && this.#conversation.tokens.length > 0 && !prompt.startsWith('/');
+    const message = full ? `${error.message}; or /reset begins anew` : error.message;
     this.reports.push({ prompt, error: { code, message } });
     this.#terminal.note(code === 'ABORTED' ? '(stopped)' : `magicpig: ${message}`);
     if (!typed) process.exitCode = 1;
