@@ -235,7 +235,7 @@ test('bad arguments are told before anything happens', async (t) => {
   t.like(await t.throwsAsync(session.prefill([1, 264])), { code });
   t.like(await t.throwsAsync(session.prefill('')), { code: 'EMPTY_PROMPT' });
   // What JavaScript lets through.
-  for (const nothing of [undefined, null, 1, {}]) t.like(await t.throwsAsync(session.prefill(nothing as never)), { code: 'INVALID_OPTION' }, String(nothing));
+  for (const nothing of [undefined, null, 1, {}]) t.like(await t.throwsAsync(session.prefill(nothing as never)), { code: 'INVALID_OPTION' }, JSON.stringify(nothing));
   t.like(await t.throwsAsync(generated(session, {})), { code: 'EMPTY_PROMPT' });
   await session.prefill('hello');
   for (const options of [{ temperature: -1 }, { topP: 0 }, { topP: 2 }, { minP: Number.NaN }, { topK: -1 }, { repetitionPenalty: 0 }, { maxTokens: -1 }]) {

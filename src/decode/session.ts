@@ -441,11 +441,14 @@ export class Session implements Disposable {
   /** `first`: the text's beginning, which may have a token of its own. */
   #encode(prompt: Prompt, first: boolean): number[] {
     const { tokenizer } = this.#model;
+    // JavaScript lets anything through.
+    const given: unknown = prompt;
+    if (typeof given !== 'string' && !Array.isArray(given)) {
+      throw new MagicpigError('INVALID_OPTION', `the prompt is ${given === null ? 'null' : typeof given}; it must be a text, token ids or chat messages`);
+    }
     let tokens: number[];
     if (typeof prompt === 'string') {
       tokens = tokenizer.encode(prompt, first ? {} : { addBos: false });
-    } else if (!Array.isArray(prompt)) {
-      throw new MagicpigError('INVALID_OPTION', `the prompt is ${prompt === null ? 'null' : typeof prompt}; it must be a text, token ids or chat messages`);
     } else if (isTokens(prompt)) {
       tokens = [...prompt];
       this.#checkTokens(tokens);
