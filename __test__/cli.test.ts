@@ -25,7 +25,7 @@ test('generate --json prints exactly one object with every figure', async (t) =>
   t.is(stderr, '');
   const result = JSON.parse(stdout) as Record<string, unknown>;
   t.deepEqual(Object.keys(result), [
-    'model', 'policy', 'text', 'tokens', 'promptTokens', 'reusedTokens', 'generatedTokens', 'prefillSeconds', 'decodeMsPerToken',
+    'model', 'device', 'policy', 'text', 'tokens', 'promptTokens', 'reusedTokens', 'generatedTokens', 'prefillSeconds', 'decodeMsPerToken',
     'attendMsPerToken', 'keysRead', 'indexBytesPerKey', 'finishReason', 'peakRssBytes',
   ]);
   t.is(result.policy, 'exact');

@@ -1,8 +1,8 @@
 // The same predictions with the dense layers of a text on a GPU: WebGPU over Vulkan, on SwiftShader where there is no GPU, which Debian's
 // chromium brings. In a process of its own, since the loader of Vulkan's drivers reads its environment once.
 import { execFile } from 'node:child_process';
-import { existsSync, readFileSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { promisify } from 'node:util';
 
 import test from 'ava';
@@ -11,6 +11,7 @@ import { writeGguf } from './support/gguf-writer.js';
 import { decodeLogProbabilities, divergence } from './support/log-probabilities.js';
 import { temporaryFolder } from './support/temporary.js';
 import { architectureVocabulary, tinyArchitectures, tinyQuantisations } from './support/tiny-architectures.js';
+import { driver, hasDriver, withDriver } from './support/vulkan.js';
 
 const { models, quantisations } = JSON.parse(readFileSync(join(import.meta.dirname, 'reference', 'architectures.json'), 'utf8')) as Record<
   'models' | 'quantisations',
@@ -20,8 +21,6 @@ const { models, quantisations } = JSON.parse(readFileSync(join(import.meta.dirna
 /** Divergence from llama.cpp's predictions that is allowed, in nats: the CPU's tests have the same. */
 const BOUND = 1e-4;
 
-/** Where Debian's chromium has SwiftShader; MAGICPIG_VULKAN_ICD names another driver, a GPU's for instance. */
-const driver = process.env['MAGICPIG_VULKAN_ICD'] ?? '/usr/lib/chromium/vk_swiftshader_icd.json';
 const child = join(import.meta.dirname, 'support', 'webgpu-child.ts');
 const loader = join(import.meta.dirname, 'support', 'typescript.mjs');
 
@@ -38,12 +37,12 @@ const cases = [...architectures, ...types].filter(({ name }) => process.env['MAG
 /** ln of probabilities after the text, by each of the cases. */
 async function predictions(folder: string): Promise<number[][]> {
   const paths = cases.map(({ name, spec }) => writeGguf(join(folder, `${name}.gguf`), spec));
-  const env = { ...process.env, VK_ICD_FILENAMES: driver, XDG_RUNTIME_DIR: folder, LD_LIBRARY_PATH: `${dirname(driver)}:${process.env['LD_LIBRARY_PATH'] ?? ''}` };
+  const env = { ...process.env, ...withDriver(folder) };
   const { stdout } = await promisify(execFile)(process.execPath, [`--import=${loader}`, child, ...paths], { env, maxBuffer: 64 << 20 });
   return stdout.trim().split('\n').map((line) => JSON.parse(line) as number[]);
 }
 
-if (existsSync(driver)) {
+if (hasDriver) {
   test(`WebGPU predicts what llama.cpp predicts: ${cases.map(({ name }) => name).join(', ')}`, async (t) => {
     const rows = await predictions(temporaryFolder(t));
     t.is(rows.length, cases.length);

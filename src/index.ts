@@ -2,7 +2,7 @@ export { MagicpigError, errorCodes, type ErrorCode } from './errors.js';
 export { loadModel, type Model, type LoadOptions, type LoadProgress, type OpenSessionOptions, type SessionOptions } from './decode/model.js';
 export type { JsonConstraint, TokenConstraint } from './decode/constraint.js';
 export type { TokenLogprob } from './decode/logprobs.js';
-export type { Device, PolicyName, PolicyOptions, RowType, SamplingOptions, WeightBits } from './decode/options.js';
+export type { Device, DeviceName, PolicyName, PolicyOptions, RowType, SamplingOptions, WeightBits } from './decode/options.js';
 export type {
   GenerateOptions,
   GeneratedToken,

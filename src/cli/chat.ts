@@ -40,7 +40,6 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
   const { policy, sampling } = await checked(args);
   using progress = terminal.progress();
   await using model = await load(args, terminal, progress);
-  progress[Symbol.dispose]();
   using conversation = await Conversation.begin({
     model,
     session: { ...policy, rows: args.rows },
@@ -54,7 +53,7 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
   const typed = process.stdin.isTTY && process.stdout.isTTY && !terminal.json;
   if (typed) terminal.note(`${args.model}, ${chatting.room()}; /help lists commands, Ctrl-D ends`);
   await chatting.run(typed ? new TypedMessages(terminal.signal) : new PipedMessages(process.stdin, terminal.signal), typed);
-  terminal.result({ model: args.model, policy: conversation.stats().policy, tokens: conversation.tokens.length, turns: chatting.reports });
+  terminal.result({ model: args.model, device: model.device, policy: conversation.stats().policy, tokens: conversation.tokens.length, turns: chatting.reports });
 }
 
 /** The turns of a conversation, as they are typed and shown. */

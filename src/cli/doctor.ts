@@ -4,7 +4,9 @@ import { cpus, freemem, totalmem } from 'node:os';
 import { dirname } from 'node:path';
 import type { CommandModule } from 'yargs';
 import { MagicpigError } from '../errors.js';
+import { accelerators, probe } from '../decode/device.js';
 import { availableMemory } from '../decode/memory.js';
+import type { DeviceName } from '../decode/options.js';
 import { cacheFromEnvironment } from '../model/cache.js';
 import { errorCode } from '../model/file-error.js';
 import { bytes, table } from './format.js';
@@ -27,6 +29,7 @@ export const doctor = (terminal: Terminal): CommandModule<object, object> => ({
       platform: `${process.platform} ${process.arch}`,
       cpu: await processor(problems),
       onnxRuntime: await onnxRuntime(problems),
+      devices: await devices(),
       memory: { totalBytes: totalmem(), freeBytes: freemem(), availableBytes: availableMemory() },
       cache: await cache(problems),
       problems,
@@ -37,7 +40,11 @@ export const doctor = (terminal: Terminal): CommandModule<object, object> => ({
       ['processor', cpu.model],
       ['cores', String(cpu.cores)],
       ['kernels', cpu.isa === null ? 'none' : `${cpu.isa} (there are ${cpu.detected.join(', ')})`],
-      ['ONNX Runtime', report.onnxRuntime === null ? 'none, which only --device webgpu needs' : `${report.onnxRuntime.version}: ${report.onnxRuntime.providers.join(', ')}`],
+      ['ONNX Runtime', report.onnxRuntime === null ? 'none, which --device webgpu and cuda need' : `${report.onnxRuntime.version}: ${report.onnxRuntime.providers.join(', ')}`],
+      ...report.devices.map((device): [string, string] => [
+        device.name,
+        device.there ? `there: --device ${device.name}` : `not there: ${device.problem}; to get it: ${device.remedy}`,
+      ]),
       ['memory', `${bytes(memory.totalBytes)}, ${bytes(memory.freeBytes)} of it free, ${bytes(memory.availableBytes)} for this process; magicpig inspect REF shows what a model takes`],
       ['cache', report.cache.path],
       ['model', await defaultModel()],
@@ -71,6 +78,18 @@ async function onnxRuntime(problems: Problem[]) {
     problems.push({ problem: `ONNX Runtime does not load (${error instanceof Error ? error.message : String(error)})`, remedy: 'npm install onnxruntime-node' });
     return null;
   }
+}
+
+type Device = { readonly name: DeviceName } & ({ readonly there: true } | ({ readonly there: false } & Problem));
+
+/** Where dense layers can run. A device that is not there is no problem: the CPU does without. */
+async function devices(): Promise<Device[]> {
+  const others: Device[] = [];
+  for (const name of accelerators) {
+    const missing = await probe(name);
+    others.push(missing === undefined ? { name, there: true } : { name, there: false, ...missing });
+  }
+  return [{ name: 'cpu', there: true }, ...others];
 }
 
 /** Where models go, which has to be writable, and how else they come where the hub is out of reach. */

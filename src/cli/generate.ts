@@ -7,7 +7,7 @@ import { bytes, count, percent } from './format.js';
 import { DEFAULT_MODEL, REF_HELP } from './model-option.js';
 import { policyOf, policyOptions } from './policy-options.js';
 import { rowsOption } from './rows-option.js';
-import { runtimeOf, runtimeOptions } from './runtime-options.js';
+import { chosenDevice, runtimeOf, runtimeOptions } from './runtime-options.js';
 import type { Progress, Terminal } from './terminal.js';
 import { readTextFile, readTextStream } from './text-file.js';
 
@@ -87,6 +87,7 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
   terminal.note(closingLine(stats));
   terminal.result({
     model: args.model,
+    device: model.device,
     policy: stats.policy,
     text: pieces.join(''),
     tokens,
@@ -124,7 +125,7 @@ export async function checked(args: Shared): Promise<{ policy: PolicyOptions; sa
   return { policy, sampling };
 }
 
-/** The model that the options name, under a progress bar. */
+/** The model that the options name, under a progress bar. Tells people which device was chosen, where they left it open. */
 export async function load(args: Shared, terminal: Terminal, progress: Progress): Promise<Model> {
   const { loadModel } = await import('../decode/model.js');
   const model = await loadModel(args.model, {
@@ -135,11 +136,12 @@ export async function load(args: Shared, terminal: Terminal, progress: Progress)
       else progress.update('loading', done, total, 'parts');
     },
   });
+  progress[Symbol.dispose]();
   const { contextLength } = model.config;
   if (model.context > contextLength) {
-    progress[Symbol.dispose]();
     terminal.note(`the model was trained for ${count(contextLength)} tokens; what it says of a text that is longer may be nonsense`);
   }
+  if (args.device === 'auto') terminal.note(chosenDevice(model.device));
   return model;
 }
 

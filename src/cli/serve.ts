@@ -4,7 +4,7 @@ import type { ServeOptions } from '../server/options.js';
 import { DEFAULT_MODEL, REF_HELP } from './model-option.js';
 import { policyOf, policyOptions } from './policy-options.js';
 import { rowsOption } from './rows-option.js';
-import { runtimeOf, runtimeOptions } from './runtime-options.js';
+import { chosenDevice, runtimeOf, runtimeOptions } from './runtime-options.js';
 import type { Terminal } from './terminal.js';
 
 const options = {
@@ -65,7 +65,8 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
     logger: { level: 'info', stream: process.stderr },
     onLost: (cause) => { lost.abort(new MagicpigError('INTERNAL', `the server lost its model: ${cause.message}`, { cause })); },
   });
-  terminal.result({ url: server.url, model: server.modelName, pid: process.pid }, `${server.modelName} answers at ${server.url}/v1; ${server.url}/ in a browser is a chat with a document`);
+  if (args.device === 'auto') terminal.note(chosenDevice(server.device));
+  terminal.result({ url: server.url, model: server.modelName, device: server.device, pid: process.pid }, `${server.modelName} answers at ${server.url}/v1; ${server.url}/ in a browser is a chat with a document`);
   await aborted(AbortSignal.any([signal, lost.signal]));
   lost.signal.throwIfAborted();
 }

@@ -1,6 +1,5 @@
 import { tmpdir } from 'node:os';
 import { MagicpigError } from '../errors.js';
-import { errorCode } from '../model/file-error.js';
 import { fingerprintOf } from '../model/fingerprint.js';
 import { openModel } from '../model/open.js';
 import { resolveModel } from '../model/resolve.js';
@@ -15,9 +14,11 @@ import type { DenseGraph } from '../onnx/dense-graph.js';
 import type { RuntimeOptions } from '../onnx/runtime.js';
 import { Batcher } from './batch.js';
 import { JsonConstraint } from './constraint.js';
+import { chooseDevice } from './device.js';
 import { asLoaded, availableMemory, checkSession, checkWeights, memoryPlan } from './memory.js';
 import {
   type Device,
+  type DeviceName,
   type PolicyOptions,
   type RowType,
   type WeightBits,
@@ -38,7 +39,10 @@ import { type Chosen, type TunedDefaults, choose, readTuned, removeTuned } from 
 export interface LoadOptions {
   /** Threads of dense layers and attention. Default: one for each core. */
   readonly threads?: number | undefined;
-  /** Where the dense layers of long prompts run; those of steps run on the CPU. Default `cpu`. */
+  /**
+   * Where the dense layers of long prompts run; those of steps run on the CPU. `cuda` and `webgpu` need ONNX Runtime, and end with
+   * RUNTIME_FAILED where the device is not there; `auto` is the best of those that are, which {@link Model.device} says. Default `cpu`.
+   */
   readonly device?: Device | undefined;
   /**
    * Bits of the output head, the largest matrix that a step reads: `file` takes it as the model has it, `8` keeps one of 16 or
@@ -106,11 +110,13 @@ export interface OpenSessionOptions extends PolicyOptions {
 export async function loadModel(reference: string, options: LoadOptions = {}): Promise<Model> {
   const { signal, onProgress } = options;
   const threads = threadsFrom(options.threads);
-  const device = deviceFrom(options.device);
+  const asked = deviceFrom(options.device);
   const lmHead = lmHeadFrom(options.lmHead);
   const bits = weightsFrom(options.weights);
   if (options.context !== undefined) integer('context', options.context, 1, 2 ** 31);
   const memory = integer('memoryLimit', options.memoryLimit ?? availableMemory(), 0, Number.MAX_SAFE_INTEGER);
+  const device = await chooseDevice(asked);
+  signal?.throwIfAborted();
   const path = await resolveModel(reference, {
     signal,
     onProgress: ({ received, total }) => onProgress?.({ phase: 'download', done: received, total }),
@@ -126,7 +132,7 @@ export async function loadModel(reference: string, options: LoadOptions = {}): P
     signal?.throwIfAborted();
     const dense = device === 'cpu' ? undefined : await denseGraph(file, { device, threads }, options);
     const limits = { context: options.context ?? file.config.contextLength, memory: options.context === undefined ? undefined : memory };
-    return new Model(file, tokenizer, dense, weights, threads, bits, limits);
+    return new Model(file, tokenizer, { device, dense }, weights, threads, bits, limits);
   } catch (cause) {
     await file[Symbol.asyncDispose]();
     if (signal?.aborted === true) throw new MagicpigError('ABORTED', 'aborted by the caller', { cause });
@@ -136,14 +142,7 @@ export async function loadModel(reference: string, options: LoadOptions = {}): P
 
 /** The dense layers on another device. The CPU's are the addon's, and do not load ONNX Runtime at all. */
 async function denseGraph(file: ModelFile, runtime: RuntimeOptions, { signal, onProgress }: LoadOptions): Promise<DenseGraph> {
-  const { DenseGraph } = await import('../onnx/dense-graph.js').catch((cause: unknown) => {
-    if (errorCode(cause) !== 'ERR_MODULE_NOT_FOUND') throw cause;
-    throw new MagicpigError(
-      'RUNTIME_FAILED',
-      `device ${runtime.device} needs ONNX Runtime, which is not installed: npm install onnxruntime-node (on Linux with ONNXRUNTIME_NODE_INSTALL=skip, unless CUDA is to be downloaded too)`,
-      { cause },
-    );
-  });
+  const { DenseGraph } = await import('../onnx/dense-graph.js');
   return await DenseGraph.load(file, runtime, {
     signal,
     onPart: (done, total) => onProgress?.({ phase: 'load', done, total }),
@@ -223,6 +222,8 @@ export class Model implements AsyncDisposable {
   readonly tokenizer: Tokenizer;
   /** Tokens that a text may have. */
   readonly context: number;
+  /** Where its dense layers run: what the option `device` said, or what `auto` found. */
+  readonly device: DeviceName;
   readonly #file: ModelFile;
   readonly #dense: DenseGraph | undefined;
   readonly #batcher: Batcher;
@@ -241,7 +242,7 @@ export class Model implements AsyncDisposable {
   constructor(
     file: ModelFile,
     tokenizer: Tokenizer,
-    dense: DenseGraph | undefined,
+    { device, dense }: { device: DeviceName; dense: DenseGraph | undefined },
     weights: NativeModel,
     threads: number,
     bits: WeightBits,
@@ -250,6 +251,7 @@ export class Model implements AsyncDisposable {
     this.config = file.config;
     this.tokenizer = tokenizer;
     this.context = context;
+    this.device = device;
     this.#memory = memory;
     this.#file = file;
     this.#dense = dense;

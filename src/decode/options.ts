@@ -1,9 +1,10 @@
 import { availableParallelism } from 'node:os';
 import { MagicpigError } from '../errors.js';
 
-/** Where the dense layers run. */
-export const devices = ['cpu', 'webgpu'] as const;
+/** Where the dense layers run; `auto` is the best of those that are there. */
+export const devices = ['cpu', 'webgpu', 'cuda', 'auto'] as const;
 export type Device = (typeof devices)[number];
+export type DeviceName = Exclude<Device, 'auto'>;
 
 /** How keys and values are stored. */
 export const rowTypes = ['bf16', 'int8'] as const;
@@ -194,7 +195,7 @@ export function deviceFrom(device: string | undefined): Device {
   if (device === undefined) return 'cpu';
   const known = devices.find((name) => name === device);
   if (known !== undefined) return known;
-  throw new MagicpigError('INVALID_OPTION', `device ${JSON.stringify(device)} is not supported; there are ${devices.join(' and ')}`);
+  throw new MagicpigError('INVALID_OPTION', `device ${JSON.stringify(device)} is not supported; there are ${devices.join(', ')}`);
 }
 
 export function lmHeadFrom(bits: string | undefined): 'file' | '8' {

@@ -1,5 +1,10 @@
+import { createRequire } from 'node:module';
+import { dirname, join } from 'node:path';
 import * as ort from 'onnxruntime-node';
 import { MagicpigError } from '../errors.js';
+
+// What fails is thrown as well; a provider that is looked for and not there is nothing to write to stderr.
+ort.env.logLevel = 'fatal';
 
 /** Named tensors of one run, each [rows, ...]. */
 export type Tensors = Record<string, RunTensor>;
@@ -9,8 +14,11 @@ export interface RunTensor {
   readonly shape: readonly number[];
 }
 
+/** Where a graph can run that is not the CPU. */
+export type Accelerator = 'cuda' | 'webgpu';
+
 export interface RuntimeOptions {
-  readonly device: 'cpu' | 'webgpu';
+  readonly device: Accelerator | 'cpu';
   readonly threads: number;
 }
 
@@ -63,10 +71,16 @@ function toOrt(tensors: Tensors): Record<string, ort.Tensor> {
   return Object.fromEntries(Object.entries(tensors).map(([name, { data, shape }]) => [name, new ort.Tensor('float32', data, shape)]));
 }
 
-/** Version of ONNX Runtime and the execution providers that came with it. */
-export function runtimeInfo(): { version: string; providers: string[] } {
-  const bundled = ort.listSupportedBackends().filter((backend) => backend.bundled);
-  return { version: ort.env.versions.node ?? 'unknown', providers: bundled.map(({ name }) => name) };
+/** ONNX Runtime's version, the execution providers that it was built with and those that came with it, and the folder it is in. */
+export function runtimeInfo(): { version: string; backends: string[]; providers: string[]; folder: string } {
+  const backends = ort.listSupportedBackends();
+  const { resolve } = createRequire(import.meta.url);
+  return {
+    version: ort.env.versions.node ?? 'unknown',
+    backends: backends.map(({ name }) => name),
+    providers: backends.filter(({ bundled }) => bundled).map(({ name }) => name),
+    folder: join(dirname(resolve('onnxruntime-node')), '..', 'bin', 'napi-v6', process.platform, process.arch),
+  };
 }
 
 function messageOf(cause: unknown): string {

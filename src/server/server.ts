@@ -4,6 +4,7 @@ import cors from '@fastify/cors';
 import swagger from '@fastify/swagger';
 import fastify, { type FastifyInstance, type FastifyReply, type FastifyServerOptions } from 'fastify';
 import { z } from 'zod';
+import type { DeviceName } from '../decode/options.js';
 import { MagicpigError } from '../errors.js';
 import { Admission } from './admission.js';
 import { parseBody } from './body.js';
@@ -45,6 +46,8 @@ export class Server implements AsyncDisposable {
   /** Where it listens, such as "http://127.0.0.1:8080". */
   readonly url: string;
   readonly modelName: string;
+  /** Where the model's dense layers run. */
+  readonly device: DeviceName;
   readonly #app: FastifyInstance;
   readonly #context: Context;
   readonly #stop: AbortController;
@@ -54,6 +57,7 @@ export class Server implements AsyncDisposable {
   private constructor(url: string, app: FastifyInstance, context: Context, stop: AbortController, settings: Settings) {
     this.url = url;
     this.modelName = context.modelName;
+    this.device = context.engine.info.device;
     this.#app = app;
     this.#context = context;
     this.#stop = stop;

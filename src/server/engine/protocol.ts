@@ -1,4 +1,4 @@
-import type { PolicyOptions } from '../../decode/options.js';
+import type { DeviceName, PolicyOptions } from '../../decode/options.js';
 import type { RelativeError } from '../../decode/session.js';
 import type { ErrorCode } from '../../errors.js';
 import type { ServeOptions, ServedSession } from '../options.js';
@@ -149,6 +149,7 @@ export interface Questions {
 export interface ModelInfo {
   readonly context: number;
   readonly chat: boolean;
+  readonly device: DeviceName;
 }
 
 export type ToWorker =

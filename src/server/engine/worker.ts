@@ -58,7 +58,7 @@ async function main(port: MessagePort, options: WorkerOptions): Promise<void> {
         break;
     }
   });
-  post({ kind: 'ready', info: { context: model.context, chat: model.chatTemplate !== undefined } });
+  post({ kind: 'ready', info: { context: model.context, chat: model.chatTemplate !== undefined, device: model.device } });
 }
 
 function holdings(pool: SessionPool, named: NamedSessions): Holdings {

@@ -1,0 +1,81 @@
+// Which device is taken, and what is said of one that is not there.
+import test from 'ava';
+
+import { chooseDevice } from '../src/decode/device.js';
+import type { Probe } from '../src/decode/device.js';
+import { deviceFrom } from '../src/decode/options.js';
+import { failsWith, magicpig, model } from './support/command-line.js';
+import { temporaryFolder } from './support/temporary.js';
+import { hasDriver, withDriver, withoutDriver } from './support/vulkan.js';
+
+/** A machine that has these devices alone; notes which were looked for. */
+function machine(...there: string[]): { missing: Probe; asked: string[] } {
+  const asked: string[] = [];
+  const missing: Probe = (device) => {
+    asked.push(device);
+    return Promise.resolve(there.includes(device) ? undefined : { problem: `no ${device} here`, remedy: `buy ${device}` });
+  };
+  return { missing, asked };
+}
+
+test('auto is the best device that is there', async (t) => {
+  t.is(await chooseDevice('auto', machine('cuda', 'webgpu').missing), 'cuda');
+  t.is(await chooseDevice('auto', machine('webgpu').missing), 'webgpu');
+  t.is(await chooseDevice('auto', machine().missing), 'cpu');
+});
+
+test('a device that is named is taken, or missed by name', async (t) => {
+  t.is(await chooseDevice('webgpu', machine('cuda', 'webgpu').missing), 'webgpu');
+  t.is(await chooseDevice('cuda', machine('cuda').missing), 'cuda');
+  const error = await t.throwsAsync(chooseDevice('cuda', machine('webgpu').missing), { code: 'RUNTIME_FAILED' });
+  t.is(error.message, 'device cuda is not there: no cuda here; to get it: buy cuda');
+});
+
+test('the CPU needs nothing else', async (t) => {
+  const { missing, asked } = machine();
+  t.is(await chooseDevice('cpu', missing), 'cpu');
+  t.deepEqual(asked, []);
+});
+
+test('an unknown device is told from those that there are', (t) => {
+  t.is(deviceFrom(undefined), 'cpu');
+  t.throws(() => deviceFrom('gpu'), { code: 'INVALID_OPTION', message: /"gpu".*cpu, webgpu, cuda, auto/ });
+});
+
+interface Reported {
+  readonly name: string;
+  readonly there: boolean;
+  readonly problem?: string;
+  readonly remedy?: string;
+}
+
+const machines = [
+  { name: 'without a driver', env: () => withoutDriver },
+  ...(hasDriver ? [{ name: 'with a driver', env: withDriver }] : []),
+];
+for (const { name, env: environment } of machines) {
+  test(`doctor lists the devices ${name}, and generate takes those alone`, async (t) => {
+    const env = environment(temporaryFolder(t));
+    const doctor = await magicpig(['doctor', '--json'], { env });
+    t.is(doctor.stderr, '');
+    const { devices } = JSON.parse(doctor.stdout) as { devices: Reported[] };
+    t.deepEqual(devices.map((device) => device.name), ['cpu', 'cuda', 'webgpu']);
+    t.true(devices[0]?.there);
+    if (process.platform === 'linux') t.is(devices[2]?.there, name === 'with a driver', JSON.stringify(devices[2]));
+    const shown = await magicpig(['doctor'], { env });
+    for (const device of devices) t.regex(shown.stdout, new RegExp(`${device.name} +${device.there ? `there: --device ${device.name}` : 'not there: '}`));
+
+    const args = ['generate', '-m', model(t), '-p', 'hello world', '-n', '3'];
+    const best = ['cuda', 'webgpu', 'cpu'].find((wanted) => devices.some((device) => device.name === wanted && device.there));
+    const auto = await magicpig([...args, '--device', 'auto', '--json'], { env });
+    t.is(auto.code, 0, auto.stderr);
+    t.is((JSON.parse(auto.stdout) as { device: string }).device, best!);
+    const told = await magicpig([...args, '--device', 'auto'], { env });
+    t.regex(told.stderr, new RegExp(`^dense layers run on ${best!}`));
+    for (const { name: absent, problem = 'said by nobody' } of devices.filter((device) => !device.there)) {
+      const outcome = await magicpig([...args, '--device', absent], { env });
+      failsWith(t, outcome, 1, new RegExp(`device ${absent} is not there: .*; to get it: `));
+      t.true(outcome.stderr.includes(problem));
+    }
+  });
+}

@@ -1,0 +1,40 @@
+import { MagicpigError } from '../errors.js';
+import { errorCode } from '../model/file-error.js';
+import type { Missing } from '../onnx/devices.js';
+import type { Accelerator } from '../onnx/runtime.js';
+import type { Device, DeviceName } from './options.js';
+
+/** Beside the CPU, the best first. */
+export const accelerators = ['cuda', 'webgpu'] as const satisfies readonly Accelerator[];
+
+/** Says what keeps a device from being used; undefined if nothing does. */
+export type Probe = (device: Accelerator) => Promise<Missing | undefined>;
+
+/** Tries a device with ONNX Runtime, if that is installed: the CPU does without it. */
+export async function probe(device: Accelerator): Promise<Missing | undefined> {
+  try {
+    const { missing } = await import('../onnx/devices.js');
+    return await missing(device);
+  } catch (cause) {
+    if (MagicpigError.isInstance(cause)) throw cause;
+    if (errorCode(cause) === 'ERR_MODULE_NOT_FOUND') {
+      return {
+        problem: 'ONNX Runtime is not installed',
+        remedy: 'npm install onnxruntime-node (on Linux with ONNXRUNTIME_NODE_INSTALL=skip, unless CUDA is to be downloaded too)',
+      };
+    }
+    return { problem: `ONNX Runtime does not load (${cause instanceof Error ? cause.message : String(cause)})`, remedy: 'npm install onnxruntime-node' };
+  }
+}
+
+/** The device that is asked for, or for `auto` the best that is there. Throws RUNTIME_FAILED, with what is missing and how to get it. */
+export async function chooseDevice(asked: Device, missing: Probe = probe): Promise<DeviceName> {
+  if (asked === 'cpu') return asked;
+  if (asked === 'auto') {
+    for (const device of accelerators) if ((await missing(device)) === undefined) return device;
+    return 'cpu';
+  }
+  const lack = await missing(asked);
+  if (lack === undefined) return asked;
+  throw new MagicpigError('RUNTIME_FAILED', `device ${asked} is not there: ${lack.problem}; to get it: ${lack.remedy}`);
+}
