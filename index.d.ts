@@ -66,7 +66,10 @@ export declare class NativeSession {
   fork(path: string, model: Array<NativeField>): Promise<void>
   /** Tokens whose rows are stored. */
   tokens(): Uint32Array
-  /** Notes tokens whose rows attendPrefill appended, layer by layer; decodeToken and prefillTokens do it themselves. */
+  /**
+   * Notes tokens whose rows attendPrefill appended, layer by layer; decodeToken and prefillTokens do it themselves, and pushStep for a
+   * token whose logits are wanted.
+   */
   pushTokens(tokens: Uint32Array): void
   /** Chooses which keys later decoding steps read. An index that the new policy cannot use is dropped. */
   setPolicy(policy: NativePolicy): void
@@ -80,6 +83,13 @@ export declare class NativeSession {
    * [rows, heads * headDim], k and v [rows, kvHeads * headDim]. Copies its inputs.
    */
   attendPrefill(layer: number, rows: number, q: Float32Array, k: Float32Array, v: Float32Array): Promise<Float32Array>
+  /**
+   * Notes a token whose rows attendDecode appended to every layer, or attendPrefill, and the residual stream [hidden] that it had after
+   * all of them.
+   */
+  pushStep(token: number, residual: Float32Array): void
+  /** The residual stream [hidden] of the last token after all layers; empty if it is not known. */
+  residual(): Float32Array
   /**
    * Takes one token through the whole model, attended under the policy, and writes the logits [vocabulary] of the
    * next one.

@@ -136,7 +136,7 @@ test('who is ready while a step is made joins the next, and who is ready alone w
     },
   } as unknown as NativeModel;
   const batcher = new Batcher(weights);
-  const step = async (name: string) => batcher.step(session(name), 0, new Float32Array(1), undefined);
+  const step = async (name: string) => batcher.step({ native: session(name), token: 0, position: 0, logits: new Float32Array(1), signal: undefined });
   const write = async (name: string, steps: number) => {
     for (let i = 0; i < steps; i += 1) await step(name);
   };

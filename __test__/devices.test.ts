@@ -19,22 +19,29 @@ function machine(...there: string[]): { missing: Probe; asked: string[] } {
 }
 
 test('auto is the best device that is there', async (t) => {
-  t.is(await chooseDevice('auto', machine('cuda', 'webgpu').missing), 'cuda');
-  t.is(await chooseDevice('auto', machine('webgpu').missing), 'webgpu');
-  t.is(await chooseDevice('auto', machine().missing), 'cpu');
+  t.is(await chooseDevice('auto', machine('cuda', 'webgpu')), 'cuda');
+  t.is(await chooseDevice('auto', machine('webgpu')), 'webgpu');
+  t.is(await chooseDevice('auto', machine()), 'cpu');
 });
 
 test('a device that is named is taken, or missed by name', async (t) => {
-  t.is(await chooseDevice('webgpu', machine('cuda', 'webgpu').missing), 'webgpu');
-  t.is(await chooseDevice('cuda', machine('cuda').missing), 'cuda');
-  const error = await t.throwsAsync(chooseDevice('cuda', machine('webgpu').missing), { code: 'RUNTIME_FAILED' });
+  t.is(await chooseDevice('webgpu', machine('cuda', 'webgpu')), 'webgpu');
+  t.is(await chooseDevice('cuda', machine('cuda')), 'cuda');
+  const error = await t.throwsAsync(chooseDevice('cuda', machine('webgpu')), { code: 'RUNTIME_FAILED' });
   t.is(error.message, 'device cuda is not there: no cuda here; to get it: buy cuda');
 });
 
 test('the CPU needs nothing else', async (t) => {
   const { missing, asked } = machine();
-  t.is(await chooseDevice('cpu', missing), 'cpu');
+  t.is(await chooseDevice('cpu', { missing }), 'cpu');
   t.deepEqual(asked, []);
+});
+
+test('rounded weights are the CPU’s', async (t) => {
+  const { missing, asked } = machine('cuda', 'webgpu');
+  t.is(await chooseDevice('auto', { missing, rounded: true }), 'cpu');
+  t.deepEqual(asked, []);
+  await t.throwsAsync(chooseDevice('webgpu', { missing, rounded: true }), { code: 'INVALID_OPTION', message: /device webgpu .* for the CPU alone/ });
 });
 
 test('an unknown device is told from those that there are', (t) => {

@@ -22,7 +22,7 @@ export const errorCodes = {
   TUNED_DAMAGED: "what tune chose for a model cannot be read; 'magicpig tune --reset' removes it",
   DOWNLOAD_FAILED: 'a download did not finish; what arrived is kept and resumed by the next attempt',
   CHECKSUM_MISMATCH: 'a downloaded file is not the one that was asked for; it was removed',
-  RUNTIME_FAILED: 'ONNX Runtime could not load or run a part of the model',
+  RUNTIME_FAILED: 'the device is not there, or ONNX Runtime could not load or run a part of the model',
   NATIVE_MISSING: 'the native addon for this platform is not there',
   ADDRESS_UNAVAILABLE: 'the server cannot listen at the address',
   INTERNAL: 'a mistake in magicpig itself; please report it',

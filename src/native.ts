@@ -229,6 +229,24 @@ export class NativeSession {
     return await this.session.attendPrefill(layer, rows, q, k, v).catch((cause: unknown) => { throw translated(cause); });
   }
 
+  /**
+   * One token in one layer under the policy: appends k and v [kvHeads * headDim], attends q [heads * headDim] and writes out [heads * headDim].
+   * Blocks for a fraction of a millisecond, or as long as the policy takes.
+   */
+  attendDecode(layer: number, q: Float32Array, k: Float32Array, v: Float32Array, out: Float32Array): void {
+    translating(() => { this.session.attendDecode(layer, q, k, v, out); });
+  }
+
+  /** Notes a token whose rows were appended layer by layer, and its residual stream [hidden] after all layers. */
+  pushStep(token: number, residual: Float32Array): void {
+    translating(() => { this.session.pushStep(token, residual); });
+  }
+
+  /** The residual stream [hidden] of the last token after all layers; empty if it is not known. */
+  residual(): Float32Array {
+    return translating(() => this.session.residual());
+  }
+
   /** One token through the whole model, attended under the policy; writes logits [vocabulary]. Blocks for milliseconds. */
   decodeToken(model: NativeModel, token: number, logits: Float32Array): void {
     translating(() => { this.session.decodeToken(model.weights, token, logits); });

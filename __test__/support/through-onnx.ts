@@ -14,7 +14,7 @@ export async function throughOnnx(file: ModelFile, text: readonly number[], devi
   const native = NativeSession.create({ ...sessionShape(file.config), threads: 2, seed: 0, directory: tmpdir() });
   try {
     native.setPolicy({ kind: 'exact' });
-    const sequence = new Sequence(file.config, new Batcher(NativeModel.open(nativeOptions(file, { threads: 2 }))), native, dense);
+    const sequence = new Sequence(file.config, new Batcher(NativeModel.open(nativeOptions(file, { threads: 2 })), dense), native);
     await sequence.prefill(text.slice(0, -1), undefined, () => undefined);
     await sequence.step(text.at(-1)!, undefined);
     return sequence.logits;

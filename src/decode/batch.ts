@@ -1,34 +1,44 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { NativeModel, NativeSession } from '../native.js';
+import type { DenseGraph } from '../onnx/dense-graph.js';
+import { stepOnDevice } from './device-step.js';
 
 /** A token on its way through the model. */
-interface Step {
+export interface Step {
   readonly native: NativeSession;
   readonly token: number;
-  /** [vocabulary], written where no other session steps at the same time. */
+  /** Tokens before it in its text. */
+  readonly position: number;
+  /** [vocabulary], which may be written where no other session steps at the same time. */
   readonly logits: Float32Array;
   readonly signal: AbortSignal | undefined;
+}
+
+interface Waiting extends Step {
   readonly resolve: (logits: Float32Array) => void;
   readonly reject: (error: unknown) => void;
 }
 
 /**
  * Takes the tokens of a model's sessions through it, those that are ready at the same time as one batch, which reads each weight once.
- * Whoever comes while a step is being made joins the next one. What a session gets does not depend on who else is in its batch.
+ * Whoever comes while a step is being made joins the next one. On the CPU what a session gets does not depend on who else is in its batch.
  */
 export class Batcher {
   readonly weights: NativeModel;
-  #ready: Step[] = [];
+  /** The dense layers, where they are on another device than the CPU. */
+  readonly dense: DenseGraph | undefined;
+  #ready: Waiting[] = [];
   #running = false;
 
-  constructor(weights: NativeModel) {
+  constructor(weights: NativeModel, dense?: DenseGraph) {
     this.weights = weights;
+    this.dense = dense;
   }
 
   /** Appends a token to a session. Returns the logits [vocabulary] of the next one, in `logits` or in an array of their own. */
-  async step(native: NativeSession, token: number, logits: Float32Array, signal: AbortSignal | undefined): Promise<Float32Array> {
+  async step(step: Step): Promise<Float32Array> {
     return await new Promise<Float32Array>((resolve, reject) => {
-      this.#ready.push({ native, token, logits, signal, resolve, reject });
+      this.#ready.push({ ...step, resolve, reject });
       if (!this.#running) void this.#run();
     });
   }
@@ -45,14 +55,15 @@ export class Batcher {
       });
       const [first] = steps;
       if (first === undefined) continue;
-      if (steps.length > 1) await this.#together(steps);
+      if (this.dense !== undefined) await this.#together(steps, stepOnDevice(this.dense, steps));
+      else if (steps.length > 1) await this.#together(steps, this.weights.decodeBatch(steps.map(({ native }) => native), steps.map(({ token }) => token)));
       else this.#alone(first);
     }
     this.#running = false;
   }
 
   /** At once, on this thread: there is nobody to wait for meanwhile. */
-  #alone({ native, token, logits, resolve, reject }: Step): void {
+  #alone({ native, token, logits, resolve, reject }: Waiting): void {
     try {
       native.decodeToken(this.weights, token, logits);
       resolve(logits);
@@ -61,9 +72,9 @@ export class Batcher {
     }
   }
 
-  async #together(steps: readonly Step[]): Promise<void> {
+  async #together(steps: readonly Waiting[], running: Promise<readonly unknown[]>): Promise<void> {
     try {
-      const outcomes = await this.weights.decodeBatch(steps.map(({ native }) => native), steps.map(({ token }) => token));
+      const outcomes = await running;
       for (const [i, { resolve, reject }] of steps.entries()) {
         const outcome = outcomes[i];
         if (outcome instanceof Float32Array) resolve(outcome);

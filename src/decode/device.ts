@@ -27,13 +27,18 @@ export async function probe(device: Accelerator): Promise<Missing | undefined> {
   }
 }
 
-/** The device that is asked for, or for `auto` the best that is there. Throws RUNTIME_FAILED, with what is missing and how to get it. */
-export async function chooseDevice(asked: Device, missing: Probe = probe): Promise<DeviceName> {
+/**
+ * The device that is asked for, or for `auto` the best that is there; with weights that are `rounded` in memory the CPU, whose dense layers alone
+ * can do that. Throws INVALID_OPTION, or RUNTIME_FAILED with what is missing and how to get it.
+ */
+export async function chooseDevice(asked: Device, { rounded = false, missing = probe }: { rounded?: boolean; missing?: Probe } = {}): Promise<DeviceName> {
   if (asked === 'cpu') return asked;
   if (asked === 'auto') {
+    if (rounded) return 'cpu';
     for (const device of accelerators) if ((await missing(device)) === undefined) return device;
     return 'cpu';
   }
+  if (rounded) throw new MagicpigError('INVALID_OPTION', `device ${asked} takes weights as the file has them; weights and lmHead round them for the CPU alone`);
   const lack = await missing(asked);
   if (lack === undefined) return asked;
   throw new MagicpigError('RUNTIME_FAILED', `device ${asked} is not there: ${lack.problem}; to get it: ${lack.remedy}`);

@@ -40,19 +40,19 @@ export interface LoadOptions {
   /** Threads of dense layers and attention. Default: one for each core. */
   readonly threads?: number | undefined;
   /**
-   * Where the dense layers of long prompts run; those of steps run on the CPU. `cuda` and `webgpu` need ONNX Runtime, and end with
+   * Where the dense layers run; attention is the CPU's in any case. `cuda` and `webgpu` need ONNX Runtime, and end with
    * RUNTIME_FAILED where the device is not there; `auto` is the best of those that are, which {@link Model.device} says. Default `cpu`.
    */
   readonly device?: Device | undefined;
   /**
    * Bits of the output head, the largest matrix that a step reads: `file` takes it as the model has it, `8` keeps one of 16 or
-   * 32 bits in 8 in memory, which moves logits by less than 1% of their spread. Default `file`.
+   * 32 bits in 8 in memory, which moves logits by less than 1% of their spread. Only for the CPU, which `auto` then is. Default `file`.
    */
   readonly lmHead?: 'file' | '8' | undefined;
   /**
    * Bits of the matrices that a step reads: `file` reads them where they lie; `8` or `4` rounds those of 16 or 32 bits while the model
    * is loaded, and keeps them in memory: a step then reads half or a third of the bytes, and predictions move (docs/evaluation.md).
-   * The output head is rounded to 8 in either case; the embedding, and what another device computes, are not. Default `file`.
+   * The output head is rounded to 8 in either case; the embedding is not. Only for the CPU, which `auto` then is. Default `file`.
    */
   readonly weights?: WeightBits | undefined;
   /** Tokens that a text may have. Default: as many as the model was trained for; more is allowed, at the text's cost. */
@@ -115,8 +115,7 @@ export async function loadModel(reference: string, options: LoadOptions = {}): P
   const bits = weightsFrom(options.weights);
   if (options.context !== undefined) integer('context', options.context, 1, 2 ** 31);
   const memory = integer('memoryLimit', options.memoryLimit ?? availableMemory(), 0, Number.MAX_SAFE_INTEGER);
-  const device = await chooseDevice(asked);
-  signal?.throwIfAborted();
+  const device = await chooseDevice(asked, { rounded: lmHead !== 'file' || bits !== 'file' });
   const path = await resolveModel(reference, {
     signal,
     onProgress: ({ received, total }) => onProgress?.({ phase: 'download', done: received, total }),
@@ -225,7 +224,6 @@ export class Model implements AsyncDisposable {
   /** Where its dense layers run: what the option `device` said, or what `auto` found. */
   readonly device: DeviceName;
   readonly #file: ModelFile;
-  readonly #dense: DenseGraph | undefined;
   readonly #batcher: Batcher;
   readonly #threads: number;
   /** Bytes that a session may take with the model, where its length was asked for. */
@@ -254,9 +252,8 @@ export class Model implements AsyncDisposable {
     this.device = device;
     this.#memory = memory;
     this.#file = file;
-    this.#dense = dense;
     this.#importance = weights.headImportance();
-    this.#batcher = new Batcher(weights);
+    this.#batcher = new Batcher(weights, dense);
     this.#threads = threads;
     this.#bits = bits;
   }
@@ -314,7 +311,7 @@ export class Model implements AsyncDisposable {
       checkSession(asLoaded(this.#file, this.#bits), { tokens: this.context, rows: rowsFrom(options.rows), policy: policyFrom(chosen.policy) }, this.#memory);
     }
     const native = NativeSession.create(this.#nativeOptions(options, options.directory));
-    return this.#session(native, chosen, 'memory');
+    return this.#session(native, this.#sequence(native), chosen, 'memory');
   }
 
   /**
@@ -343,11 +340,16 @@ export class Model implements AsyncDisposable {
       { path: directory, model: this.fingerprint, readOnly, create },
       policyFrom(chosen.policy),
     );
-    if (this.#disposed) {
-      native.dispose();
+    try {
       this.#live();
+      const sequence = this.#sequence(native);
+      if (sequence.tokens.length > 0) await sequence.recall();
+      this.#live();
+      return this.#session(native, sequence, chosen, readOnly ? 'memory' : 'folder');
+    } catch (error) {
+      native.dispose();
+      throw error;
     }
-    return this.#session(native, chosen, readOnly ? 'memory' : 'folder');
   }
 
   /**
@@ -387,8 +389,12 @@ export class Model implements AsyncDisposable {
     return { ...sessionShape(this.config), importance: this.#importance, rows: rowsFrom(rows), threads: this.#threads, seed: seedFrom(seed), directory };
   }
 
-  #session(native: NativeSession, policy: Chosen, home: 'memory' | 'folder'): Session {
-    const session = new Session(this, native, new Sequence(this.config, this.#batcher, native, this.#dense), policy, home);
+  #sequence(native: NativeSession): Sequence {
+    return new Sequence(this.config, this.#batcher, native);
+  }
+
+  #session(native: NativeSession, sequence: Sequence, policy: Chosen, home: 'memory' | 'folder'): Session {
+    const session = new Session(this, native, sequence, policy, home);
     this.#sessions.add(session);
     return session;
   }
@@ -412,7 +418,7 @@ export class Model implements AsyncDisposable {
     if (this.#disposed) return;
     this.#disposed = true;
     for (const session of this.#sessions) session.dispose();
-    await this.#dense?.dispose();
+    await this.#batcher.dense?.dispose();
     await this.#file[Symbol.asyncDispose]();
   }
 }

@@ -2,14 +2,11 @@ import { MagicpigError } from '../errors.js';
 import { localCount } from '../model/local.js';
 import type { ModelConfig } from '../model/types.js';
 import type { NativeSession } from '../native.js';
-import type { DenseGraph } from '../onnx/dense-graph.js';
 import type { Batcher } from './batch.js';
+import { prefillOnDevice } from './device-step.js';
 
 /** Tokens that prefill takes through the layers together. */
 const CHUNK = 512;
-
-/** So many tokens at most are not worth a run on another device. */
-const FEW = 32;
 
 /** What a sequence's decoding has cost since the counts were reset. */
 export interface DecodeCounts {
@@ -25,20 +22,28 @@ export class Sequence {
   readonly #config: ModelConfig;
   readonly #batcher: Batcher;
   readonly #native: NativeSession;
-  readonly #dense: DenseGraph | undefined;
   readonly #tokens: number[];
   #logits: Float32Array | undefined;
   readonly counts: DecodeCounts = { steps: 0, seconds: 0, allRows: 0 };
 
-  /** Goes on from what the native session has. With `dense`, long prompts go through its device, but for their last token. */
-  constructor(config: ModelConfig, batcher: Batcher, native: NativeSession, dense?: DenseGraph) {
+  /** Goes on from what the native session has. */
+  constructor(config: ModelConfig, batcher: Batcher, native: NativeSession) {
     this.#config = config;
     this.#batcher = batcher;
     this.#native = native;
-    this.#dense = dense;
     this.#tokens = [...native.tokens()];
-    const logits = new Float32Array(this.#tokens.length > 0 ? config.vocabSize : 0);
-    if (logits.length > 0 && native.repeatLogits(batcher.weights, logits)) this.#logits = logits;
+  }
+
+  /** Takes up the logits after the last token, where the session was kept with what they come from. */
+  async recall(): Promise<void> {
+    const { weights, dense } = this.#batcher;
+    if (dense === undefined) {
+      const logits = new Float32Array(this.#config.vocabSize);
+      if (this.#native.repeatLogits(weights, logits)) this.#logits = logits;
+      return;
+    }
+    const residual = this.#native.residual();
+    if (residual.length > 0) this.#logits = await dense.logits(residual);
   }
 
   /** Tokens whose rows are stored. */
@@ -60,23 +65,21 @@ export class Sequence {
   /** Appends tokens, attended exactly. All of them or, when it fails or is aborted, none. */
   async prefill(tokens: readonly number[], signal: AbortSignal | undefined, onProgress: (done: number) => unknown): Promise<void> {
     const before = this.#tokens.length;
+    const { weights, dense } = this.#batcher;
+    const onRead = async (chunk: readonly number[]) => {
+      this.#tokens.push(...chunk);
+      await onProgress(this.#tokens.length - before);
+    };
     await this.#orTakeBack(before, signal, async () => {
-      const elsewhere = this.#dense === undefined || tokens.length <= FEW ? 0 : tokens.length - 1;
-      for (let first = 0; first < tokens.length;) {
-        signal?.throwIfAborted();
-        const chunk = tokens.slice(first, Math.min(first + CHUNK, first < elsewhere ? elsewhere : tokens.length));
-        if (first < elsewhere) {
-          await this.#dense?.run(chunk, before + first, async (layer, { q, k, v }) => {
-            signal?.throwIfAborted();
-            return this.#native.attendPrefill(layer, chunk.length, q, k, v);
-          });
-          this.#native.pushTokens(chunk);
-        } else {
-          this.#logits = await this.#native.prefillTokens(this.#batcher.weights, chunk);
+      if (dense !== undefined) {
+        this.#logits = await prefillOnDevice(dense, this.#native, { tokens, position: before, chunk: CHUNK, signal, onRead });
+      } else {
+        for (let first = 0; first < tokens.length; first += CHUNK) {
+          signal?.throwIfAborted();
+          const chunk = tokens.slice(first, first + CHUNK);
+          this.#logits = await this.#native.prefillTokens(weights, chunk);
+          await onRead(chunk);
         }
-        this.#tokens.push(...chunk);
-        first += chunk.length;
-        await onProgress(first);
       }
       signal?.throwIfAborted();
       await this.#native.buildIndex();
@@ -89,7 +92,7 @@ export class Sequence {
     const started = performance.now();
     const logits = (this.#logits ??= new Float32Array(this.#config.vocabSize));
     await this.#orTakeBack(position, signal, async () => {
-      this.#logits = await this.#batcher.step(this.#native, token, logits, signal);
+      this.#logits = await this.#batcher.step({ native: this.#native, token, position, logits, signal });
       this.#tokens.push(token);
     });
     this.counts.steps += 1;

@@ -2,14 +2,6 @@ import type { Tensor } from '../model/types.js';
 import { CONTRIB, type GraphBuilder, type Value } from './graph.js';
 import { type PackedWeight, dequantise, isQuantised, packWeights } from './quantised-blocks.js';
 
-/**
- * Activations are quantised to 8 bits a block before they meet quantised weights (MatMulNBits' accuracy level 4), as
- * llama.cpp does. With f32 activations a row takes 2 to 4 times as long at 4 bits, and 100 times at 8 bits, where ONNX
- * Runtime has no other kernel. In the rows of a long text that error averages out in attention; where it would not, in
- * the steps that logits come from, tokens take the addon's own dense layers.
- */
-const ACCURACY_LEVEL = 4;
-
 /** The input of linear layers, with what several of them share. */
 export class Activation {
   readonly #blockSums = new Map<number, Value>();
@@ -39,7 +31,8 @@ export class Activation {
 
 /**
  * y = x W^T for the weights [outputs_i, inputs] side by side: [rows, sum of outputs]. Lossless: the graph holds what the
- * file holds.
+ * file holds, and activations stay f32. MatMulNBits would round them to 8 bits a block, if asked to (accuracy level 4), which is
+ * faster, and moves the predictions of steps by more than a step may.
  */
 export function linear(x: Activation, ...weights: [Tensor, ...Tensor[]]): Value {
   const { type } = weights[0];
@@ -62,7 +55,6 @@ function quantisedLinear(x: Activation, weight: PackedWeight): Value {
     N: { int: outputs },
     bits: { int: bits },
     block_size: { int: block },
-    accuracy_level: { int: ACCURACY_LEVEL },
   };
   const product = graph.node('MatMulNBits', [x.value, quants, scales], attributes, CONTRIB);
   if (!weight.offsets) return product;

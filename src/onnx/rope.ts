@@ -20,13 +20,12 @@ export class Rope {
     );
   }
 
-  /** Rows of `count` positions from `first` on. */
-  rows(first: number, count: number): RopeRows {
+  rows(positions: readonly number[]): RopeRows {
     const pairs = this.#frequencies.length;
-    const rows = { cos: new Float32Array(count * pairs), sin: new Float32Array(count * pairs) };
-    for (let row = 0; row < count; row += 1) {
+    const rows = { cos: new Float32Array(positions.length * pairs), sin: new Float32Array(positions.length * pairs) };
+    for (const [row, position] of positions.entries()) {
       this.#frequencies.forEach((frequency, pair) => {
-        const angle = (first + row) * frequency;
+        const angle = position * frequency;
         rows.cos[row * pairs + pair] = this.#magnitude * Math.cos(angle);
         rows.sin[row * pairs + pair] = this.#magnitude * Math.sin(angle);
       });

@@ -7,11 +7,27 @@ import { MagicpigError } from '../errors.js';
 ort.env.logLevel = 'fatal';
 
 /** Named tensors of one run, each [rows, ...]. */
-export type Tensors = Record<string, RunTensor>;
+export type Tensors = Readonly<Record<string, RunTensor>>;
 
-export interface RunTensor {
+export type RunTensor = HostTensor | DeviceTensor;
+
+export interface HostTensor {
   readonly data: Float32Array;
   readonly shape: readonly number[];
+}
+
+/** A tensor that a part left on the device, for other parts there. Dispose of it when they have run. */
+export class DeviceTensor implements Disposable {
+  /** @internal */
+  readonly tensor: ort.Tensor;
+
+  constructor(tensor: ort.Tensor) {
+    this.tensor = tensor;
+  }
+
+  [Symbol.dispose](): void {
+    this.tensor.dispose();
+  }
 }
 
 /** Where a graph can run that is not the CPU. */
@@ -30,8 +46,11 @@ export class Part {
     this.#session = session;
   }
 
-  /** Loads an ONNX model from its bytes, which may be dropped afterwards. */
-  static async load(model: Uint8Array, { device, threads }: RuntimeOptions): Promise<Part> {
+  /**
+   * Loads an ONNX model from its bytes, which may be dropped afterwards. The outputs named in `stay` are left on the device where that is
+   * WebGPU's, the only one that ONNX Runtime has tensors of in JavaScript.
+   */
+  static async load(model: Uint8Array, { device, threads }: RuntimeOptions, stay: readonly string[] = []): Promise<Part> {
     try {
       const session = await ort.InferenceSession.create(model, {
         executionProviders: [device],
@@ -39,6 +58,7 @@ export class Part {
         interOpNumThreads: 1,
         enableCpuMemArena: false,
         enableMemPattern: false,
+        ...(device === 'webgpu' && stay.length > 0 && { preferredOutputLocation: Object.fromEntries(stay.map((name) => [name, 'gpu-buffer' as const])) }),
         extra: {
           session: {
             // Each part has a thread pool of its own; spinning threads would take the cores from the part, and the
@@ -53,10 +73,11 @@ export class Part {
     }
   }
 
-  /** Runs the part into the arrays of `outputs`. Left to itself, ONNX Runtime would make new ones, whose size V8 does not see. */
-  async run(inputs: Tensors, outputs: Tensors): Promise<void> {
+  /** All outputs of the part. */
+  async run(inputs: Tensors): Promise<Record<string, RunTensor>> {
     try {
-      await this.#session.run(toOrt(inputs), toOrt(outputs));
+      const outputs = await this.#session.run(Object.fromEntries(Object.entries(inputs).map(([name, tensor]) => [name, toOrt(tensor)])));
+      return Object.fromEntries(Object.entries(outputs).map(([name, tensor]) => [name, fromOrt(tensor)]));
     } catch (cause) {
       throw new MagicpigError('RUNTIME_FAILED', `ONNX Runtime could not run a part of the model: ${messageOf(cause)}`, { cause });
     }
@@ -67,8 +88,23 @@ export class Part {
   }
 }
 
-function toOrt(tensors: Tensors): Record<string, ort.Tensor> {
-  return Object.fromEntries(Object.entries(tensors).map(([name, { data, shape }]) => [name, new ort.Tensor('float32', data, shape)]));
+function toOrt(tensor: RunTensor): ort.Tensor {
+  return tensor instanceof DeviceTensor ? tensor.tensor : new ort.Tensor('float32', tensor.data, tensor.shape);
+}
+
+function fromOrt(tensor: ort.Tensor): RunTensor {
+  return tensor.location === 'cpu' ? { data: tensor.data as Float32Array, shape: tensor.dims } : new DeviceTensor(tensor);
+}
+
+/** An output that was not to stay on the device. */
+export function onHost(tensor: RunTensor | undefined): Float32Array {
+  if (tensor === undefined || tensor instanceof DeviceTensor) throw new MagicpigError('INTERNAL', 'a part of the model left an output on the device, or out');
+  return tensor.data;
+}
+
+/** Frees what is on the device. */
+export function release(tensor: RunTensor): void {
+  if (tensor instanceof DeviceTensor) tensor[Symbol.dispose]();
 }
 
 /** ONNX Runtime's version, the execution providers that it was built with and those that came with it, and the folder it is in. */

@@ -4,48 +4,95 @@ import { Activation, linear } from './linear.js';
 import { dequantise } from './quantised-blocks.js';
 
 /**
- * The dense graph of a decoder up to the last layer's queries, keys and values, cut at the attention calls
- * into a part a layer:
+ * The dense graph of a decoder, cut at the attention calls into a part a layer and what follows the last of them:
  *
  * - part 0: norm, q k v and rotary embedding of layer 0;
- * - part l: output projection and MLP of layer l - 1, then norm, q k v and rotary embedding of layer l.
- *
- * What follows the last attention matters to the token that logits come from alone, which does not come this way.
+ * - part l: output projection and MLP of layer l - 1, then norm, q k v and rotary embedding of layer l;
+ * - tail: output projection and MLP of the last layer;
+ * - heads: the final norm, and logits. Only the rows whose logits are wanted come this far.
  *
  * Inputs and outputs, in f32: `x` [rows, hidden] the residual stream, `o` [rows, heads * headDim] attention's output,
- * `cos` and `sin` [rows, rotating dimensions / 2], `q`, `k` and `v`.
+ * `cos` and `sin` [rows, rotating dimensions / 2], `q`, `k` and `v`, and `logits`.
  */
-export function transformerParts(model: ModelFile): (() => Uint8Array)[] {
-  return Array.from({ length: model.config.layers }, (_, layer) => () => part(model, layer));
+export function layerParts(model: ModelFile): (() => Uint8Array)[] {
+  return Array.from({ length: model.config.layers }, (_, layer) => () => layerPart(model, layer));
 }
 
-function part(model: ModelFile, layer: number): Uint8Array {
+function layerPart(model: ModelFile, layer: number): Uint8Array {
   const { config } = model;
   const graph = new GraphBuilder();
-  let x = graph.input('x', 'float32', ['rows', config.hiddenSize]);
+  const x = graph.input('x', 'float32', ['rows', config.hiddenSize]);
   const nextNorm = model.layerTensor(layer, 'attentionNorm');
   let normed: Value;
   if (layer === 0) {
     normed = norm(graph, config, x, nextNorm);
   } else {
-    const o = graph.input('o', 'float32', ['rows', config.heads * config.headDim]);
-    ({ x, normed } = afterAttention(graph, model, layer - 1, x, o, nextNorm));
-    graph.output('x_out', x, 'float32', ['rows', config.hiddenSize]);
+    const after = afterAttention(graph, model, layer - 1, x);
+    const sum = addAndNorm(graph, config, after.x, after.added, nextNorm);
+    ({ normed } = sum);
+    graph.output('x_out', sum.x, 'float32', ['rows', config.hiddenSize]);
   }
   beforeAttention(graph, model, layer, normed);
   return graph.build();
 }
 
-/** Output projection and MLP of `layer` with both residual sums, then the norm that follows. */
-function afterAttention(
-  graph: GraphBuilder,
-  model: ModelFile,
-  layer: number,
-  x: Value,
-  o: Value,
-  nextNorm: Tensor,
-) {
+export function tailPart(model: ModelFile): Uint8Array {
+  const { layers, hiddenSize } = model.config;
+  const graph = new GraphBuilder();
+  const after = afterAttention(graph, model, layers - 1, graph.input('x', 'float32', ['rows', hiddenSize]));
+  graph.output('x_out', graph.node('Add', [after.x, after.added]), 'float32', ['rows', hiddenSize]);
+  return graph.build();
+}
+
+/** Bytes of f32 that a part of the output head has at most: an ONNX model has to be below 2 GiB. */
+const HEAD_BYTES = 2 ** 30;
+
+/** The output head, in as many parts as it takes: the logits of `count` tokens from `first` on. */
+export function headParts(model: ModelFile, most = HEAD_BYTES): { first: number; count: number; build: () => Uint8Array }[] {
+  const { vocabSize, hiddenSize } = model.config;
+  const rows = Math.max(1, Math.floor(most / (4 * hiddenSize)));
+  return Array.from({ length: Math.ceil(vocabSize / rows) }, (_, part) => {
+    const first = part * rows;
+    const count = Math.min(rows, vocabSize - first);
+    return { first, count, build: () => headPart(model, first, count) };
+  });
+}
+
+function headPart(model: ModelFile, first: number, count: number): Uint8Array {
+  const { config, lmHead } = model;
+  const graph = new GraphBuilder();
+  const normed = norm(graph, config, graph.input('x', 'float32', ['rows', config.hiddenSize]), model.finalNorm);
+  const products = linear(new Activation(graph, normed, config.hiddenSize), rowsOf(lmHead, first, count));
+  graph.output('logits', capped(graph, products, config.logitCap), 'float32', ['rows', count]);
+  return graph.build();
+}
+
+/** Consecutive rows of a matrix, as one of its own. */
+function rowsOf(matrix: Tensor, first: number, count: number): Tensor {
+  const [rows = 0, ...rest] = matrix.shape;
+  if (count === rows) return matrix;
+  return {
+    ...matrix,
+    shape: [count, ...rest],
+    bytes: () => {
+      const bytes = matrix.bytes();
+      const row = bytes.length / rows;
+      return bytes.subarray(first * row, (first + count) * row);
+    },
+  };
+}
+
+/** cap * tanh(x / cap), where there is a cap. */
+function capped(graph: GraphBuilder, x: Value, cap: number | undefined): Value {
+  if (cap === undefined) return x;
+  const scalar = (value: number) => graph.constant('float32', [], Float32Array.of(value));
+  return graph.node('Mul', [graph.node('Tanh', [graph.node('Mul', [x, scalar(1 / cap)])]), scalar(cap)]);
+}
+
+/** Output projection and MLP of `layer`: the residual stream between them, and what the MLP adds to it. */
+function afterAttention(graph: GraphBuilder, model: ModelFile, layer: number, x: Value): { x: Value; added: Value } {
   const { config } = model;
+  const o = graph.input('o', 'float32', ['rows', config.heads * config.headDim]);
   const projected = linear(new Activation(graph, o, config.heads * config.headDim), model.layerTensor(layer, 'attentionOutput'));
   const attended = normIf(graph, config, projected, model.extraTensor(layer, 'attentionPostNorm'));
   const mlp = addAndNorm(graph, config, x, attended, model.layerTensor(layer, 'mlpNorm'));
@@ -58,7 +105,7 @@ function afterAttention(
   const activated = activation(graph, config, gate);
   const hidden = graph.node('Mul', [activated, up]);
   const down = linear(new Activation(graph, hidden, config.intermediateSize), model.layerTensor(layer, 'down'));
-  return addAndNorm(graph, config, mlp.x, normIf(graph, config, down, model.extraTensor(layer, 'mlpPostNorm')), nextNorm);
+  return { x: mlp.x, added: normIf(graph, config, down, model.extraTensor(layer, 'mlpPostNorm')) };
 }
 
 /** Outputs `q`, `k` (rotated) and `v` of `layer`. */

@@ -253,6 +253,10 @@ impl Session {
         v: &[f32],
         out: &mut [f32],
     ) -> Result<(), EngineError> {
+        if layer == 0 {
+            // Once a step: a file that another program cut short is an error here, and would be a SIGBUS below.
+            self.storage.store.check_sizes()?;
+        }
         Team::assemble(&self.pool(), |team| self.decode_with(team, layer, (q, k, v), out))
     }
 

@@ -46,9 +46,26 @@ impl Session {
         self.push_tokens(tokens)
     }
 
+    /// Notes a token whose rows went through [`Session::decode`], or were prefilled, layer by layer, between dense layers that are elsewhere; and
+    /// the residual stream `[hidden]` that it had after all of them, from which a session that is opened again has its logits.
+    ///
+    /// # Errors
+    /// As [`Session::push_tokens`].
+    pub fn push_step(&mut self, token: u32, residual: &[f32]) -> Result<(), EngineError> {
+        self.push_tokens(&[token])?;
+        self.scratch.set_residual(residual.to_vec());
+        self.residual_of = self.tokens();
+        Ok(())
+    }
+
+    /// The residual stream `[hidden]` of the last token after all layers; empty where [`Session::logits`] knows none.
+    pub fn residual(&self) -> &[f32] {
+        self.scratch.residual()
+    }
+
     /// Writes the logits `[vocabulary]` after the last token once more; false, and nothing is written, if it is not
-    /// known: after a truncation, or of a token that did not go through [`Session::decode_token`] or
-    /// [`Session::prefill_tokens`].
+    /// known: after a truncation, or of a token that did not go through [`Session::decode_token`],
+    /// [`Session::prefill_tokens`] or [`Session::push_step`].
     ///
     /// # Errors
     /// If the model has another shape than the session, or `logits` has another length.

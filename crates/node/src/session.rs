@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use engine::{Session, Shape};
-use napi::bindgen_prelude::{AsyncTask, Uint32Array};
+use napi::bindgen_prelude::{AsyncTask, Float32Array, Uint32Array};
 use napi_derive::napi;
 
 use crate::arguments::{apart, integer, length};
@@ -76,7 +76,8 @@ impl NativeSession {
         Ok(self.slot.with(|session| Ok(session.token_list().into()))?)
     }
 
-    /// Notes tokens whose rows attendPrefill appended, layer by layer; decodeToken and prefillTokens do it themselves.
+    /// Notes tokens whose rows attendPrefill appended, layer by layer; decodeToken and prefillTokens do it themselves, and pushStep for a
+    /// token whose logits are wanted.
     #[napi]
     pub fn push_tokens(&self, tokens: &[u32]) -> napi::Result<(), Code> {
         Ok(self.slot.with(|session| session.push_tokens(tokens))?)
@@ -121,6 +122,20 @@ impl NativeSession {
         v: &[f32],
     ) -> AsyncTask<PrefillTask> {
         AsyncTask::new(PrefillTask(self.prefill(layer, rows, q, k, v)))
+    }
+
+    /// Notes a token whose rows attendDecode appended to every layer, or attendPrefill, and the residual stream [hidden] that it had after
+    /// all of them.
+    #[napi]
+    pub fn push_step(&self, token: f64, residual: &[f32]) -> napi::Result<(), Code> {
+        let token = integer("token", token, u32::MAX)? as u32;
+        Ok(self.slot.with(|session| session.push_step(token, residual))?)
+    }
+
+    /// The residual stream [hidden] of the last token after all layers; empty if it is not known.
+    #[napi]
+    pub fn residual(&self) -> napi::Result<Float32Array, Code> {
+        Ok(self.slot.with(|session| Ok(session.residual().into()))?)
     }
 
     /// Takes one token through the whole model, attended under the policy, and writes the logits [vocabulary] of the
