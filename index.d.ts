@@ -67,7 +67,7 @@ export declare class NativeSession {
   /** Tokens whose rows are stored. */
   tokens(): Uint32Array
   /**
-   * Notes tokens whose rows attendPrefill appended, layer by layer; decodeToken and prefillTokens do it themselves, and pushStep for a
+   * Notes tokens whose rows attendPrefill or appendRows appended, layer by layer; decodeToken and prefillTokens do it themselves, and pushStep for a
    * token whose logits are wanted.
    */
   pushTokens(tokens: Uint32Array): void
@@ -83,6 +83,8 @@ export declare class NativeSession {
    * [rows, heads * headDim], k and v [rows, kvHeads * headDim]. Copies its inputs.
    */
   attendPrefill(layer: number, rows: number, q: Float32Array, k: Float32Array, v: Float32Array): Promise<Float32Array>
+  /** Appends tokens' k and v [tokens, kvHeads * headDim] to a layer; they are attended elsewhere. */
+  appendRows(layer: number, k: Float32Array, v: Float32Array): void
   /**
    * Notes a token whose rows attendDecode appended to every layer, or attendPrefill, and the residual stream [hidden] that it had after
    * all of them.

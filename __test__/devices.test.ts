@@ -1,4 +1,7 @@
 // Which device is taken, and what is said of one that is not there.
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+
 import test from 'ava';
 
 import { chooseDevice } from '../src/decode/device.js';
@@ -62,9 +65,11 @@ const machines = [
 ];
 for (const { name, env: environment } of machines) {
   test(`doctor lists the devices ${name}, and generate takes those alone`, async (t) => {
-    const env = environment(temporaryFolder(t));
+    const folder = temporaryFolder(t);
+    const env = { ...environment(folder), HOME: folder };
     const doctor = await magicpig(['doctor', '--json'], { env });
     t.is(doctor.stderr, '');
+    if (process.platform === 'linux') t.false(existsSync(join(env.HOME, '.cache', 'Microsoft')), 'ONNX Runtime noted what it ran');
     const { devices } = JSON.parse(doctor.stdout) as { devices: Reported[] };
     t.deepEqual(devices.map((device) => device.name), ['cpu', 'cuda', 'webgpu']);
     t.true(devices[0]?.there);
@@ -84,5 +89,16 @@ for (const { name, env: environment } of machines) {
       failsWith(t, outcome, 1, new RegExp(`device ${absent} is not there: .*; to get it: `));
       t.true(outcome.stderr.includes(problem));
     }
+  });
+}
+
+// The control of what is tested above: left to itself it does, once it runs something.
+if (process.platform === 'linux' && hasDriver) {
+  test('ONNX Runtime keeps notes for its makers where nobody refuses', async (t) => {
+    const home = temporaryFolder(t);
+    const env = { ...withDriver(home), HOME: home, ORT_DISABLE_TELEMETRY: '0' };
+    const { code } = await magicpig(['doctor'], { env });
+    t.is(code, 0);
+    t.true(existsSync(join(home, '.cache', 'Microsoft')));
   });
 }

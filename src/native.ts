@@ -210,7 +210,7 @@ export class NativeSession {
     return translating(() => this.session.tokens());
   }
 
-  /** Notes tokens whose rows {@link NativeSession.attendPrefill} appended. */
+  /** Notes tokens whose rows {@link NativeSession.attendPrefill} or {@link NativeSession.appendRows} appended. */
   pushTokens(tokens: readonly number[]): void {
     translating(() => { this.session.pushTokens(Uint32Array.from(tokens)); });
   }
@@ -235,6 +235,11 @@ export class NativeSession {
    */
   attendDecode(layer: number, q: Float32Array, k: Float32Array, v: Float32Array, out: Float32Array): void {
     translating(() => { this.session.attendDecode(layer, q, k, v, out); });
+  }
+
+  /** Appends rows' k and v [rows, kvHeads * headDim] to a layer, attended elsewhere. */
+  appendRows(layer: number, k: Float32Array, v: Float32Array): void {
+    translating(() => { this.session.appendRows(layer, k, v); });
   }
 
   /** Notes a token whose rows were appended layer by layer, and its residual stream [hidden] after all layers. */

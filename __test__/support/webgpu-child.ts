@@ -1,40 +1,25 @@
-// What each model file that is named predicts on WebGPU, one line of JSON each; before them, how many tokens are read before others are stepped.
+// What a model file predicts on WebGPU, as JSON. Arguments: the file, the tokens of a text, and how many of them are read before the others are
+// stepped, several times. Of each: ln of probabilities [vocabulary] after each token that was stepped, or after the text if none was.
 import { loadModel } from '../../src/index.js';
-import type { Session } from '../../src/index.js';
 import { logSoftmax } from './log-probabilities.js';
-import { architectureText as text, architectureVocabulary } from './tiny-architectures.js';
+import { architectureVocabulary } from './tiny-architectures.js';
 
-const [prefix, ...paths] = process.argv.slice(2);
-
-/** ln of probabilities [vocabulary] after tokens. */
-export interface WebgpuPredictions {
-  /** After all of the text but its last token was read at once, and that token stepped. */
-  readonly whole: number[];
-  /** After all of the text was read at once. */
-  readonly read: number[];
-  /** After each token from position `prefix` on, stepped. */
-  readonly stepped: number[][];
-}
-
-async function afterReading(session: Session): Promise<number[]> {
-  const row = new Array<number>(architectureVocabulary).fill(-Infinity);
-  for await (const { top = [] } of session.generate({ maxTokens: 1, logprobs: architectureVocabulary })) {
-    for (const { token, logprob } of top) row[token] = logprob;
-  }
-  return row;
-}
-
-async function predictions(path: string): Promise<WebgpuPredictions> {
-  await using model = await loadModel(path, { device: 'webgpu', threads: 2 });
-  using whole = model.createSession({ policy: 'exact' });
-  await whole.prefill(text.slice(0, -1));
-  using read = model.createSession({ policy: 'exact' });
-  await read.prefill(text);
+const [path, tokens, prefixes] = process.argv.slice(2) as [string, string, string];
+const text = JSON.parse(tokens) as number[];
+await using model = await loadModel(path, { device: 'webgpu', threads: 2, context: text.length + 1 });
+const predictions: number[][][] = [];
+for (const prefix of JSON.parse(prefixes) as number[]) {
   using session = model.createSession({ policy: 'exact' });
-  await session.prefill(text.slice(0, Number(prefix)));
-  const stepped: number[][] = [];
-  for (const token of text.slice(Number(prefix))) stepped.push(logSoftmax(await session.step(token)));
-  return { whole: logSoftmax(await whole.step(text.at(-1)!)), read: await afterReading(read), stepped };
+  await session.prefill(text.slice(0, prefix));
+  const rows: number[][] = [];
+  for (const token of text.slice(prefix)) rows.push(logSoftmax(await session.step(token)));
+  if (rows.length === 0) {
+    const row = new Array<number>(architectureVocabulary).fill(-Infinity);
+    for await (const { top = [] } of session.generate({ maxTokens: 1, logprobs: architectureVocabulary })) {
+      for (const { token, logprob } of top) row[token] = logprob;
+    }
+    rows.push(row);
+  }
+  predictions.push(rows);
 }
-
-for (const path of paths) process.stdout.write(`${JSON.stringify(await predictions(path))}\n`);
+process.stdout.write(`${JSON.stringify(predictions)}\n`);

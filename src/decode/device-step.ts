@@ -40,31 +40,52 @@ export async function stepOnDevice(dense: DenseGraph, steps: readonly Step[]): P
   });
 }
 
+export interface DeviceReading {
+  readonly tokens: readonly number[];
+  /** Tokens that the session has already. */
+  readonly position: number;
+  /** Tokens that go through the device together. */
+  readonly chunk: number;
+  readonly signal: AbortSignal | undefined;
+  /** Called with how many tokens' worth of the work is done. */
+  readonly onProgress: (done: number) => unknown;
+}
+
 /**
- * Reads tokens after the `position` that a session has, attended exactly by the host, `chunk` of them at a time through the device. Returns the
- * logits [vocabulary] after the last one, which goes by itself: no other's are wanted.
+ * Reads tokens through the device, attended exactly. A text's beginning is attended there, as far as there is room; what comes after rows that the host has, the
+ * host attends. Returns the logits [vocabulary] after the last token, which goes by itself: no other's are wanted.
  */
-export async function prefillOnDevice(
-  dense: DenseGraph,
-  native: NativeSession,
-  { tokens, position, chunk, signal, onRead }: { tokens: readonly number[]; position: number; chunk: number; signal: AbortSignal | undefined; onRead: (chunk: readonly number[]) => unknown },
-): Promise<Float32Array> {
+export async function prefillOnDevice(dense: DenseGraph, native: NativeSession, reading: DeviceReading): Promise<Float32Array> {
+  const { tokens, position, chunk, signal, onProgress } = reading;
+  const many = tokens.length - 1;
   const attend = (rows: number) => async (layer: number, { q, k, v }: Projections) => {
     signal?.throwIfAborted();
     return await native.attendPrefill(layer, rows, q, k, v);
   };
-  const [last] = tokens.slice(-1) as [number];
-  for (let first = 0; first < tokens.length - 1; first += chunk) {
+  const there = position === 0 ? Math.min(many, dense.attendable) : 0;
+  if (there > 0) {
+    let chunks = 0;
+    const allChunks = Math.ceil(there / chunk) * dense.layers;
+    await dense.read(tokens.slice(0, there), chunk, async (layer, { k, v }) => {
+      signal?.throwIfAborted();
+      native.appendRows(layer, k, v);
+      chunks += 1;
+      await onProgress(Math.floor((there * chunks) / allChunks));
+    });
+    native.pushTokens(tokens.slice(0, there));
+  }
+  for (let first = there; first < many; first += chunk) {
     signal?.throwIfAborted();
-    const some = tokens.slice(first, Math.min(first + chunk, tokens.length - 1));
+    const some = tokens.slice(first, Math.min(first + chunk, many));
     await dense.prefill(some, position + first, attend(some.length));
     native.pushTokens(some);
-    await onRead(some);
+    await onProgress(first + some.length);
   }
   signal?.throwIfAborted();
-  const [stepped] = await dense.step([{ token: last, position: position + tokens.length - 1 }], attend(1));
+  const [last] = tokens.slice(-1) as [number];
+  const [stepped] = await dense.step([{ token: last, position: position + many }], attend(1));
   const { logits, residual } = stepped as { logits: Float32Array; residual: Float32Array };
   native.pushStep(last, residual);
-  await onRead([last]);
+  await onProgress(tokens.length);
   return logits;
 }

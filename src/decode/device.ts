@@ -4,6 +4,8 @@ import type { Missing } from '../onnx/devices.js';
 import type { Accelerator } from '../onnx/runtime.js';
 import type { Device, DeviceName } from './options.js';
 
+export { refuseTelemetry } from '../onnx/telemetry.js';
+
 /** Beside the CPU, the best first. */
 export const accelerators = ['cuda', 'webgpu'] as const satisfies readonly Accelerator[];
 

@@ -66,19 +66,17 @@ export class Sequence {
   async prefill(tokens: readonly number[], signal: AbortSignal | undefined, onProgress: (done: number) => unknown): Promise<void> {
     const before = this.#tokens.length;
     const { weights, dense } = this.#batcher;
-    const onRead = async (chunk: readonly number[]) => {
-      this.#tokens.push(...chunk);
-      await onProgress(this.#tokens.length - before);
-    };
     await this.#orTakeBack(before, signal, async () => {
       if (dense !== undefined) {
-        this.#logits = await prefillOnDevice(dense, this.#native, { tokens, position: before, chunk: CHUNK, signal, onRead });
+        this.#logits = await prefillOnDevice(dense, this.#native, { tokens, position: before, chunk: CHUNK, signal, onProgress });
+        for (const token of tokens) this.#tokens.push(token);
       } else {
         for (let first = 0; first < tokens.length; first += CHUNK) {
           signal?.throwIfAborted();
           const chunk = tokens.slice(first, first + CHUNK);
           this.#logits = await this.#native.prefillTokens(weights, chunk);
-          await onRead(chunk);
+          this.#tokens.push(...chunk);
+          await onProgress(first + chunk.length);
         }
       }
       signal?.throwIfAborted();

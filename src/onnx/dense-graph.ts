@@ -1,4 +1,6 @@
+import { MagicpigError } from '../errors.js';
 import type { ModelConfig, ModelFile } from '../model/types.js';
+import { DeviceAttention, type KeyBlock } from './device-attention.js';
 import { Embedding } from './embedding.js';
 import { Rope } from './rope.js';
 import { Part, type RunTensor, type RuntimeOptions, onHost, release } from './runtime.js';
@@ -26,6 +28,23 @@ export interface Stepped {
   readonly residual: Float32Array;
 }
 
+/** Takes keys and values of the rows of a layer, which come in the order of their positions. */
+export type Store = (layer: number, rows: { readonly k: Float32Array; readonly v: Float32Array }) => unknown;
+
+/** Bytes that a text may take on the device while it is read there, beside a chunk's activations. */
+const TEXT_BYTES = 2 ** 31;
+
+/** Consecutive tokens of a text that is read layer by layer. */
+interface Chunk {
+  readonly first: number;
+  readonly rows: number;
+  readonly angles: readonly [Angles, Angles];
+  x: RunTensor;
+  o?: RunTensor;
+}
+
+type Angles = Readonly<Record<'cos' | 'sin', RunTensor>>;
+
 /** A part of the output head: the logits of so many tokens from `first` on. */
 interface Head {
   readonly part: Part;
@@ -42,8 +61,11 @@ export class DenseGraph {
   readonly #embedding: Embedding;
   readonly #rope: Rope;
   readonly #localRope: Rope | undefined;
+  /** Where tensors can stay on the device: without that, every block of keys would go there once for every block after it. */
+  readonly #attention: DeviceAttention | undefined;
 
-  private constructor(model: ModelFile, layers: readonly Part[], tail: Part, heads: readonly Head[]) {
+  private constructor(model: ModelFile, layers: readonly Part[], tail: Part, heads: readonly Head[], attention: DeviceAttention | undefined) {
+    this.#attention = attention;
     this.#config = model.config;
     this.#layers = layers;
     this.#tail = tail;
@@ -58,10 +80,10 @@ export class DenseGraph {
   static async load(
     model: ModelFile,
     options: RuntimeOptions,
-    { signal, onPart }: { signal?: AbortSignal | undefined; onPart?: ((loaded: number, total: number) => void) | undefined } = {},
+    { signal, onPart, attends = options.device === 'webgpu' }: { signal?: AbortSignal | undefined; onPart?: ((loaded: number, total: number) => void) | undefined; attends?: boolean } = {},
   ): Promise<DenseGraph> {
     const loaded: Part[] = [];
-    const [builders, heads] = [layerParts(model), headParts(model)];
+    const [builders, heads] = [layerParts(model, { attended: attends }), headParts(model)];
     const load = async (build: () => Uint8Array, stay: string[] = []): Promise<Part> => {
       signal?.throwIfAborted();
       const part = await Part.load(build(), options, stay);
@@ -72,15 +94,90 @@ export class DenseGraph {
     try {
       const layers: Part[] = [];
       // The residual stream is nobody's but the next part's.
-      for (const build of builders) layers.push(await load(build, layers.length === 0 ? [] : ['x_out']));
+      const stay = attends ? ['q_stay', 'k_stay', 'v_stay'] : [];
+      for (const build of builders) layers.push(await load(build, layers.length === 0 ? stay : ['x_out', ...stay]));
       const tail = await load(() => tailPart(model));
       const head: Head[] = [];
       for (const { build, first, count } of heads) head.push({ part: await load(build), first, count });
-      return new DenseGraph(model, layers, tail, head);
+      const attention = attends ? await DeviceAttention.load(model.config, options) : undefined;
+      return new DenseGraph(model, layers, tail, head, attention);
     } catch (error) {
       await Promise.all(loaded.map((part) => part.dispose()));
       throw error;
     }
+  }
+
+  get layers(): number {
+    return this.#layers.length;
+  }
+
+  /** How many tokens of a text's beginning the device can attend by itself. */
+  get attendable(): number {
+    if (this.#attention === undefined) return 0;
+    const { hiddenSize, heads, kvHeads, headDim } = this.#config;
+    return Math.floor(TEXT_BYTES / (4 * (hiddenSize + heads * headDim + 2 * kvHeads * headDim)));
+  }
+
+  /**
+   * Takes the beginning of a text, of {@link DenseGraph.attendable} tokens at most, through every layer up to the last one's keys and values, and attends it on the device:
+   * layer by layer, and in each chunk by chunk, of which `store` takes keys and values.
+   */
+  async read(tokens: readonly number[], chunkRows: number, store: Store): Promise<void> {
+    const attention = this.#attention;
+    if (attention === undefined) throw new MagicpigError('INTERNAL', 'the device does not attend');
+    const chunks: Chunk[] = [];
+    for (let first = 0; first < tokens.length; first += chunkRows) {
+      const some = tokens.slice(first, first + chunkRows);
+      chunks.push({ first, rows: some.length, angles: this.#angles(some.map((_, row) => first + row)), x: this.#embedded(some) });
+    }
+    try {
+      for (const [layer, part] of this.#layers.entries()) await this.#readLayer(attention, { layer, part, chunks, store });
+    } finally {
+      for (const { x, o } of chunks) release(x, o);
+    }
+  }
+
+  async #readLayer(attention: DeviceAttention, { layer, part, chunks, store }: { layer: number; part: Part; chunks: readonly Chunk[]; store: Store }): Promise<void> {
+    const { local } = this.#config;
+    const isLocal = local?.layers[layer] === true;
+    const blocks: KeyBlock[] = [];
+    try {
+      for (const chunk of chunks) {
+        const { x, o, first, rows, angles } = chunk;
+        const { q_stay: q, k_stay: keys, v_stay: values, k, v, x_out: next } = await part.run({ x, ...(o && { o }), ...angles[isLocal ? 1 : 0] });
+        if (q === undefined || keys === undefined || values === undefined) throw new MagicpigError('INTERNAL', 'a part of the model left an output out');
+        blocks.push({ k: keys, v: values, first, rows });
+        release(o);
+        if (next !== undefined) {
+          release(x);
+          chunk.x = next;
+        }
+        delete chunk.o;
+        try {
+          // What the last layer's attention gives is only wanted after the last token, which goes by itself.
+          if (layer < this.#layers.length - 1) chunk.o = await attention.attend(q, blocks, isLocal ? local.window : Infinity);
+        } finally {
+          release(q);
+        }
+        await store(layer, { k: onHost(k), v: onHost(v) });
+      }
+    } finally {
+      for (const { k, v } of blocks) release(k, v);
+    }
+  }
+
+  #embedded(tokens: readonly number[]): RunTensor {
+    return matrix(this.#embedding.rows(tokens), tokens.length);
+  }
+
+  /** Of layers that are not local, and of those that are. */
+  #angles(positions: readonly number[]): readonly [Angles, Angles] {
+    const of = (rope: Rope): Angles => {
+      const { cos, sin } = rope.rows(positions);
+      return { cos: matrix(cos, positions.length), sin: matrix(sin, positions.length) };
+    };
+    const everywhere = of(this.#rope);
+    return [everywhere, this.#localRope ? of(this.#localRope) : everywhere];
   }
 
   /** Takes tokens at consecutive positions from `position` on through every layer, up to the last one's attention. */
@@ -120,18 +217,14 @@ export class DenseGraph {
 
   /** The residual stream before the last layer's attention is added, which may be on the device, and what that attention gave. */
   async #through(rows: readonly Row[], attend: Attend): Promise<{ x: RunTensor; o: RunTensor }> {
-    const angles = (rope: Rope) => {
-      const { cos, sin } = rope.rows(rows.map(({ position }) => position));
-      return { cos: matrix(cos, rows.length), sin: matrix(sin, rows.length) };
-    };
-    const globalAngles = angles(this.#rope);
-    const localAngles = this.#localRope && angles(this.#localRope);
+    const angles = this.#angles(rows.map(({ position }) => position));
     const { local } = this.#config;
-    let x: RunTensor = matrix(this.#embedding.rows(rows.map(({ token }) => token)), rows.length);
+    let x = this.#embedded(rows.map(({ token }) => token));
     let o: RunTensor | undefined;
     try {
       for (const [layer, part] of this.#layers.entries()) {
-        const { q, k, v, x_out: next } = await part.run({ x, ...(o && { o }), ...(local?.layers[layer] ? localAngles : globalAngles) });
+        const { q, k, v, x_out: next, ...stayed } = await part.run({ x, ...(o && { o }), ...angles[local?.layers[layer] ? 1 : 0] });
+        release(...Object.values(stayed));
         if (next !== undefined) {
           release(x);
           x = next;
@@ -148,6 +241,7 @@ export class DenseGraph {
 
   async dispose(): Promise<void> {
     await Promise.all([...this.#layers, this.#tail, ...this.#heads.map(({ part }) => part)].map((part) => part.dispose()));
+    await this.#attention?.dispose();
   }
 }
 

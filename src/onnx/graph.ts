@@ -8,7 +8,7 @@ export type ElementType = 'float32' | 'uint8' | 'int64';
 /** A dimension: a fixed size, or the name of one that is known at run time. */
 export type Dimension = number | string;
 
-export type Attribute = { int: number } | { float: number } | { string: string };
+export type Attribute = { int: number } | { ints: readonly number[] } | { float: number } | { string: string };
 
 const elementTypes: Record<ElementType, onnx.TensorProto.DataType> = {
   float32: onnx.TensorProto.DataType.FLOAT,
@@ -103,6 +103,7 @@ function valueInfo(name: string, type: ElementType, shape: readonly Dimension[])
 function attributeProto(name: string, attribute: Attribute): onnx.AttributeProto.$Properties {
   const { AttributeType } = onnx.AttributeProto;
   if ('int' in attribute) return { name, type: AttributeType.INT, i: attribute.int };
+  if ('ints' in attribute) return { name, type: AttributeType.INTS, ints: [...attribute.ints] };
   if ('float' in attribute) return { name, type: AttributeType.FLOAT, f: attribute.float };
   return { name, type: AttributeType.STRING, s: new TextEncoder().encode(attribute.string) };
 }

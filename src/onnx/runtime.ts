@@ -2,7 +2,9 @@ import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import * as ort from 'onnxruntime-node';
 import { MagicpigError } from '../errors.js';
+import { refuseTelemetry } from './telemetry.js';
 
+refuseTelemetry();
 // What fails is thrown as well; a provider that is looked for and not there is nothing to write to stderr.
 ort.env.logLevel = 'fatal';
 
@@ -73,8 +75,8 @@ export class Part {
     }
   }
 
-  /** All outputs of the part. */
-  async run(inputs: Tensors): Promise<Record<string, RunTensor>> {
+  /** All outputs: a part that leaves some on the device cannot leave any out. */
+  async run(inputs: Tensors): Promise<Partial<Record<string, RunTensor>>> {
     try {
       const outputs = await this.#session.run(Object.fromEntries(Object.entries(inputs).map(([name, tensor]) => [name, toOrt(tensor)])));
       return Object.fromEntries(Object.entries(outputs).map(([name, tensor]) => [name, fromOrt(tensor)]));
@@ -102,9 +104,9 @@ export function onHost(tensor: RunTensor | undefined): Float32Array {
   return tensor.data;
 }
 
-/** Frees what is on the device. */
-export function release(tensor: RunTensor): void {
-  if (tensor instanceof DeviceTensor) tensor[Symbol.dispose]();
+/** Frees those that are on the device. */
+export function release(...tensors: readonly (RunTensor | undefined)[]): void {
+  for (const tensor of tensors) if (tensor instanceof DeviceTensor) tensor[Symbol.dispose]();
 }
 
 /** ONNX Runtime's version, the execution providers that it was built with and those that came with it, and the folder it is in. */

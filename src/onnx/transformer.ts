@@ -11,14 +11,16 @@ import { dequantise } from './quantised-blocks.js';
  * - tail: output projection and MLP of the last layer;
  * - heads: the final norm, and logits. Only the rows whose logits are wanted come this far.
  *
+ * Where `attended` on the device, layer parts give q, k and v a second time, as `q_stay`, `k_stay` and `v_stay`.
+ *
  * Inputs and outputs, in f32: `x` [rows, hidden] the residual stream, `o` [rows, heads * headDim] attention's output,
  * `cos` and `sin` [rows, rotating dimensions / 2], `q`, `k` and `v`, and `logits`.
  */
-export function layerParts(model: ModelFile): (() => Uint8Array)[] {
-  return Array.from({ length: model.config.layers }, (_, layer) => () => layerPart(model, layer));
+export function layerParts(model: ModelFile, { attended = false } = {}): (() => Uint8Array)[] {
+  return Array.from({ length: model.config.layers }, (_, layer) => () => layerPart(model, layer, attended));
 }
 
-function layerPart(model: ModelFile, layer: number): Uint8Array {
+function layerPart(model: ModelFile, layer: number, attended: boolean): Uint8Array {
   const { config } = model;
   const graph = new GraphBuilder();
   const x = graph.input('x', 'float32', ['rows', config.hiddenSize]);
@@ -32,7 +34,7 @@ function layerPart(model: ModelFile, layer: number): Uint8Array {
     ({ normed } = sum);
     graph.output('x_out', sum.x, 'float32', ['rows', config.hiddenSize]);
   }
-  beforeAttention(graph, model, layer, normed);
+  beforeAttention(graph, model, layer, normed, attended ? ['', '_stay'] : ['']);
   return graph.build();
 }
 
@@ -108,8 +110,8 @@ function afterAttention(graph: GraphBuilder, model: ModelFile, layer: number, x:
   return { x: mlp.x, added: normIf(graph, config, down, model.extraTensor(layer, 'mlpPostNorm')) };
 }
 
-/** Outputs `q`, `k` (rotated) and `v` of `layer`. */
-function beforeAttention(graph: GraphBuilder, model: ModelFile, layer: number, normed: Value): void {
+/** Outputs `q`, `k` (rotated) and `v` of `layer`, once with each of the suffixes. */
+function beforeAttention(graph: GraphBuilder, model: ModelFile, layer: number, normed: Value, suffixes: readonly string[]): void {
   const { heads, kvHeads, headDim, hiddenSize, local } = model.config;
   const rope = local?.layers[layer] ? local.rope : model.config.rope;
   const cos = graph.input('cos', 'float32', ['rows', rope.dimensions / 2]);
@@ -137,9 +139,12 @@ function beforeAttention(graph: GraphBuilder, model: ModelFile, layer: number, n
     CONTRIB,
   );
   const [q, k] = split(graph, graph.node('Squeeze', [rotated, zero]), [heads * headDim, kvHeads * headDim]);
-  graph.output('q', scaledQueries(graph, model.config, q), 'float32', ['rows', heads * headDim]);
-  graph.output('k', k, 'float32', ['rows', kvHeads * headDim]);
-  graph.output('v', v, 'float32', ['rows', kvHeads * headDim]);
+  const scaled = scaledQueries(graph, model.config, q);
+  for (const suffix of suffixes) {
+    graph.output(`q${suffix}`, scaled, 'float32', ['rows', heads * headDim]);
+    graph.output(`k${suffix}`, k, 'float32', ['rows', kvHeads * headDim]);
+    graph.output(`v${suffix}`, v, 'float32', ['rows', kvHeads * headDim]);
+  }
 }
 
 /** What the addon's attention, which multiplies scores with 1/sqrt(headDim), lacks of the model's scale. */

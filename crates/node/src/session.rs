@@ -76,7 +76,7 @@ impl NativeSession {
         Ok(self.slot.with(|session| Ok(session.token_list().into()))?)
     }
 
-    /// Notes tokens whose rows attendPrefill appended, layer by layer; decodeToken and prefillTokens do it themselves, and pushStep for a
+    /// Notes tokens whose rows attendPrefill or appendRows appended, layer by layer; decodeToken and prefillTokens do it themselves, and pushStep for a
     /// token whose logits are wanted.
     #[napi]
     pub fn push_tokens(&self, tokens: &[u32]) -> napi::Result<(), Code> {
@@ -122,6 +122,13 @@ impl NativeSession {
         v: &[f32],
     ) -> AsyncTask<PrefillTask> {
         AsyncTask::new(PrefillTask(self.prefill(layer, rows, q, k, v)))
+    }
+
+    /// Appends tokens' k and v [tokens, kvHeads * headDim] to a layer; they are attended elsewhere.
+    #[napi]
+    pub fn append_rows(&self, layer: f64, k: &[f32], v: &[f32]) -> napi::Result<(), Code> {
+        let layer = self.layer(layer)?;
+        Ok(self.slot.with(|session| session.append(layer, k, v).map(drop))?)
     }
 
     /// Notes a token whose rows attendDecode appended to every layer, or attendPrefill, and the residual stream [hidden] that it had after

@@ -1,4 +1,5 @@
 import { Worker } from 'node:worker_threads';
+import { refuseTelemetry } from '../../decode/device.js';
 import { type ErrorCode, MagicpigError } from '../../errors.js';
 import { EventQueue } from './event-queue.js';
 import type { FromWorker, GenerateEvent, GenerateRequest, ModelInfo, Questions, ToWorker, WorkerOptions } from './protocol.js';
@@ -26,6 +27,7 @@ export class Engine {
    * generated any more. Throws what {@link loadModel} does.
    */
   static async start(options: WorkerOptions, signal: AbortSignal | undefined, onLost: (error: Error) => void): Promise<Engine> {
+    refuseTelemetry();
     const worker = new Worker(new URL('./worker.js', import.meta.url), { workerData: options });
     const stop = () => { void worker.terminate(); };
     signal?.addEventListener('abort', stop);
