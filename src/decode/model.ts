@@ -40,7 +40,7 @@ export interface LoadOptions {
   /** Threads of dense layers and attention. Default: one for each core. */
   readonly threads?: number | undefined;
   /**
-   * Where the dense layers run; attention is the CPU's in any case. `cuda` and `webgpu` need ONNX Runtime, and end with
+   * Where the dense layers run; steps are attended by the CPU in any case. `cuda` and `webgpu` need ONNX Runtime, and end with
    * RUNTIME_FAILED where the device is not there; `auto` is the best of those that are, which {@link Model.device} says. Default `cpu`.
    */
   readonly device?: Device | undefined;
