@@ -17,6 +17,8 @@ pub struct Activations {
     pub(crate) quants: Vec<i16>,
     /// `[tokens, size / BLOCK]`: the same as 256 high + low, for instructions that multiply bytes.
     pub(crate) bytes: Vec<QuantBytes>,
+    /// `[tokens, size / BLOCK]`: the sums of quants, for weights whose bytes stand for something less.
+    pub(crate) quant_sums: Vec<i32>,
     /// `[tokens, size / BLOCK]`
     pub(crate) factors: Vec<Factors>,
     /// `[tokens, size / GROUP]`: the sums of the values of the groups that a large block's offsets are for.
@@ -57,6 +59,7 @@ impl Activations {
         self.values.extend_from_slice(values);
         self.quants.clear();
         self.bytes.clear();
+        self.quant_sums.clear();
         self.factors.clear();
         self.group_sums.clear();
         if size.is_multiple_of(BLOCK) {

@@ -2,7 +2,7 @@
 
 use core::arch::x86_64::*;
 
-use super::{GateActivation, ROW_GROUP, STREAM_AHEAD, Table, by_token_groups, format, panels, scalar};
+use super::{GateActivation, STREAM_AHEAD, Table, by_token_groups, format, panels, scalar};
 use crate::activations::{Activations, BLOCK, Factors};
 use crate::blocks::IQ4_NL_VALUES;
 use crate::matrix::WeightType;
@@ -72,6 +72,9 @@ fn gate_panel(
 /// f32 lanes of a register.
 const WIDTH: usize = 8;
 
+/// Rows of a register.
+const ROWS: usize = 8;
+
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn horizontal_sum(x: __m256) -> f32 {
@@ -118,11 +121,11 @@ unsafe fn blocks_of<const FORMAT: u8, const T: usize>(
 ) {
     let count = x.size / BLOCK;
     let block_bytes = row_bytes / count;
-    for (number, rows) in bytes.chunks(ROW_GROUP * row_bytes).enumerate() {
+    for (number, rows) in bytes.chunks(ROWS * row_bytes).enumerate() {
         prefetch(rows);
         let height = rows.len() / row_bytes;
         // Where there are fewer rows, the last one stands for those that are missing.
-        let starts: [usize; ROW_GROUP] = std::array::from_fn(|row| row.min(height - 1) * row_bytes);
+        let starts: [usize; ROWS] = std::array::from_fn(|row| row.min(height - 1) * row_bytes);
         let mut sums = [_mm256_setzero_ps(); T];
         for i in 0..count {
             // SAFETY: block i of each row, and block i of each token, exist (caller).
@@ -151,10 +154,10 @@ unsafe fn blocks_of<const FORMAT: u8, const T: usize>(
             }
         }
         for (t, sum) in sums.into_iter().enumerate() {
-            let mut lanes = [0.0f32; ROW_GROUP];
+            let mut lanes = [0.0f32; ROWS];
             // SAFETY: 8 lanes.
             unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), sum) };
-            y[first + t][number * ROW_GROUP..][..height].copy_from_slice(&lanes[..height]);
+            y[first + t][number * ROWS..][..height].copy_from_slice(&lanes[..height]);
         }
     }
 }
@@ -165,7 +168,7 @@ unsafe fn blocks_of<const FORMAT: u8, const T: usize>(
 /// - every pointer is valid for reads of a block of the format.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn factors<const FORMAT: u8>(blocks: [*const u8; ROW_GROUP]) -> (__m256, __m256) {
+unsafe fn factors<const FORMAT: u8>(blocks: [*const u8; ROWS]) -> (__m256, __m256) {
     // SAFETY: a block of any format has four bytes (caller).
     let words = unsafe { words(blocks) };
     // The lower halves of the words first, then the upper ones.
@@ -188,7 +191,7 @@ unsafe fn factors<const FORMAT: u8>(blocks: [*const u8; ROW_GROUP]) -> (__m256, 
 /// - as [`factors`].
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn quads<const FORMAT: u8>(blocks: [*const u8; ROW_GROUP]) -> [[__m256i; 2]; BLOCK / 4] {
+unsafe fn quads<const FORMAT: u8>(blocks: [*const u8; ROWS]) -> [[__m256i; 2]; BLOCK / 4] {
     if FORMAT == format::Q8_0 {
         // SAFETY: a block's quants are 32 bytes from its third on (caller).
         let (low, high) = unsafe { (turned(blocks.map(|b| b.add(2))), turned(blocks.map(|b| b.add(18)))) };
@@ -227,7 +230,7 @@ unsafe fn quads<const FORMAT: u8>(blocks: [*const u8; ROW_GROUP]) -> [[__m256i; 
 /// - every pointer is valid for reads of 4 bytes.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn words(rows: [*const u8; ROW_GROUP]) -> __m256i {
+unsafe fn words(rows: [*const u8; ROWS]) -> __m256i {
     // SAFETY: four bytes each (caller).
     let [a, b, c, d, e, f, g, h] = rows.map(|row| unsafe { row.cast::<i32>().read_unaligned() });
     _mm256_setr_epi32(a, b, c, d, e, f, g, h)
@@ -271,7 +274,7 @@ fn fifth_bits(bits: __m256i, quad: usize) -> __m256i {
 /// - every pointer is valid for reads of 16 bytes.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn turned(rows: [*const u8; ROW_GROUP]) -> [__m256i; 4] {
+unsafe fn turned(rows: [*const u8; ROWS]) -> [__m256i; 4] {
     // SAFETY: 16 bytes each (caller).
     let row = |r: usize| unsafe {
         _mm256_set_m128i(_mm_loadu_si128(rows[r + 4].cast()), _mm_loadu_si128(rows[r].cast()))

@@ -19,7 +19,7 @@ mod panels;
 mod scalar;
 
 /// Rows that a kernel likes to have together.
-pub const ROW_GROUP: usize = 8;
+pub const ROW_GROUP: usize = 16;
 
 /// How far ahead weights are asked for, in bytes: into the second-level cache, which takes more misses at once than the first.
 #[cfg(target_arch = "x86_64")]
@@ -237,7 +237,8 @@ impl DenseKernels {
         assert_eq!(x.values.len(), x.tokens * x.size);
         if kind.block().0 > 1 {
             let blocks = x.values.len() / BLOCK;
-            assert!(x.quants.len() == x.values.len() && x.bytes.len() == blocks && x.factors.len() == blocks);
+            assert!(x.quants.len() == x.values.len() && x.bytes.len() == blocks);
+            assert!(x.quant_sums.len() == blocks && x.factors.len() == blocks);
             assert_eq!(x.group_sums.len(), x.values.len() / GROUP);
         }
         let multiply = match kind {

@@ -100,11 +100,12 @@ fn tree_sum(group: [f32; GROUP]) -> f32 {
 
 #[inline(always)]
 pub(super) fn quantise(x: &mut Activations) {
-    let Activations { values, quants, bytes, factors, group_sums, .. } = x;
+    let Activations { values, quants, bytes, quant_sums, factors, group_sums, .. } = x;
     for block in values.as_chunks::<BLOCK>().0 {
         let (block_quants, block_bytes, scale, sums) = quantise_block(block);
         quants.extend(block_quants);
         bytes.push(block_bytes);
+        quant_sums.push(block_quants.iter().map(|&quant| i32::from(quant)).sum());
         factors.push(Factors { scale, sum: sums[0] + sums[1] });
         group_sums.extend(sums);
     }

@@ -1,0 +1,133 @@
+//! Sixteen rows of weights side by side, a 32-bit lane each: no sum is across lanes, and what brings quants into lanes is shared by tokens.
+
+use core::arch::x86_64::*;
+
+use crate::activations::QuantBytes;
+use crate::kernels::STREAM_AHEAD;
+
+/// Rows of a register.
+pub(super) const ROWS: usize = 16;
+
+/// Four bytes of each row, by their place in it.
+pub(super) type Turned = [__m512i; 4];
+
+/// Sixteen rows of blocks, and how far it is from one to the next. Where there are fewer rows, the last one stands for those that are missing.
+pub(super) struct RowLanes {
+    starts: [*const u8; ROWS],
+    first: *const u8,
+    ahead: usize,
+}
+
+impl RowLanes {
+    /// Of `rows`, which are sixteen at most.
+    pub(super) fn new(rows: &[u8], row_bytes: usize) -> RowLanes {
+        let height = rows.len() / row_bytes;
+        let first = rows.as_ptr();
+        RowLanes {
+            starts: std::array::from_fn(|row| first.wrapping_add(row.min(height - 1) * row_bytes)),
+            first,
+            ahead: STREAM_AHEAD.max(ROWS * row_bytes),
+        }
+    }
+
+    /// Asks for memory that rows to come have, as much as all rows have in bytes `from..from + bytes` of theirs.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, from: usize, bytes: usize) {
+        for line in (0..ROWS * bytes).step_by(64) {
+            // SAFETY: a prefetch never faults, so the address need not even be valid.
+            unsafe {
+                _mm_prefetch::<_MM_HINT_T1>(self.first.wrapping_add(ROWS * from + self.ahead + line).cast());
+            }
+        }
+    }
+
+    /// Bytes `at..at + 16` of each row: register i has the bytes `at + 4i` to `at + 4i + 3` of row r in lane r.
+    ///
+    /// # Safety
+    /// - every row has the bytes.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    pub(super) unsafe fn turned(&self, at: usize) -> Turned {
+        // SAFETY: the caller's promise.
+        let [a, b, c, d] = std::array::from_fn(|r| unsafe { self.fours(r, at) });
+        let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
+        let (ab_high, cd_high) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
+        [
+            _mm512_unpacklo_epi64(ab, cd),
+            _mm512_unpackhi_epi64(ab, cd),
+            _mm512_unpacklo_epi64(ab_high, cd_high),
+            _mm512_unpackhi_epi64(ab_high, cd_high),
+        ]
+    }
+
+    /// The first four of bytes `at..at + 16` alone.
+    ///
+    /// # Safety
+    /// - every row has the sixteen bytes.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    pub(super) unsafe fn words(&self, at: usize) -> __m512i {
+        // SAFETY: the caller's promise.
+        let [a, b, c, d] = std::array::from_fn(|r| unsafe { self.fours(r, at) });
+        _mm512_unpacklo_epi64(_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d))
+    }
+
+    /// Bytes `at..at + 16` of the rows r, r + 4, r + 8 and r + 12.
+    ///
+    /// # Safety
+    /// - every row has the bytes.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    unsafe fn fours(&self, r: usize, at: usize) -> __m512i {
+        // SAFETY: the caller's promise.
+        let row = |r: usize| unsafe { _mm_loadu_si128(self.starts[r].add(at).cast()) };
+        let lanes = _mm512_inserti32x4::<1>(_mm512_castsi128_si512(row(r)), row(r + 4));
+        _mm512_inserti32x4::<3>(_mm512_inserti32x4::<2>(lanes, row(r + 8)), row(r + 12))
+    }
+}
+
+/// The lower halves of all lanes as f16.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+pub(super) fn lower_halves(words: __m512i) -> __m512 {
+    _mm512_cvtph_ps(_mm512_cvtepi32_epi16(words))
+}
+
+/// The upper halves of all lanes as f16.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+pub(super) fn upper_halves(words: __m512i) -> __m512 {
+    lower_halves(_mm512_srli_epi32::<16>(words))
+}
+
+/// The products of N fours of weights, bytes without a sign, with quants `from..from + 4 N` of a block, in two instructions for 64.
+///
+/// # Safety
+/// - `from + 4 N` is at most a block.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+pub(super) unsafe fn dot<const N: usize>(weights: &[__m512i; N], x: &QuantBytes, from: usize) -> __m512i {
+    // SAFETY: within the block (caller).
+    let four = |bytes: &[i8], at: usize| unsafe {
+        _mm512_set1_epi32(bytes.as_ptr().add(from + 4 * at).cast::<i32>().read_unaligned())
+    };
+    let mut product = _mm512_setzero_si512();
+    for (at, &weights) in weights.iter().enumerate() {
+        product = _mm512_dpbusd_epi32(product, weights, four(&x.high, at));
+    }
+    product = _mm512_slli_epi32::<8>(product);
+    for (at, &weights) in weights.iter().enumerate() {
+        product = _mm512_dpbusd_epi32(product, weights, four(&x.low, at));
+    }
+    product
+}
+
+/// Writes the sums of token t, a lane each, where they belong, but for lanes that have no row.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+pub(super) fn store(sums: __m512, y: &mut [f32]) {
+    let mut lanes = [0.0f32; ROWS];
+    // SAFETY: 16 lanes.
+    unsafe { _mm512_storeu_ps(lanes.as_mut_ptr(), sums) };
+    y.copy_from_slice(&lanes[..y.len()]);
+}
