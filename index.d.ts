@@ -40,9 +40,12 @@ export declare class NativeModel {
   headImportance(): Array<number>
   /**
    * Takes one token of each session through the model, attended under the session's policy; resolves with what each of them got. Each
-   * fails by itself, also where it is busy or was disposed of. `tokens` has one for each session.
+   * fails by itself, also where it is busy or was disposed of. `tokens` has one for each session. Logits are read by `batchLogits`, before
+   * anything else happens.
    */
   decodeBatch(sessions: Array<NativeSession>, tokens: Uint32Array): Promise<Array<NativeBatchOutcome>>
+  /** Writes a row of the logits [rows, vocabulary] that the batch which was done last has made. */
+  batchLogits(row: number, logits: Float32Array): void
 }
 
 /**
@@ -201,8 +204,8 @@ export interface NativeAudit {
 
 /** What a session of a batch got: logits or, where it failed, what stood in its way. */
 export interface NativeBatchOutcome {
-  /** [vocabulary], of the token after the one that it took. */
-  logits?: Float32Array
+  /** Which of the batch's logits are its own. */
+  row?: number
   /** The error's code. */
   code?: string
   /** The error's text. */

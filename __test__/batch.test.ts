@@ -129,10 +129,10 @@ test('who is ready while a step is made joins the next, and who is ready alone w
   const log: string[][] = [];
   const session = (name: string) => ({ name, decodeToken: () => log.push([name]) }) as unknown as NativeSession;
   const weights = {
-    decodeBatch: async (sessions: { name: string }[]) => {
-      log.push(sessions.map(({ name }) => name));
+    decodeBatch: async (steps: { native: { name: string } }[]) => {
+      log.push(steps.map(({ native }) => native.name));
       await new Promise((resolve) => setTimeout(resolve, 5));
-      return sessions.map(({ name }) => (name === 'x' ? new MagicpigError('DISK_FULL', 'full') : new Float32Array(1)));
+      return steps.map(({ native }) => (native.name === 'x' ? new MagicpigError('DISK_FULL', 'full') : new Float32Array(1)));
     },
   } as unknown as NativeModel;
   const batcher = new Batcher(weights);

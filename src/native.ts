@@ -124,13 +124,18 @@ export class NativeModel {
   }
 
   /**
-   * One token of each session through the whole model, attended under the session's policy, on other threads: of each the logits [vocabulary]
-   * of the next one, or what it failed with.
+   * One token of each session through the whole model, attended under the session's policy, on other threads. Writes and returns each session's
+   * logits [vocabulary] of the next token, or returns what it failed with.
    */
-  async decodeBatch(sessions: readonly NativeSession[], tokens: readonly number[]): Promise<(Float32Array | MagicpigError)[]> {
-    const running = translating(() => this.weights.decodeBatch(sessions.map(({ session }) => session), Uint32Array.from(tokens)));
+  async decodeBatch(steps: readonly { readonly native: NativeSession; readonly token: number; readonly logits: Float32Array }[]): Promise<(Float32Array | MagicpigError)[]> {
+    const running = translating(() => this.weights.decodeBatch(steps.map(({ native }) => native.session), Uint32Array.from(steps, ({ token }) => token)));
     const outcomes = await running.catch((cause: unknown) => { throw translated(cause); });
-    return outcomes.map(({ logits, ...failure }) => logits ?? translated(failure));
+    return steps.map(({ logits }, i) => {
+      const { row, ...failure } = outcomes[i] as (typeof outcomes)[number];
+      if (row === undefined) return translated(failure);
+      translating(() => { this.weights.batchLogits(row, logits); });
+      return logits;
+    });
   }
 }
 

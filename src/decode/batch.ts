@@ -9,7 +9,7 @@ export interface Step {
   readonly token: number;
   /** Tokens before it in its text. */
   readonly position: number;
-  /** [vocabulary], which may be written where no other session steps at the same time. */
+  /** [vocabulary], which may be written. */
   readonly logits: Float32Array;
   readonly signal: AbortSignal | undefined;
 }
@@ -56,7 +56,7 @@ export class Batcher {
       const [first] = steps;
       if (first === undefined) continue;
       if (this.dense !== undefined) await this.#together(steps, stepOnDevice(this.dense, steps));
-      else if (steps.length > 1) await this.#together(steps, this.weights.decodeBatch(steps.map(({ native }) => native), steps.map(({ token }) => token)));
+      else if (steps.length > 1) await this.#together(steps, this.weights.decodeBatch(steps));
       else this.#alone(first);
     }
     this.#running = false;

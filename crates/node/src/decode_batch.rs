@@ -1,20 +1,23 @@
 //! One token of each of several sessions through the whole model, in the background.
 
-use std::sync::Arc;
+use std::mem;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use engine::{BatchRow, Transformer, decode_batch};
-use napi::bindgen_prelude::Float32Array;
 use napi::{Env, Task};
 use napi_derive::napi;
 
 use crate::failure::Failure;
 use crate::slot::{Claim, run_all};
 
+/// Logits of a model's last batch, `[sessions, vocabulary]`. They are megabytes that every step writes, so they stay.
+pub type BatchLogits = Arc<Mutex<Vec<f32>>>;
+
 /// What a session of a batch got: logits or, where it failed, what stood in its way.
 #[napi(object, object_from_js = false)]
 pub struct NativeBatchOutcome {
-    /// [vocabulary], of the token after the one that it took.
-    pub logits: Option<Float32Array>,
+    /// Which of the batch's logits are its own.
+    pub row: Option<u32>,
     /// The error's code.
     pub code: Option<String>,
     /// The error's text.
@@ -26,11 +29,13 @@ pub struct DecodeBatchTask {
     pub transformer: Arc<Transformer>,
     /// Each session's claim, or why there is none, and its token.
     pub rows: Vec<(Result<Claim, Failure>, u32)>,
+    /// Where logits will be when the task is done. Meanwhile it has them, and another task would make itself new ones.
+    pub logits: BatchLogits,
 }
 
 #[napi]
 impl Task for DecodeBatchTask {
-    type Output = Vec<Result<Vec<f32>, Failure>>;
+    type Output = (Vec<Result<u32, Failure>>, Vec<f32>);
     type JsValue = Vec<NativeBatchOutcome>;
 
     fn compute(&mut self) -> napi::Result<Self::Output> {
@@ -42,7 +47,8 @@ impl Task for DecodeBatchTask {
                 tokens.push(*token);
             }
         }
-        let mut logits = vec![0.0; claims.len() * vocabulary];
+        let mut logits = mem::take(&mut *self.logits.lock().unwrap_or_else(PoisonError::into_inner));
+        logits.resize(claims.len() * vocabulary, 0.0);
         let decoded = run_all(&mut claims, |sessions| {
             let row = |((session, cancel), &token): (_, &u32)| BatchRow { session, token, cancel };
             let mut rows: Vec<_> = sessions.into_iter().zip(&tokens).map(row).collect();
@@ -53,27 +59,26 @@ impl Task for DecodeBatchTask {
             Err(panicked) => vec![Err(panicked); tokens.len()],
         }
         .into_iter()
-        .zip(logits.chunks_exact(vocabulary));
+        .zip(0..);
         let outcome = |(claim, _): &(Result<Claim, Failure>, u32)| {
             claim.as_ref().map_err(Failure::clone)?;
-            let (outcome, logits) = decoded.next().expect("as many as there are claims");
-            outcome.map(|()| logits.to_vec())
+            let (outcome, row) = decoded.next().expect("as many as there are claims");
+            outcome.map(|()| row)
         };
-        Ok(self.rows.iter().map(outcome).collect())
+        Ok((self.rows.iter().map(outcome).collect(), logits))
     }
 
-    fn resolve(&mut self, _: Env, output: Self::Output) -> napi::Result<Self::JsValue> {
-        let outcome = |outcome: Result<Vec<f32>, Failure>| match outcome {
-            Ok(logits) => {
-                NativeBatchOutcome { logits: Some(Float32Array::new(logits)), code: None, message: None }
-            }
+    fn resolve(&mut self, _: Env, (outcomes, logits): Self::Output) -> napi::Result<Self::JsValue> {
+        let outcome = |outcome: Result<u32, Failure>| match outcome {
+            Ok(row) => NativeBatchOutcome { row: Some(row), code: None, message: None },
             Err(failure) => {
                 let (code, message) = failure.parts();
-                NativeBatchOutcome { logits: None, code: Some(code.to_owned()), message: Some(message) }
+                NativeBatchOutcome { row: None, code: Some(code.to_owned()), message: Some(message) }
             }
         };
+        *self.logits.lock().unwrap_or_else(PoisonError::into_inner) = logits;
         // The sessions are free again before anyone is told.
         self.rows.clear();
-        Ok(output.into_iter().map(outcome).collect())
+        Ok(outcomes.into_iter().map(outcome).collect())
     }
 }

@@ -1,7 +1,7 @@
 //! The weights of the dense layers, mapped from the model's files.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use engine::{
     GateActivation, LayerConfig, RopeConfig, RopePairs, Rounding, TensorSpan, Transformer, TransformerConfig,
@@ -11,9 +11,9 @@ use napi::{Env, Task};
 use napi_derive::napi;
 
 use crate::arguments::integer;
-use crate::decode_batch::DecodeBatchTask;
+use crate::decode_batch::{BatchLogits, DecodeBatchTask};
 use crate::failure::{Code, Failure, contained};
-use crate::session::NativeSession;
+use crate::session::{NativeSession, Written};
 
 /// Where a tensor [outputs, inputs] lies in one of the model's files.
 #[napi(object, object_to_js = false)]
@@ -115,6 +115,7 @@ pub struct NativeModelOptions {
 #[napi]
 pub struct NativeModel {
     pub(crate) transformer: Arc<Transformer>,
+    batch_logits: BatchLogits,
 }
 
 #[napi]
@@ -139,7 +140,8 @@ impl NativeModel {
     }
 
     /// Takes one token of each session through the model, attended under the session's policy; resolves with what each of them got. Each
-    /// fails by itself, also where it is busy or was disposed of. `tokens` has one for each session.
+    /// fails by itself, also where it is busy or was disposed of. `tokens` has one for each session. Logits are read by `batchLogits`, before
+    /// anything else happens.
     #[napi]
     pub fn decode_batch(
         &self,
@@ -155,13 +157,33 @@ impl NativeModel {
             return Err(Failure::invalid(message).into());
         }
         let rows = sessions.iter().zip(tokens).map(|(session, &token)| (session.claim(), token)).collect();
-        Ok(AsyncTask::new(DecodeBatchTask { transformer: Arc::clone(&self.transformer), rows }))
+        let (transformer, logits) = (Arc::clone(&self.transformer), Arc::clone(&self.batch_logits));
+        Ok(AsyncTask::new(DecodeBatchTask { transformer, rows, logits }))
+    }
+
+    /// Writes a row of the logits [rows, vocabulary] that the batch which was done last has made.
+    #[napi]
+    pub fn batch_logits(
+        &self,
+        row: u32,
+        #[napi(ts_arg_type = "Float32Array")] logits: Written<'_>,
+    ) -> napi::Result<(), Code> {
+        let vocabulary = self.transformer.vocabulary();
+        let batch = self.batch_logits.lock().unwrap_or_else(PoisonError::into_inner);
+        match batch.chunks_exact(vocabulary).nth(row as usize) {
+            Some(row) if logits.len() == vocabulary => logits.copy_from_slice(row),
+            _ => {
+                let message = format!("row {row} of {} logits, into {}", batch.len(), logits.len());
+                return Err(Failure::invalid(message).into());
+            }
+        }
+        Ok(())
     }
 }
 
 impl From<Transformer> for NativeModel {
     fn from(transformer: Transformer) -> NativeModel {
-        NativeModel { transformer: Arc::new(transformer) }
+        NativeModel { transformer: Arc::new(transformer), batch_logits: BatchLogits::default() }
     }
 }
 

@@ -22,7 +22,7 @@ use crate::slot::{Claim, Slot};
 use crate::stats::NativeStats;
 
 /// An array to write into. The name is for napi's macro, which takes a bare `&mut` for a class.
-type Written<'a> = &'a mut [f32];
+pub type Written<'a> = &'a mut [f32];
 
 /// One sequence: its rows of keys and values, their index, and attention over both.
 ///
