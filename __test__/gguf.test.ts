@@ -10,6 +10,7 @@ import { readGgufHeader } from '../src/model/gguf-header.js';
 import { open } from 'node:fs/promises';
 import { array, bool, encodeGguf, f32, f32s, i32s, randomTensor, seededRandom, string, strings, u32, u64, writeGguf } from './support/gguf-writer.js';
 import type { GgufSpec } from './support/gguf-writer.js';
+import { mutated } from './support/mutation.js';
 import { temporaryFolder } from './support/temporary.js';
 import { tinyArchitectures } from './support/tiny-architectures.js';
 import { tinyLlama, tinyTokens, withMetadata, withTensor } from './support/tiny-llama.js';
@@ -216,4 +217,11 @@ test('paths that are no file', async (t) => {
   await fails(t, '/dev/zero', 'FILE_UNREADABLE', /not a regular file/);
   writeFileSync(join(folder, 'empty.gguf'), '');
   await fails(t, join(folder, 'empty.gguf'), 'GGUF_MALFORMED', /does not begin/);
+});
+
+test.serial('mutated files', async (t) => {
+  const { inputs, taken, slowestMs } = await mutated('GGUF', { most: 400 }, 11, temporaryFolder(t));
+  t.log(`${inputs} inputs, ${taken} taken, the slowest in ${slowestMs.toFixed(0)} ms`);
+  // Some are harmless and most are not, or it would not be the parser that is tested.
+  t.true(taken > 0 && taken < inputs / 2, `${taken} of ${inputs}`);
 });

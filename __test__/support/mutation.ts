@@ -1,20 +1,22 @@
-// Parsers of safetensors folders under mutated input: each call ends in a value or a typed error, soon.
+// Parsers of models' files under mutated input: each call ends in a value or a typed error, soon and without much memory.
 import { writeFileSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 
 import { MagicpigError } from '../../src/errors.js';
+import { openGguf } from '../../src/model/gguf.js';
 import { readHubConfig } from '../../src/model/hub-config.js';
 import { parseJson } from '../../src/model/json-file.js';
 import { malformedSafetensors } from '../../src/model/safetensors-error.js';
 import { readSafetensorsHeader } from '../../src/model/safetensors-header.js';
 import { readIndex } from '../../src/model/safetensors-index.js';
+import { ggufSpecs, mutatedGguf } from './gguf-mutation.js';
 import { seededRandom } from './gguf-writer.js';
 import { hubFolder } from './hub-architectures.js';
 import { encodeSafetensors } from './safetensors-writer.js';
 import { tinyArchitectures } from './tiny-architectures.js';
 
-export const parsers = ['header', 'index', 'config.json'] as const;
+export const parsers = ['GGUF', 'header', 'index', 'config.json'] as const;
 export type Parser = (typeof parsers)[number];
 
 /** What a mutation puts in the place of a piece of JSON. */
@@ -30,27 +32,51 @@ export interface Findings {
   readonly slowestMs: number;
 }
 
-/** Feeds a parser mutations, the same for the same seed, up to a number of them or a time. Throws the input that it fails on otherwise than by a typed error. */
+/** How long a parser may take over an input. All of them are of less than a megabyte. */
+const MOST_MS = 2000;
+/** How much more memory the process may have at its peak, garbage that is not yet collected included. */
+const MOST_GROWTH = 512 * 2 ** 20;
+
+/**
+ * Feeds a parser mutations, the same for the same seed, up to a number of them or a time. Throws the input that it fails on otherwise than by
+ * a typed error, or takes too long or too much memory over.
+ */
 export async function mutated(parser: Parser, { most = Infinity, milliseconds = Infinity }: { most?: number; milliseconds?: number }, seed: number, folder: string): Promise<Findings> {
   const random = seededRandom(seed);
-  const seeds = seedsOf(parser);
+  const inputOf = mutationsOf(parser);
   const path = join(folder, 'mutated');
+  const growthLimit = process.resourceUsage().maxRSS * 1024 + MOST_GROWTH;
   let [inputs, taken, slowestMs] = [0, 0, 0];
   for (const end = performance.now() + milliseconds; inputs < most && performance.now() < end; inputs++) {
-    const input = mutation(seeds[Math.floor(random() * seeds.length)]!, random);
+    const input = inputOf(random);
+    const failed = (how: string, cause?: unknown) => new Error(`${parser} ${how} on ${JSON.stringify(input.toString('latin1'))}`, { cause });
     const started = performance.now();
     try {
       await parse(parser, input, path);
       taken++;
     } catch (error) {
-      if (!MagicpigError.isInstance(error)) throw new Error(`${parser} failed on ${JSON.stringify(input.toString('latin1'))}`, { cause: error });
+      if (!MagicpigError.isInstance(error)) throw failed('failed', error);
     }
-    slowestMs = Math.max(slowestMs, performance.now() - started);
+    const took = performance.now() - started;
+    if (took > MOST_MS) throw failed(`took ${took.toFixed(0)} ms`);
+    if (process.resourceUsage().maxRSS * 1024 > growthLimit) throw failed('took too much memory');
+    slowestMs = Math.max(slowestMs, took);
   }
   return { inputs, taken, slowestMs };
 }
 
-function seedsOf(parser: Parser): Buffer[] {
+/** What makes a parser's inputs. */
+function mutationsOf(parser: Parser): (random: () => number) => Buffer {
+  const one = <T>(list: readonly T[], random: () => number) => list[Math.floor(random() * list.length)] as T;
+  if (parser === 'GGUF') {
+    const specs = ggufSpecs();
+    return (random) => mutatedGguf(one(specs, random), random);
+  }
+  const seeds = seedsOf(parser);
+  return (random) => mutation(one(seeds, random), random);
+}
+
+function seedsOf(parser: Exclude<Parser, 'GGUF'>): Buffer[] {
   const folders = Object.entries(tinyArchitectures).map(([name, { spec }]) => hubFolder(name, spec));
   if (parser === 'config.json') return folders.map(({ config }) => Buffer.from(JSON.stringify(config)));
   const few = folders[0]!.tensors.slice(0, 3).map((tensor) => ({ ...tensor, shape: [4], data: Buffer.alloc(16) }));
@@ -59,6 +85,11 @@ function seedsOf(parser: Parser): Buffer[] {
 }
 
 async function parse(parser: Parser, input: Buffer, path: string): Promise<void> {
+  if (parser === 'GGUF') {
+    writeFileSync(path, input);
+    await (await openGguf(path))[Symbol.asyncDispose]();
+    return;
+  }
   const json = () => parseJson(input, { maxBytes: 1 << 20, maxDepth: 32, maxKeys: 1 << 16 }, (what) => malformedSafetensors(path, what));
   if (parser === 'index') readIndex(json(), path);
   else if (parser === 'config.json') readHubConfig(json(), path);
