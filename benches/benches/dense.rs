@@ -1,5 +1,5 @@
-//! Products of a matrix that no cache holds with one token, for each format of weights on each instruction set: what a step of decoding
-//! is made of. Two threads; the throughput is of the weights' bytes.
+//! Products of a matrix that no cache holds with one token and with the eight of a batch, for each format of weights on each instruction
+//! set: what a step of decoding is made of. Two threads; the throughput is of weights times tokens.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use team::Team;
 
 const ROWS: usize = 24_576;
 const INPUTS: usize = 4096;
+const BATCHES: [usize; 2] = [1, 8];
 
 fn products(c: &mut Criterion) {
     let pool = ThreadPoolBuilder::new().num_threads(2).build().expect("two threads");
@@ -26,23 +27,26 @@ fn products(c: &mut Criterion) {
         let exact: f64 = matrix.row(0).iter().zip(&values).map(|(&w, &x)| f64::from(w) * f64::from(x)).sum();
         let scale: f64 =
             matrix.row(0).iter().zip(&values).map(|(&w, &x)| (f64::from(w) * f64::from(x)).abs()).sum();
-        let mut group = c.benchmark_group(format!("{ROWS} x {INPUTS} of {}", kind.name()));
-        group.throughput(Throughput::Bytes(bytes.len() as u64));
-        for kernels in Isa::ALL.into_iter().filter_map(|isa| Kernels::of(isa).ok()) {
-            let name = kernels.isa().name();
-            let kernels = DenseKernels::from(kernels);
-            let mut x = Activations::default();
-            x.set(kernels, &values, INPUTS);
-            let mut y = vec![0.0; ROWS];
-            let mut product = || {
-                Team::assemble(&pool, |team| {
-                    multiply(Cores { team, kernels }, &x, &mut [(matrix, black_box(&mut y))])
-                });
-            };
-            product();
-            group.bench_function(name, |b| b.iter(&mut product));
-            let worst = y.iter().map(|&y| (f64::from(y) - exact).abs()).fold(0.0, f64::max);
-            assert!(worst <= 1e-4 * scale, "{name} is off by {worst} of {scale}");
+        for tokens in BATCHES {
+            let mut group =
+                c.benchmark_group(format!("{ROWS} x {INPUTS} of {}, {tokens} tokens", kind.name()));
+            group.throughput(Throughput::Elements((ROWS * INPUTS * tokens) as u64));
+            for kernels in Isa::ALL.into_iter().filter_map(|isa| Kernels::of(isa).ok()) {
+                let name = kernels.isa().name();
+                let kernels = DenseKernels::from(kernels);
+                let mut x = Activations::default();
+                x.set(kernels, &values.repeat(tokens), INPUTS);
+                let mut y = vec![0.0; ROWS * tokens];
+                let mut product = || {
+                    Team::assemble(&pool, |team| {
+                        multiply(Cores { team, kernels }, &x, &mut [(matrix, black_box(&mut y))])
+                    });
+                };
+                product();
+                group.bench_function(name, |b| b.iter(&mut product));
+                let worst = y.iter().map(|&y| (f64::from(y) - exact).abs()).fold(0.0, f64::max);
+                assert!(worst <= 1e-4 * scale, "{name} is off by {worst} of {scale}");
+            }
         }
     }
 }

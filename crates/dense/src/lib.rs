@@ -23,7 +23,7 @@ pub use activations::Activations;
 pub use config::{LayerConfig, TransformerConfig};
 pub use kernels::{DenseKernels, GateActivation, ROW_GROUP};
 pub use matrix::{Cores, Matrix, WeightType, multiply};
-pub use quantise::{Rounding, quantise};
+pub use quantise::Rounding;
 pub use rope::{RopeConfig, RopePairs};
 pub use transformer::{Scratch, Transformer};
 pub use weights_file::{TensorSpan, Weights, WeightsError};

@@ -1,11 +1,14 @@
 //! Weights of 16 and 32 bits rounded to blocks of 8 or 4 while a model is loaded.
 
 use half::f16;
+use half::slice::HalfFloatSliceExt;
+use lsh_attn::kernels::Kernels;
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::activations::BLOCK;
 use crate::config::{LayerConfig, TransformerConfig};
+use crate::kernels::DenseKernels;
 use crate::matrix::{Matrix, WeightType};
 use crate::weights_file::{TensorSpan, Weights, WeightsError};
 
@@ -40,11 +43,12 @@ pub(crate) fn round_weights(
     if !head_8_bits {
         return Ok(());
     }
+    let kernels = Kernels::detect().map_err(|error| WeightsError::Mismatch(error.to_string()))?;
     let pool = ThreadPoolBuilder::new().num_threads(threads).build();
     let pool =
         pool.map_err(|error| WeightsError::Mismatch(format!("no threads to round weights: {error}")))?;
-    let mut round = |span: &mut TensorSpan, kind: WeightType| -> Result<(), WeightsError> {
-        if let Some(bytes) = rounded(&pool, weights.matrix(*span)?, kind) {
+    let mut keep = |span: &mut TensorSpan, kind: WeightType| -> Result<(), WeightsError> {
+        if let Some(bytes) = rounded(&pool, kernels.into(), weights.matrix(*span)?, kind) {
             *span = TensorSpan { kind, file: weights.keep(bytes), offset: 0, ..*span };
         }
         Ok(())
@@ -58,15 +62,20 @@ pub(crate) fn round_weights(
         for layer in &mut config.layers {
             let LayerConfig { query, key, value, attention_output, gate, up, down, .. } = layer;
             for span in [query, key, value, attention_output, gate, up, down] {
-                round(span, kind)?;
+                keep(span, kind)?;
             }
         }
     }
-    round(&mut config.lm_head, WeightType::Q8_0)
+    keep(&mut config.lm_head, WeightType::Q8_0)
 }
 
 /// The matrix in blocks of `kind`, or None where it is in blocks already, or its rows are no whole ones.
-fn rounded(pool: &ThreadPool, matrix: Matrix<'_>, kind: WeightType) -> Option<Vec<u8>> {
+fn rounded(
+    pool: &ThreadPool,
+    kernels: DenseKernels,
+    matrix: Matrix<'_>,
+    kind: WeightType,
+) -> Option<Vec<u8>> {
     if !matrix.kind().is_wide() {
         return None;
     }
@@ -75,7 +84,7 @@ fn rounded(pool: &ThreadPool, matrix: Matrix<'_>, kind: WeightType) -> Option<Ve
     pool.install(|| {
         out.par_chunks_mut(row_bytes * TASK_ROWS).enumerate().for_each(|(task, rows)| {
             for (row, out) in rows.chunks_exact_mut(row_bytes).enumerate() {
-                quantise(kind, &matrix.row(task * TASK_ROWS + row), out);
+                kernels.round(kind, &matrix.row(task * TASK_ROWS + row), out);
             }
         });
     });
@@ -86,21 +95,28 @@ fn rounded(pool: &ThreadPool, matrix: Matrix<'_>, kind: WeightType) -> Option<Ve
 ///
 /// # Panics
 /// If they are no whole blocks, `out` has another length, or `kind` is none of Q8_0, Q4_0 and Q4_1.
-pub fn quantise(kind: WeightType, elements: &[f32], out: &mut [u8]) {
+#[inline(always)]
+pub(crate) fn round(kind: WeightType, elements: &[f32], out: &mut [u8]) {
     let (size, bytes) = kind.block();
     assert_eq!((elements.len() % size, elements.len() / size * bytes), (0, out.len()), "whole blocks");
     let (blocks, []) = elements.as_chunks::<BLOCK>() else { unreachable!("whole blocks") };
+    if kind == WeightType::Q4_1 {
+        for (blocks, out) in blocks.chunks(LANES).zip(out.chunks_mut(LANES * bytes)) {
+            q4_1(blocks, out);
+        }
+        return;
+    }
     for (block, out) in blocks.iter().zip(out.chunks_exact_mut(bytes)) {
         match kind {
             WeightType::Q8_0 => q8_0(block, out),
             WeightType::Q4_0 => q4_0(block, out),
-            WeightType::Q4_1 => q4_1(block, out),
             _ => panic!("no way to round to {kind:?}"),
         }
     }
 }
 
 /// The scale takes the greatest element to 127: every element is within half of that scale, and of what f16 rounds off it.
+#[inline(always)]
 fn q8_0(block: &[f32; BLOCK], out: &mut [u8]) {
     let greatest = block.iter().fold(0.0f32, |greatest, x| greatest.max(x.abs()));
     let scale = f16::from_f32(greatest / 127.0);
@@ -112,6 +128,7 @@ fn q8_0(block: &[f32; BLOCK], out: &mut [u8]) {
 }
 
 /// d (q - 8), with the scale of least squared error among those that take the greatest element to -7 up to -9.
+#[inline(always)]
 fn q4_0(block: &[f32; BLOCK], out: &mut [u8]) {
     let greatest =
         block.iter().fold(0.0f32, |greatest, &x| if x.abs() > greatest.abs() { x } else { greatest });
@@ -134,62 +151,129 @@ fn q4_0(block: &[f32; BLOCK], out: &mut [u8]) {
     pack(&levels(block, inverse(best.1.to_f32()), 0.0, -8.0, 7.0).map(|q| q + 8.0), &mut out[2..]);
 }
 
-/// d q + m, with the scale and offset of least squared error among those that are fitted to the levels of a few ranges, from the
-/// one between the least and the greatest element down to a narrower one that cuts both off.
-fn q4_1(block: &[f32; BLOCK], out: &mut [u8]) {
-    let least = block.iter().fold(f32::INFINITY, |least, x| least.min(*x));
-    let greatest = block.iter().fold(f32::NEG_INFINITY, |greatest, x| greatest.max(*x));
-    let mut best = (f32::INFINITY, f16::ZERO, f16::from_f32(least));
-    for step in 0..=10 {
-        let cut = 0.02 * step as f32 * (greatest - least);
-        let (scale, offset) = ((greatest - least - 2.0 * cut) / 15.0, least + cut);
-        let quants = levels(block, inverse(scale), offset, 0.0, 15.0);
-        let (scale, offset) = fitted(block, &quants).unwrap_or((scale, offset));
-        let (scale, offset) = (f16::from_f32(scale), f16::from_f32(offset));
-        let quants = levels(block, inverse(scale.to_f32()), offset.to_f32(), 0.0, 15.0);
-        let error = squared_error(block, &quants, scale.to_f32(), offset.to_f32());
-        if error < best.0 {
-            best = (error, scale, offset);
-        }
+/// Blocks that are rounded side by side, a lane each: no sum is across lanes, so that the compiler makes vectors of all loops over them.
+const LANES: usize = 16;
+
+type Lanes = [f32; LANES];
+
+/// Of each lane.
+#[inline(always)]
+fn lanes(of: impl Fn(usize) -> f32) -> Lanes {
+    let mut lanes = [0.0; LANES];
+    for (i, lane) in lanes.iter_mut().enumerate() {
+        *lane = of(i);
     }
-    let (_, scale, offset) = best;
-    out[..2].copy_from_slice(&scale.to_le_bytes());
-    out[2..4].copy_from_slice(&offset.to_le_bytes());
-    pack(&levels(block, inverse(scale.to_f32()), offset.to_f32(), 0.0, 15.0), &mut out[4..]);
+    lanes
 }
 
-/// The scale and offset of least squared error for given levels, or None where these are all the same.
-fn fitted(block: &[f32; BLOCK], quants: &[f32; BLOCK]) -> Option<(f32, f32)> {
+/// d q + m, with the scale and offset of least squared error among those that are fitted to the levels of a few ranges, from the
+/// one between the least and the greatest element down to a narrower one that cuts both off. [`LANES`] blocks at most.
+#[inline(always)]
+fn q4_1(blocks: &[[f32; BLOCK]], out: &mut [u8]) {
+    let mut x = [[0.0; LANES]; BLOCK];
+    for (lane, block) in blocks.iter().enumerate() {
+        for (x, element) in x.iter_mut().zip(block) {
+            x[lane] = *element;
+        }
+    }
+    let (mut least, mut greatest, mut total) = (x[0], x[0], [0.0; LANES]);
+    for x in &x {
+        for i in 0..LANES {
+            least[i] = if x[i] < least[i] { x[i] } else { least[i] };
+            greatest[i] = if x[i] > greatest[i] { x[i] } else { greatest[i] };
+            total[i] += x[i];
+        }
+    }
+    let (mut best_error, mut best_scale, mut best_offset) = ([f32::INFINITY; LANES], [0.0; LANES], least);
+    for step in 0..=10 {
+        let cut = lanes(|i| 0.02 * step as f32 * (greatest[i] - least[i]));
+        let scale = lanes(|i| (greatest[i] - least[i] - 2.0 * cut[i]) / 15.0);
+        let offset = lanes(|i| least[i] + cut[i]);
+        let (scale, offset) = fitted(&x, total, scale, offset);
+        let (scale, offset) = (halves(scale), halves(offset));
+        let inverse = lanes(|i| inverse(scale[i]));
+        let mut error = [0.0; LANES];
+        for x in &x {
+            for i in 0..LANES {
+                let q = level(x[i], inverse[i], offset[i], 0.0, 15.0);
+                let off = x[i] - (q * scale[i] + offset[i]);
+                error[i] += off * off;
+            }
+        }
+        for i in 0..LANES {
+            let better = error[i] < best_error[i];
+            best_error[i] = if better { error[i] } else { best_error[i] };
+            best_scale[i] = if better { scale[i] } else { best_scale[i] };
+            best_offset[i] = if better { offset[i] } else { best_offset[i] };
+        }
+    }
+    for ((lane, block), out) in
+        blocks.iter().enumerate().zip(out.chunks_exact_mut(WeightType::Q4_1.block().1))
+    {
+        let (scale, offset) = (f16::from_f32(best_scale[lane]), f16::from_f32(best_offset[lane]));
+        out[..2].copy_from_slice(&scale.to_le_bytes());
+        out[2..4].copy_from_slice(&offset.to_le_bytes());
+        pack(&levels(block, inverse(scale.to_f32()), offset.to_f32(), 0.0, 15.0), &mut out[4..]);
+    }
+}
+
+/// The scale and offset of least squared error for the levels that given ones lead to; these themselves where all levels are the same.
+#[inline(always)]
+fn fitted(x: &[Lanes; BLOCK], total: Lanes, scale: Lanes, offset: Lanes) -> (Lanes, Lanes) {
     let n = BLOCK as f32;
-    let (mut sum, mut squares, mut total, mut product) = (0.0f32, 0.0f32, 0.0f32, 0.0f32);
-    for (q, x) in quants.iter().zip(block) {
-        sum += q;
-        squares += q * q;
-        total += x;
-        product += q * x;
+    let inverse = lanes(|i| inverse(scale[i]));
+    let (mut sum, mut squares, mut product) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
+    for x in x {
+        for i in 0..LANES {
+            let q = level(x[i], inverse[i], offset[i], 0.0, 15.0);
+            sum[i] += q;
+            squares[i] += q * q;
+            product[i] += q * x[i];
+        }
     }
-    let spread = n * squares - sum * sum;
-    if spread <= 0.0 {
-        return None;
-    }
-    let scale = (n * product - sum * total) / spread;
-    Some((scale, (total - scale * sum) / n))
+    let spread = lanes(|i| n * squares[i] - sum[i] * sum[i]);
+    let fitted = lanes(|i| (n * product[i] - sum[i] * total[i]) / spread[i]);
+    (
+        lanes(|i| if spread[i] > 0.0 { fitted[i] } else { scale[i] }),
+        lanes(|i| if spread[i] > 0.0 { (total[i] - fitted[i] * sum[i]) / n } else { offset[i] }),
+    )
+}
+
+/// As f16 holds them.
+#[inline(always)]
+fn halves(x: Lanes) -> Lanes {
+    let (mut halves, mut out) = ([f16::ZERO; LANES], [0.0; LANES]);
+    halves.convert_from_f32_slice(&x);
+    halves.convert_to_f32_slice(&mut out);
+    out
 }
 
 /// The nearest level of each element, in `low..=high`.
+#[inline(always)]
 fn levels(block: &[f32; BLOCK], inverse: f32, offset: f32, low: f32, high: f32) -> [f32; BLOCK] {
-    block.map(|x| (((x - offset) * inverse).clamp(low, high) + ROUND) - ROUND)
+    block.map(|x| level(x, inverse, offset, low, high))
 }
 
+#[inline(always)]
+fn level(x: f32, inverse: f32, offset: f32, low: f32, high: f32) -> f32 {
+    let level = (x - offset) * inverse;
+    let level = if level > low { level } else { low };
+    let level = if level < high { level } else { high };
+    (level + ROUND) - ROUND
+}
+
+#[inline(always)]
 fn squared_error(block: &[f32; BLOCK], quants: &[f32; BLOCK], scale: f32, offset: f32) -> f32 {
     block.iter().zip(quants).map(|(x, q)| (x - (q * scale + offset)).powi(2)).sum()
 }
 
 /// 1 / x, and 0 for a block of zeros.
+#[inline(always)]
 fn inverse(x: f32) -> f32 {
     if x == 0.0 { 0.0 } else { 1.0 / x }
 }
 
+#[inline(always)]
 fn pack(quants: &[f32; BLOCK], out: &mut [u8]) {
     let (low, high) = quants.split_at(BLOCK / 2);
     for ((out, &low), &high) in out.iter_mut().zip(low).zip(high) {

@@ -1,6 +1,7 @@
 //! Weights rounded to blocks: how far off each format is, and that a search for the least squared error finds less of it.
 
-use dense::{Matrix, WeightType, quantise};
+use dense::{DenseKernels, Matrix, WeightType};
+use lsh_attn::kernels::{Isa, Kernels};
 use lsh_attn::mix::mix64;
 
 const SIZE: usize = 32 * 4096;
@@ -9,6 +10,16 @@ const SIZE: usize = 32 * 4096;
 fn normal() -> Vec<f32> {
     let uniform = |i: u64| (mix64(i) >> 40) as f32 / (1u64 << 24) as f32;
     (0..SIZE as u64).map(|i| 0.02 * ((0..12).map(|j| uniform(12 * i + j)).sum::<f32>() - 6.0)).collect()
+}
+
+/// Elements as blocks, the same on every instruction set that is here.
+fn quantise(kind: WeightType, elements: &[f32], out: &mut [u8]) {
+    DenseKernels::from(Kernels::of(Isa::Scalar).expect("always there")).round(kind, elements, out);
+    for kernels in Isa::ALL.into_iter().filter_map(|isa| Kernels::of(isa).ok()) {
+        let mut blocks = vec![0; out.len()];
+        DenseKernels::from(kernels).round(kind, elements, &mut blocks);
+        assert!(blocks == out, "{kind:?} on {}", kernels.isa());
+    }
 }
 
 /// The root of the mean square of what rounding changes, relative to the elements'.

@@ -6,6 +6,7 @@ use super::{GateActivation, STREAM_AHEAD, Table, by_token_groups, format, panels
 use crate::activations::{Activations, BLOCK, Factors};
 use crate::blocks::IQ4_NL_VALUES;
 use crate::matrix::WeightType;
+use crate::quantise;
 
 pub(super) mod large;
 
@@ -27,6 +28,7 @@ pub(super) static TABLE: Table = Table {
     norm,
     gate,
     quantise,
+    round,
     dequantise,
     norm_panel,
     gate_panel,
@@ -45,6 +47,11 @@ fn gate(activation: GateActivation, gate: &mut [f32], up: &[f32]) {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn quantise(x: &mut Activations) {
     panels::quantise(x);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn round(kind: WeightType, elements: &[f32], out: &mut [u8]) {
+    quantise::round(kind, elements, out);
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]

@@ -2,11 +2,13 @@
 
 use core::arch::x86_64::*;
 
-use super::{GateActivation, STREAM_AHEAD, Table, avx2, by_token_groups, format, panels};
+use super::{GateActivation, STREAM_AHEAD, Table, by_token_groups, format, panels};
 use crate::activations::Activations;
 use crate::matrix::WeightType;
+use crate::quantise;
 
 mod lanes;
+mod large;
 mod small;
 
 pub(super) static TABLE: Table = Table {
@@ -19,14 +21,15 @@ pub(super) static TABLE: Table = Table {
     q5_0: small::blocks::<{ format::Q5_0 }>,
     q5_1: small::blocks::<{ format::Q5_1 }>,
     iq4_nl: small::blocks::<{ format::IQ4_NL }>,
-    q2_k: avx2::large::blocks::<{ format::Q2_K }>,
-    q3_k: avx2::large::blocks::<{ format::Q3_K }>,
-    q4_k: avx2::large::blocks::<{ format::Q4_K }>,
-    q5_k: avx2::large::blocks::<{ format::Q5_K }>,
-    q6_k: avx2::large::blocks::<{ format::Q6_K }>,
+    q2_k: large::blocks::<{ format::Q2_K }>,
+    q3_k: large::blocks::<{ format::Q3_K }>,
+    q4_k: large::blocks::<{ format::Q4_K }>,
+    q5_k: large::blocks::<{ format::Q5_K }>,
+    q6_k: large::blocks::<{ format::Q6_K }>,
     norm,
     gate,
     quantise,
+    round,
     dequantise,
     norm_panel,
     gate_panel,
@@ -45,6 +48,11 @@ fn gate(activation: GateActivation, gate: &mut [f32], up: &[f32]) {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 fn quantise(x: &mut Activations) {
     panels::quantise(x);
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+fn round(kind: WeightType, elements: &[f32], out: &mut [u8]) {
+    quantise::round(kind, elements, out);
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]

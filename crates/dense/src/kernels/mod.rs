@@ -78,6 +78,8 @@ type Norm = unsafe fn(x: &[f32], weights: &[f32], epsilon: f32, out: &mut [f32])
 type Gate = unsafe fn(activation: GateActivation, gate: &mut [f32], up: &[f32]);
 /// Rounds the values to 16 bits a block.
 type Quantise = unsafe fn(&mut Activations);
+/// Weights as blocks of `kind`, of which there is a way to round to.
+type Round = unsafe fn(kind: WeightType, elements: &[f32], out: &mut [u8]);
 /// Blocks as bf16.
 type Dequantise = unsafe fn(kind: WeightType, blocks: &[u8], out: &mut [u16]);
 type NormPanel =
@@ -111,6 +113,7 @@ struct Table {
     norm: Norm,
     gate: Gate,
     quantise: Quantise,
+    round: Round,
     dequantise: Dequantise,
     norm_panel: NormPanel,
     gate_panel: GatePanel,
@@ -184,6 +187,15 @@ impl DenseKernels {
     pub(crate) fn quantise(self, x: &mut Activations) {
         // SAFETY: the CPU has the features (`From`); there is no other precondition.
         unsafe { (self.table.quantise)(x) }
+    }
+
+    /// Elements as blocks of `kind`, to the bit the same on every instruction set.
+    ///
+    /// # Panics
+    /// If they are no whole blocks, `out` has another length, or `kind` is none of Q8_0, Q4_0 and Q4_1.
+    pub fn round(self, kind: WeightType, elements: &[f32], out: &mut [u8]) {
+        // SAFETY: the CPU has the features (`From`); there is no other precondition.
+        unsafe { (self.table.round)(kind, elements, out) }
     }
 
     /// The elements of all rows as bf16, `[outputs, inputs]`.

@@ -5,6 +5,7 @@ use half::{bf16, f16};
 use super::{Table, format, panels};
 use crate::activations::{Activations, BLOCK};
 use crate::blocks::{GROUP, LARGE, Large, Small, large, large_bytes, small};
+use crate::quantise::round;
 
 pub(super) static TABLE: Table = Table {
     f32: floats::<{ format::F32 }>,
@@ -24,6 +25,7 @@ pub(super) static TABLE: Table = Table {
     norm: panels::norm,
     gate: panels::gate,
     quantise: panels::quantise,
+    round,
     dequantise: panels::dequantise,
     norm_panel: panels::norm_panel,
     gate_panel: panels::gate_panel,
