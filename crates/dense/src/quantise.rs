@@ -118,7 +118,13 @@ pub(crate) fn round(kind: WeightType, elements: &[f32], out: &mut [u8]) {
 /// The scale takes the greatest element to 127: every element is within half of that scale, and of what f16 rounds off it.
 #[inline(always)]
 fn q8_0(block: &[f32; BLOCK], out: &mut [u8]) {
-    let greatest = block.iter().fold(0.0f32, |greatest, x| greatest.max(x.abs()));
+    let mut greatest = [0.0f32; LANES];
+    for part in block.as_chunks::<LANES>().0 {
+        for (greatest, x) in greatest.iter_mut().zip(part) {
+            *greatest = if x.abs() > *greatest { x.abs() } else { *greatest };
+        }
+    }
+    let greatest = greatest.iter().fold(0.0f32, |a, &b| if b > a { b } else { a });
     let scale = f16::from_f32(greatest / 127.0);
     out[..2].copy_from_slice(&scale.to_le_bytes());
     let quants = levels(block, inverse(scale.to_f32()), 0.0, -127.0, 127.0);
