@@ -39,6 +39,29 @@ test('a template that does not end is stopped after a second, and the thread liv
   t.is(renderChat('{{ messages[0].content }}', hello), 'hello');
 });
 
+test('a template that ran out of time because the machine stood still is rendered once more, and only once', (t) => {
+  const cell = new Int32Array(new SharedArrayBuffer(4));
+  let calls = 0;
+  /** Time passes, and nobody uses the processor. */
+  const stall = (times: number) => () => {
+    calls += 1;
+    if (calls <= times) Atomics.wait(cell, 0, 0, 1200);
+    return 'done';
+  };
+  t.is(renderChat('{{ stall() }}', hello, { variables: { stall: stall(1) } }), 'done');
+  t.is(calls, 2);
+  calls = 0;
+  t.like(t.throws(() => renderChat('{{ stall() }}', hello, { variables: { stall: stall(9) } })), { code: 'TEMPLATE_FAILED' });
+  t.is(calls, 2);
+  calls = 0;
+  const spin = () => {
+    calls += 1;
+    for (const end = performance.now() + 1200; performance.now() < end;);
+  };
+  t.like(t.throws(() => renderChat('{{ spin() }}', hello, { variables: { spin } })), { code: 'TEMPLATE_FAILED' });
+  t.is(calls, 1, 'what used the processor is not tried again');
+});
+
 test('a range that would fill the memory is refused', (t) => {
   const error = t.throws(() => renderChat('{% for a in range(1000000000) %}{% endfor %}', hello));
   t.like(error, { code: 'TEMPLATE_FAILED' });
