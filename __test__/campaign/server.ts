@@ -119,7 +119,7 @@ const parts: Record<string, () => Promise<Outcome>> = {
 
   /** Requests by the published description, right and wrong ones mixed. */
   async generated() {
-    await using server = await started('--model', tiny, '--threads', '1', '--queue', '1000', '--max-sessions', '50');
+    await using server = await started('--model', tiny, '--context', '256', '--parallel', '16', '--threads', '1', '--queue', '1000', '--max-sessions', '50');
     const api = JSON.parse((await ask(server.url, 'GET', '/openapi.json')).text) as { paths: Record<string, { post?: { requestBody: { content: Record<string, { schema: Schema }> } } }> };
     const routes = Object.entries(api.paths).flatMap(([path, { post }]) => (post === undefined ? [] : [{ path, schema: post.requestBody.content['application/json']!.schema }]));
     const random = seededRandom(2026);
