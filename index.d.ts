@@ -102,9 +102,9 @@ export declare class NativeSession {
   decodeToken(model: NativeModel, token: number, logits: Float32Array): void
   /**
    * Takes a few tokens through the whole model, attended exactly; resolves with the logits [vocabulary] after the
-   * last one.
+   * last one, or with none where `more` of the text follows: what a token of such a part gets does not depend on how the text is cut.
    */
-  prefillTokens(model: NativeModel, tokens: Uint32Array): Promise<Float32Array>
+  prefillTokens(model: NativeModel, tokens: Uint32Array, more: boolean): Promise<Float32Array>
   /** Writes the logits [vocabulary] after the last token once more; false if they are not known. */
   logits(model: NativeModel, logits: Float32Array): boolean
   /** Indexes what the policy samples from, up to the newest rows. */

@@ -264,7 +264,12 @@ export class NativeSession {
 
   /** A few tokens through the whole model, attended exactly, on other threads: the logits [vocabulary] after the last one. */
   async prefillTokens(model: NativeModel, tokens: readonly number[]): Promise<Float32Array> {
-    return await this.session.prefillTokens(model.weights, Uint32Array.from(tokens)).catch((cause: unknown) => { throw translated(cause); });
+    return await this.session.prefillTokens(model.weights, Uint32Array.from(tokens), false).catch((cause: unknown) => { throw translated(cause); });
+  }
+
+  /** Tokens of the middle of a long text, likewise: what they get does not depend on how the text is cut. */
+  async readTokens(model: NativeModel, tokens: readonly number[]): Promise<void> {
+    await this.session.prefillTokens(model.weights, Uint32Array.from(tokens), true).catch((cause: unknown) => { throw translated(cause); });
   }
 
   async buildIndex(): Promise<void> {

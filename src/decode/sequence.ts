@@ -5,8 +5,11 @@ import type { NativeSession } from '../native.js';
 import type { Batcher } from './batch.js';
 import { prefillOnDevice } from './device-step.js';
 
-/** Tokens that prefill takes through the layers together. */
-const CHUNK = 512;
+/** Tokens that prefill takes through the layers together, at most. */
+export const CHUNK = 512;
+
+/** So many tokens at most go through the layers as a step's token does. Of more, all but the last are read. */
+const FEW = 32;
 
 /** What a sequence's decoding has cost since the counts were reset. */
 export interface DecodeCounts {
@@ -62,8 +65,11 @@ export class Sequence {
     return this.#logits;
   }
 
-  /** Appends tokens, attended exactly. All of them or, when it fails or is aborted, none. */
-  async prefill(tokens: readonly number[], signal: AbortSignal | undefined, onProgress: (done: number) => unknown): Promise<void> {
+  /**
+   * Appends tokens, attended exactly. All of them or, when it fails or is aborted, none. `chunkTokens` is asked before each chunk how many tokens it
+   * may have.
+   */
+  async prefill(tokens: readonly number[], signal: AbortSignal | undefined, onProgress: (done: number) => unknown, chunkTokens: () => number = () => CHUNK): Promise<void> {
     const before = this.#tokens.length;
     const { weights, dense } = this.#batcher;
     await this.#orTakeBack(before, signal, async () => {
@@ -71,12 +77,15 @@ export class Sequence {
         this.#logits = await prefillOnDevice(dense, this.#native, { tokens, position: before, chunk: CHUNK, signal, onProgress });
         for (const token of tokens) this.#tokens.push(token);
       } else {
-        for (let first = 0; first < tokens.length; first += CHUNK) {
+        const read = tokens.length <= FEW ? 0 : tokens.length - 1;
+        for (let first = 0; first < tokens.length;) {
           signal?.throwIfAborted();
-          const chunk = tokens.slice(first, first + CHUNK);
-          this.#logits = await this.#native.prefillTokens(weights, chunk);
+          const chunk = tokens.slice(first, Math.min(first + chunkTokens(), first < read ? read : tokens.length));
+          if (first < read) await this.#native.readTokens(weights, chunk);
+          else this.#logits = await this.#native.prefillTokens(weights, chunk);
           this.#tokens.push(...chunk);
-          await onProgress(first + chunk.length);
+          first += chunk.length;
+          await onProgress(first);
         }
       }
       signal?.throwIfAborted();

@@ -26,6 +26,8 @@ export interface PrefillOptions {
   readonly signal?: AbortSignal | undefined;
   /** Called after every chunk with the tokens read so far; the next one waits for a promise that it returns. */
   readonly onProgress?: ((progress: { done: number; total: number }) => unknown) | undefined;
+  /** How many tokens the next chunk may have, 512 at most. @internal */
+  readonly chunkTokens?: (() => number) | undefined;
 }
 
 export interface GenerateOptions extends SamplingOptions {
@@ -171,7 +173,7 @@ export class Session implements Disposable {
    * Throws EMPTY_PROMPT, CONTEXT_EXCEEDED, TEMPLATE_FAILED, DISK_FULL, or ABORTED; the session is then as it was before, but
    * for what `whole` made it forget. If only its checkpoint fails, the text is read all the same.
    */
-  async prefill(prompt: Prompt, { whole = false, signal, onProgress }: PrefillOptions = {}): Promise<void> {
+  async prefill(prompt: Prompt, { whole = false, signal, onProgress, chunkTokens }: PrefillOptions = {}): Promise<void> {
     using _ = this.#exclusive();
     const tokens = this.#encode(prompt, whole || this.#length === 0);
     const kept = whole ? this.#shared(tokens) : this.#sequence.tokens.length;
@@ -187,7 +189,7 @@ export class Session implements Disposable {
     const started = performance.now();
     if (kept < this.#sequence.tokens.length) this.#sequence.truncate(kept);
     if (unread.length > 0) {
-      await this.#sequence.prefill(unread, signal, (done) => onProgress?.({ done: kept + done, total: after }));
+      await this.#sequence.prefill(unread, signal, (done) => onProgress?.({ done: kept + done, total: after }), chunkTokens);
     }
     this.#pending = undefined;
     this.#promptTokens += tokens.length;

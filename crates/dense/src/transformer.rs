@@ -142,6 +142,27 @@ impl Transformer {
         Ok(())
     }
 
+    /// Takes tokens of the middle of a long text through all layers, as [`Transformer::forward`] takes all but the last of many. What a token gets
+    /// does not depend on which others it is read with.
+    ///
+    /// # Errors
+    /// What `attend` says.
+    ///
+    /// # Panics
+    /// If a token is not in the vocabulary, or there is none.
+    pub fn read<E>(
+        &self,
+        cores: Cores<'_>,
+        tokens: &[u32],
+        position: usize,
+        scratch: &mut Scratch,
+        attend: impl FnMut(usize, &[f32], &[f32], &[f32], &mut [f32]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        assert!(!tokens.is_empty());
+        scratch.residual.clear();
+        self.forward_chunk(cores, tokens, position, &mut scratch.chunk, attend)
+    }
+
     /// Takes one token of each of several texts through all layers, at positions of their own, and writes the logits
     /// `[texts, vocabulary]` after each; returns the residual streams `[texts, hidden]`, of which each text's scratch may take its
     /// own. `attend` as in [`Transformer::forward`], each token in its own text. A text's logits are the same to the bit as

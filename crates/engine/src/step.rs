@@ -63,6 +63,30 @@ impl Session {
         self.scratch.residual()
     }
 
+    /// Appends tokens of the middle of a long text, attended exactly. The logits after them are not known.
+    ///
+    /// # Errors
+    /// As [`Session::prefill_tokens`].
+    pub fn read_tokens(
+        &mut self,
+        model: &Transformer,
+        tokens: &[u32],
+        cancel: &AtomicBool,
+    ) -> Result<(), EngineError> {
+        self.check_step(model, tokens)?;
+        let kernels = DenseKernels::from(self.kernels());
+        let position = self.tokens();
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let result = Team::assemble(&self.pool(), |team| {
+            model.read(Cores { team, kernels }, tokens, position, &mut scratch, |layer, q, k, v, out| {
+                self.prefill_with(team, layer, (q, k, v), out, cancel)
+            })
+        });
+        self.scratch = scratch;
+        result?;
+        self.push_tokens(tokens)
+    }
+
     /// Writes the logits `[vocabulary]` after the last token once more; false, and nothing is written, if it is not
     /// known: after a truncation, or of a token that did not go through [`Session::decode_token`],
     /// [`Session::prefill_tokens`] or [`Session::push_step`].

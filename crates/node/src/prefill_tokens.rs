@@ -15,12 +15,18 @@ pub struct PrefillTokens {
     pub claim: Claim,
     pub transformer: Arc<Transformer>,
     pub tokens: Vec<u32>,
+    /// Whether more of the text follows, so that logits are of no use.
+    pub more: bool,
 }
 
 impl PrefillTokens {
     fn run(&mut self) -> Result<Vec<f32>, Failure> {
-        let PrefillTokens { claim, transformer, tokens } = self;
+        let PrefillTokens { claim, transformer, tokens, more } = self;
         claim.run(|session, cancel| {
+            if *more {
+                session.read_tokens(transformer, tokens, cancel)?;
+                return Ok(Vec::new());
+            }
             let mut logits = vec![0.0; transformer.vocabulary()];
             session.prefill_tokens(transformer, tokens, &mut logits, cancel)?;
             Ok(logits)

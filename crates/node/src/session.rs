@@ -159,14 +159,20 @@ impl NativeSession {
     }
 
     /// Takes a few tokens through the whole model, attended exactly; resolves with the logits [vocabulary] after the
-    /// last one.
+    /// last one, or with none where `more` of the text follows: what a token of such a part gets does not depend on how the text is cut.
     #[napi]
-    pub fn prefill_tokens(&self, model: &NativeModel, tokens: &[u32]) -> AsyncTask<PrefillTokensTask> {
+    pub fn prefill_tokens(
+        &self,
+        model: &NativeModel,
+        tokens: &[u32],
+        more: bool,
+    ) -> AsyncTask<PrefillTokensTask> {
         let (transformer, tokens) = (Arc::clone(&model.transformer), tokens.to_vec());
         AsyncTask::new(PrefillTokensTask(self.slot.claim().map(|claim| PrefillTokens {
             claim,
             transformer,
             tokens,
+            more,
         })))
     }
 

@@ -5,6 +5,7 @@ import type { NamedSessions } from './named.js';
 import type { Lease, SessionPool } from './pool.js';
 import { promptTokens } from './prompt.js';
 import type { GenerateEvent, GenerateRequest, GenerationFigures, Report, SpelledLogprob, Usage } from './protocol.js';
+import { ReadingPace } from './reading-pace.js';
 import { Reporter } from './report.js';
 import { sizes } from './sizes.js';
 import type { Turn, TurnKind, Turns } from './turns.js';
@@ -35,7 +36,7 @@ export async function generate(shared: Shared, request: GenerateRequest, signal:
     try {
       lease.session.resetStats();
       tell({ kind: 'started', promptTokens: tokens.length });
-      const { usage, figures, report } = await answers(shared.model, lease.session, request, tokens, turn, signal, tell);
+      const { usage, figures, report } = await answers(shared, lease.session, request, tokens, turn, signal, tell);
       usable = true;
       await lease.release(true);
       tell({ kind: 'done', usage, figures, report });
@@ -63,7 +64,7 @@ async function leased({ pool, named }: Shared, { session, attention }: GenerateR
 
 /** All choices, one after the other: each goes on from the text alone. */
 async function answers(
-  model: Model,
+  { model, turns }: Shared,
   session: Session,
   request: GenerateRequest,
   tokens: readonly number[],
@@ -74,14 +75,7 @@ async function answers(
   let reusedTokens = 0;
   let report: Report | undefined;
   for (let choice = 0; choice < request.choices; choice += 1) {
-    await during(turn, signal, () => session.prefill(tokens, {
-      whole: true,
-      signal,
-      onProgress: async () => {
-        turn.end();
-        await turn.begin();
-      },
-    }));
+    await read(session, tokens, turn, new ReadingPace(() => turns.crowded), signal);
     if (choice === 0) ({ reusedTokens } = session.stats());
     sizes(session);
     report = await answer(model, session, request, choice, turn, signal, tell);
@@ -92,6 +86,31 @@ async function answers(
     figures: { prefillSeconds, decodeSeconds: (decodeMsPerToken * generatedTokens) / 1000, keysRead },
     report,
   };
+}
+
+/**
+ * Reads a text, a chunk in each turn. Its rows are indexed at the end outside of turns: that takes seconds of a long one, in which others may go on
+ * writing, if more slowly.
+ */
+async function read(session: Session, tokens: readonly number[], turn: Turn, pace: ReadingPace, signal: AbortSignal): Promise<void> {
+  let has = true;
+  await turn.begin();
+  try {
+    signal.throwIfAborted();
+    await session.prefill(tokens, {
+      whole: true,
+      signal,
+      chunkTokens: () => pace.next(),
+      onProgress: async ({ done, total }) => {
+        pace.read();
+        turn.end();
+        has = done < total;
+        if (has) await turn.begin();
+      },
+    });
+  } finally {
+    if (has) turn.end();
+  }
 }
 
 async function answer(

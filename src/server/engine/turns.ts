@@ -24,6 +24,11 @@ export class Turns {
     this.#now = now;
   }
 
+  /** Whether more than one takes part. */
+  get crowded(): boolean {
+    return this.#participants.size > 1;
+  }
+
   join(): Turn {
     const used = Math.min(...[...this.#participants].map((participant) => participant.used));
     const participant = { used: Number.isFinite(used) ? used : 0 };
