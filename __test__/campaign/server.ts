@@ -156,7 +156,7 @@ const parts: Record<string, () => Promise<Outcome>> = {
       const { status, text } = await ask(server.url, method, path, value === undefined ? '' : JSON.stringify(value));
       statuses.set(status, (statuses.get(status) ?? 0) + 1);
       const expected = status === 200 || (status >= 400 && status < 500 && 'error' in (JSON.parse(text) as object));
-      if (!expected) console.error(status, method, path, JSON.stringify(value)?.slice(0, 300), text.slice(0, 300));
+      if (!expected) console.error(status, method, path, String(JSON.stringify(value)).slice(0, 300), text.slice(0, 300));
     });
     const good = statuses.get(200) ?? 0;
     const bad = [...statuses].filter(([status]) => status !== 200 && (status < 400 || status >= 500)).reduce((sum, [, n]) => sum + n, 0);
@@ -177,6 +177,8 @@ const parts: Record<string, () => Promise<Outcome>> = {
     };
     // V8's heaps in two threads and malloc's arenas take thousands of requests to find their size.
     await each(scaled(4000), 8, abort);
+    // A session has a thread, and one is kept for each request that may be worked on.
+    await Promise.all(Array.from({ length: 4 }, () => ask(server.url, 'POST', chat, JSON.stringify({ model: 'tiny', messages, ...longAnswer }))));
     const first = await idle(server.url);
     const threads = threadsOf(server);
     const count = scaled(1000);
@@ -249,8 +251,8 @@ const parts: Record<string, () => Promise<Outcome>> = {
       setInterval(() => { for (let i = 0; i < count / 100; i += 1, next += 1) if (sockets[next % count].writable) sockets[next % count].write('G'); }, 10);
     `, { eval: true, workerData: { port: Number(port), hostname, count: 1000 } });
     await new Promise((resolve) => slow.once('message', resolve));
-    let over = false;
-    const work = (async () => { while (!over) await generation('Tell me another story.'); })();
+    const over = new AbortController();
+    const work = (async () => { while (!over.signal.aborted) await generation('Tell me another story.'); })();
     const health: number[] = [];
     for (let i = 0; i < 500; i += 1) {
       const began = performance.now();
@@ -258,7 +260,7 @@ const parts: Record<string, () => Promise<Outcome>> = {
       health.push(performance.now() - began);
       await pause(10);
     }
-    over = true;
+    over.abort();
     await work;
     await slow.terminate();
     const healthMs = quantile(health, 0.99);
@@ -269,25 +271,19 @@ const parts: Record<string, () => Promise<Outcome>> = {
   async reading() {
     await using server = await started('--model', options.model);
     const words = (count: number) => Array.from({ length: count }, (_, i) => `word${(i * 7919) % 1000}`).join(' ');
-    const long = async () => await ask(server.url, 'POST', chat, JSON.stringify({ model: options.model, messages: [{ role: 'user', content: words(1500) }], max_tokens: 1 }));
+    const long = async () => await ask(server.url, 'POST', chat, JSON.stringify({ model: options.model, messages: [{ role: 'user', content: words(800) }], max_tokens: 1 }));
     const controller = new AbortController();
     const stream = await fetch(server.url + chat, { method: 'POST', headers, signal: controller.signal, body: JSON.stringify({ model: options.model, messages, stream: true, seed: 1, ...longAnswer }) });
-    let reading = false;
-    let last = 0;
-    const gaps: number[] = [];
-    const watched = (async () => {
-      for await (const _ of stream.body!) {
-        if (reading && last > 0) gaps.push(performance.now() - last);
-        last = performance.now();
-      }
-    })().catch(() => undefined);
+    const arrivals: number[] = [];
+    const watched = stream.body!.pipeTo(new WritableStream({ write: () => { arrivals.push(performance.now()); } })).catch(() => undefined);
     await pause(300);
-    reading = true;
     const began = performance.now();
     const { status } = await long();
     const readSeconds = (performance.now() - began) / 1000;
     controller.abort();
     await watched;
+    const beside = arrivals.filter((at) => at > began);
+    const gaps = beside.slice(1).map((at, i) => at - (beside[i] ?? at));
     const gapMs = quantile(gaps, 0.99);
     return { readSeconds, status, chunks: gaps.length, gapMedianMs: quantile(gaps, 0.5), gapP99Ms: gapMs, gapMaxMs: Math.max(...gaps), held: status === 200 && gaps.length > 20 && gapMs < 500 };
   },

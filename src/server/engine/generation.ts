@@ -93,7 +93,7 @@ async function answers(
  * writing, if more slowly.
  */
 async function read(session: Session, tokens: readonly number[], turn: Turn, pace: ReadingPace, signal: AbortSignal): Promise<void> {
-  let has = true;
+  const held = { turn: true };
   await turn.begin();
   try {
     signal.throwIfAborted();
@@ -104,12 +104,12 @@ async function read(session: Session, tokens: readonly number[], turn: Turn, pac
       onProgress: async ({ done, total }) => {
         pace.read();
         turn.end();
-        has = done < total;
-        if (has) await turn.begin();
+        held.turn = done < total;
+        if (held.turn) await turn.begin();
       },
     });
   } finally {
-    if (has) turn.end();
+    if (held.turn) turn.end();
   }
 }
 
