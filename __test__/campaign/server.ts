@@ -156,7 +156,7 @@ const parts: Record<string, () => Promise<Outcome>> = {
       const { status, text } = await ask(server.url, method, path, value === undefined ? '' : JSON.stringify(value));
       statuses.set(status, (statuses.get(status) ?? 0) + 1);
       const expected = status === 200 || (status >= 400 && status < 500 && 'error' in (JSON.parse(text) as object));
-      if (!expected) console.error(status, method, path, String(JSON.stringify(value)).slice(0, 300), text.slice(0, 300));
+      if (!expected) console.error(status, method, path, JSON.stringify(value ?? null).slice(0, 300), text.slice(0, 300));
     });
     const good = statuses.get(200) ?? 0;
     const bad = [...statuses].filter(([status]) => status !== 200 && (status < 400 || status >= 500)).reduce((sum, [, n]) => sum + n, 0);
