@@ -13,7 +13,7 @@ use lsh_attn::mix::normals;
 use lsh_attn::prefill::{PrefillScratch, QueryBlock, attend_causal};
 use lsh_attn::rows::{RowType, Rows};
 use lsh_attn::segment_index::SegmentIndex;
-use lsh_attn::sketch::{BLOCK_KEYS, QueryCodes, SKETCH_BITS, SketchIndex, SketchPlan};
+use lsh_attn::sketch::{QueryCodes, SKETCH_BITS, SketchIndex, SketchPlan};
 use lsh_attn::softmax::Partial;
 
 fn each_isa() -> impl Iterator<Item = Kernels> {
