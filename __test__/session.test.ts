@@ -164,6 +164,21 @@ test('an aborted prefill leaves the session as it was', async (t) => {
   t.deepEqual(tokens, (await afterPrefill(model, 'hello', { policy: 'lsh' }, { maxTokens: 4 })).tokens);
 });
 
+test('an aborted step leaves logits unknown that were unknown', async (t) => {
+  const model = await tinyModel(t);
+  const rewound = async (abort: boolean) => {
+    using session = model.createSession({ policy: 'exact' });
+    await session.prefill(longText.slice(0, 60));
+    session.rewind(40);
+    if (abort) t.like(await t.throwsAsync(session.step(1, { signal: AbortSignal.abort() })), { code: 'ABORTED' });
+    return (await generated(session, { maxTokens: 4 })).tokens;
+  };
+  t.deepEqual(await rewound(true), await rewound(false));
+  using empty = model.createSession();
+  await t.throwsAsync(empty.step(1, { signal: AbortSignal.abort() }));
+  t.like(await t.throwsAsync(generated(empty, { maxTokens: 1 })), { code: 'EMPTY_PROMPT' });
+});
+
 test('an aborted generation can go on', async (t) => {
   const model = await tinyModel(t);
   using session = model.createSession({ policy: 'exact' });

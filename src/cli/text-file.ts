@@ -23,5 +23,6 @@ function textOf(content: Buffer, name: string): string {
 function remedy(content: Buffer): string {
   if (content.subarray(0, 5).toString('latin1') === '%PDF-') return 'a PDF: pdftotext';
   if (content[0] === 0x50 && content[1] === 0x4b) return 'a ZIP, as .docx, .odt and .epub are: pandoc -t plain';
+  if (['fffe', 'feff'].includes(content.subarray(0, 2).toString('hex'))) return 'iconv -f utf-16 -t utf-8';
   return content.includes(0) ? 'pdftotext, pandoc' : 'iconv -f latin1 -t utf-8';
 }

@@ -131,7 +131,12 @@ export async function loadModel(reference: string, options: LoadOptions = {}): P
     signal?.throwIfAborted();
     const dense = device === 'cpu' ? undefined : await denseGraph(file, { device, threads }, options);
     const limits = { context: options.context ?? file.config.contextLength, memory: options.context === undefined ? undefined : memory };
-    return new Model(file, tokenizer, { device, dense }, weights, threads, bits, limits);
+    try {
+      return new Model(file, tokenizer, { device, dense }, weights, threads, bits, limits);
+    } catch (error) {
+      await dense?.dispose();
+      throw error;
+    }
   } catch (cause) {
     await file[Symbol.asyncDispose]();
     if (signal?.aborted === true) throw new MagicpigError('ABORTED', 'aborted by the caller', { cause });
@@ -354,7 +359,7 @@ export class Model implements AsyncDisposable {
 
   /**
    * Appends one given token to each of several sessions, each under its own policy, as {@link Session.step} does to one. The sessions may be
-   * of any lengths; together they read each weight once. What a session gets is the same to the bit as if it stepped alone.
+   * of any lengths; together they read each weight once. What a session gets is, on the CPU, the same to the bit as if it stepped alone.
    *
    * Each session has an outcome of its own, in their order: the logits [vocabulary] of its next token, or as `reason` what it failed with
    * (ABORTED, DISK_FULL, SESSION_BUSY, DISPOSED), which leaves it as it was and does not concern the others.

@@ -97,7 +97,8 @@ export class Sequence {
   async step(token: number, signal: AbortSignal | undefined): Promise<void> {
     const position = this.#tokens.length;
     const started = performance.now();
-    const logits = (this.#logits ??= new Float32Array(this.#config.vocabSize));
+    // Not the sequence's own before the step is done: it would be taken for known.
+    const logits = this.#logits ?? new Float32Array(this.#config.vocabSize);
     await this.#orTakeBack(position, signal, async () => {
       this.#logits = await this.#batcher.step({ native: this.#native, token, position, logits, signal });
       this.#tokens.push(token);

@@ -21,7 +21,10 @@ export interface ChatTemplateOptions {
 /** A template is a program out of a downloaded file. Real ones take a few milliseconds. */
 const timeLimitMs = 1000;
 
-/** Milliseconds of the processor's time that a template which ran out of time has used, or it was the machine that stood still. */
+/**
+ * Milliseconds of the processor's time that the process has used when a template ran out of time, or it was the machine that stood still. Other threads'
+ * time is among it: beside a busy one a template has its one try.
+ */
 const busyMs = 100;
 
 /** `range` makes an array before anything runs over it, so its length is bounded, not only its time. */

@@ -53,8 +53,11 @@ async function started(device: Accelerator): Promise<Missing | undefined> {
   graph.output('y', graph.node('Add', [x, x]), 'float32', ['rows', 1]);
   try {
     const part = await Part.load(graph.build(), { device, threads: 1 });
-    await part.run({ x: { data: Float32Array.of(1), shape: [1, 1] } });
-    await part.dispose();
+    try {
+      await part.run({ x: { data: Float32Array.of(1), shape: [1, 1] } });
+    } finally {
+      await part.dispose();
+    }
     return undefined;
   } catch (error) {
     if (!MagicpigError.isInstance(error)) throw error;

@@ -253,10 +253,7 @@ impl Session {
         v: &[f32],
         out: &mut [f32],
     ) -> Result<(), EngineError> {
-        if layer == 0 {
-            // Once a step: a file that another program cut short is an error here, and would be a SIGBUS below.
-            self.storage.store.check_sizes()?;
-        }
+        self.check_files(layer)?;
         Team::assemble(&self.pool(), |team| self.decode_with(team, layer, (q, k, v), out))
     }
 
@@ -270,7 +267,7 @@ impl Session {
     ) -> Result<(), EngineError> {
         let started = Instant::now();
         self.check(layer, 1, q.len(), k.len(), v.len(), out.len())?;
-        self.append(layer, k, v)?;
+        self.append_rows(layer, k, v)?;
         let tokens = self.lengths[layer];
         let local = self.attention.is_local(layer);
         if let (Policy::Sketch { .. }, Index::Sketch(index), false) = (self.policy, &mut self.index, local) {
@@ -334,6 +331,7 @@ impl Session {
         out: &mut [f32],
         cancel: &AtomicBool,
     ) -> Result<(), EngineError> {
+        self.check_files(layer)?;
         Team::assemble(&self.pool(), |team| self.prefill_with(team, layer, (q, k, v), out, cancel))
     }
 
@@ -348,7 +346,7 @@ impl Session {
     ) -> Result<(), EngineError> {
         let tokens = k.len() / self.shape.kv_len();
         self.check(layer, tokens, q.len(), k.len(), v.len(), out.len())?;
-        let position = self.append(layer, k, v)?;
+        let position = self.append_rows(layer, k, v)?;
         prefill::causal(
             team,
             prefill::Chunk {
@@ -442,6 +440,19 @@ impl Session {
     /// # Errors
     /// If there is no such layer, k and v are not of the same whole tokens, or the rows cannot be stored.
     pub fn append(&mut self, layer: usize, k: &[f32], v: &[f32]) -> Result<usize, EngineError> {
+        self.check_files(layer)?;
+        self.append_rows(layer, k, v)
+    }
+
+    /// Once for all layers: a file that another program cut short is an error here, and would be a SIGBUS later.
+    fn check_files(&self, layer: usize) -> Result<(), EngineError> {
+        if layer == 0 {
+            self.storage.store.check_sizes()?;
+        }
+        Ok(())
+    }
+
+    fn append_rows(&mut self, layer: usize, k: &[f32], v: &[f32]) -> Result<usize, EngineError> {
         let (width, d) = (self.shape.kv_len(), self.shape.head_dim);
         if layer >= self.shape.layers || k.len() != v.len() || !k.len().is_multiple_of(width) {
             return Err(EngineError::Invalid(format!(
