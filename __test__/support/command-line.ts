@@ -15,7 +15,7 @@ export interface Outcome {
 }
 
 export interface RunOptions {
-  readonly env?: Record<string, string>;
+  readonly env?: NodeJS.ProcessEnv;
   readonly stdin?: string | undefined;
   /** Sends SIGINT when stdout or stderr has shown this. */
   readonly interruptAt?: RegExp;

@@ -85,7 +85,8 @@ export class Sequence {
           else this.#logits = await this.#native.prefillTokens(weights, chunk);
           this.#tokens.push(...chunk);
           first += chunk.length;
-          await onProgress(first);
+          // The last token takes no time that is worth a word of its own.
+          if (first !== tokens.length - 1) await onProgress(first);
         }
       }
       signal?.throwIfAborted();
