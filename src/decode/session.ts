@@ -173,7 +173,9 @@ export class Session implements Disposable {
    * Throws EMPTY_PROMPT, CONTEXT_EXCEEDED, TEMPLATE_FAILED, DISK_FULL, or ABORTED; the session is then as it was before, but
    * for what `whole` made it forget. If only its checkpoint fails, the text is read all the same.
    */
-  async prefill(prompt: Prompt, { whole = false, signal, onProgress, chunkTokens }: PrefillOptions = {}): Promise<void> {
+  async prefill(prompt: Prompt, options: PrefillOptions = {}): Promise<void> {
+    // Not in the parameter's place: the published type of a method may not name what is internal.
+    const { whole = false, signal, onProgress, chunkTokens } = options;
     using _ = this.#exclusive();
     const tokens = this.#encode(prompt, whole || this.#length === 0);
     const kept = whole ? this.#shared(tokens) : this.#sequence.tokens.length;
