@@ -6,9 +6,7 @@ use std::time::{Duration, Instant};
 
 use kv_store::SEGMENT_ROWS;
 use lsh_attn::mix::{derive_seed, mix64};
-use lsh_attn::sketch::{
-    BLOCK_KEYS, Draw, QueryCodes, Residual, SketchIndex, ValueBlocks, attend_drawn, draw,
-};
+use lsh_attn::sketch::{BLOCK_KEYS, Draw, QueryCodes, Residual, SketchIndex, ValueBlocks, attend_drawn};
 use lsh_attn::soft_cap::before_soft_cap;
 use lsh_attn::softmax::Partial;
 use team::Team;
@@ -195,7 +193,7 @@ pub(crate) fn sketched(
             ids.clear();
             ln_pi.clear();
             let started = Instant::now();
-            let expected = draw(step.kernels, weights, how, ids, ln_pi);
+            let expected = step.kernels.draw_keys(weights, how, ids, ln_pi);
             let drawing = started.elapsed();
             step.note_drawn(task.segment, ids.iter().map(|&id| usize::from(id)), group);
             let q = &q[heads * d..][..group * d];

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use lsh_attn::mix::{derive_seed, mix64, normals};
 use lsh_attn::rows::RowType;
-use lsh_attn::sketch::{Draw, QueryCodes, SketchIndex, SketchPlan, attend_drawn, draw};
+use lsh_attn::sketch::{Draw, QueryCodes, SketchIndex, SketchPlan, attend_drawn};
 
 use super::*;
 
@@ -73,7 +73,7 @@ impl Outcome {
             let start = (mix64(derive_seed(scene + SCENES, seed)) >> 11) as f64 / (1u64 << 53) as f64;
             let how = Draw { coefficients: &coefficients, floor: 5e-4, start, first: 0 };
             let (mut ids, mut ln_pi, mut partial) = (Vec::new(), Vec::new(), Partial::new(1, DIM));
-            draw(kernels, &weights, how, &mut ids, &mut ln_pi);
+            kernels.draw_keys(&weights, how, &mut ids, &mut ln_pi);
             attend_drawn(kernels, &q, rows, (&ids, &ln_pi), &mut Vec::new(), &mut partial);
             let output = Output::new(&partial, 1, DIM);
             self.real.push(f64::from(square_distance(&output.o, &exact.o)) * exact.inverse_squares[0]);

@@ -281,15 +281,10 @@ impl Kernels {
         unsafe { (self.0.sketch_weights)(bits, padded_dim, blocks, queries, weights, totals) }
     }
 
-    /// Draws keys of consecutive blocks by their estimated weights `[blocks, queries, 16]`: see [`crate::sketch::draw`]. Bit-exact on
-    /// every ISA.
-    pub(crate) fn draw_keys(
-        self,
-        weights: &[u16],
-        how: Draw<'_>,
-        ids: &mut Vec<u16>,
-        ln_pi: &mut Vec<f32>,
-    ) -> f64 {
+    /// Draws keys of consecutive blocks by systematic sampling (Madow 1949): their probabilities are lengths on a line, and a
+    /// key is drawn where a step of length one lands on it. `weights` are `[blocks, queries, 16]`, in bf16. Appends ids, ascending,
+    /// and ln pi of each; returns the expected number of keys. Probabilities are counted in units of 2^-24. Bit-exact on every ISA.
+    pub fn draw_keys(self, weights: &[u16], how: Draw<'_>, ids: &mut Vec<u16>, ln_pi: &mut Vec<f32>) -> f64 {
         let block = how.coefficients.len() * BLOCK_KEYS;
         assert!(block > 0 && weights.len().is_multiple_of(block), "whole blocks");
         assert!((0.0..1.0).contains(&how.floor) && (0.0..1.0).contains(&how.start));

@@ -23,7 +23,7 @@ mod sample;
 pub use index::{SketchIndex, SketchPlan};
 pub use query::{QueryCodes, SketchQueries};
 pub use residual::{Residual, ValueBlocks, ValueWeights};
-pub use sample::{Draw, attend_drawn, draw};
+pub use sample::{Draw, attend_drawn};
 
 /// Keys of a block: a SIMD lane each.
 pub const BLOCK_KEYS: usize = crate::hash::LANES;

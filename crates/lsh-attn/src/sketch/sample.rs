@@ -7,7 +7,7 @@ use crate::softmax::Partial;
 /// Drawn rows whose K and V stay in the first-level cache while every query of the group takes them.
 const CHUNK: usize = 32;
 
-/// How keys are drawn.
+/// How [`Kernels::draw_keys`] draws.
 #[derive(Clone, Copy, Debug)]
 pub struct Draw<'a> {
     /// lambda / Z of each query.
@@ -18,19 +18,6 @@ pub struct Draw<'a> {
     pub start: f64,
     /// Id of the first block's first key within its segment.
     pub first: usize,
-}
-
-/// Draws keys of consecutive blocks by systematic sampling (Madow 1949): their probabilities are lengths on a line, and a
-/// key is drawn where a step of length one lands on it. `weights` are `[blocks, queries, 16]`, in bf16. Appends ids, ascending,
-/// and ln pi of each; returns the expected number of keys. Probabilities are counted in units of 2^-24.
-pub fn draw(
-    kernels: Kernels,
-    weights: &[u16],
-    how: Draw<'_>,
-    ids: &mut Vec<u16>,
-    ln_pi: &mut Vec<f32>,
-) -> f64 {
-    kernels.draw_keys(weights, how, ids, ln_pi)
 }
 
 /// Adds drawn keys to every query of `partial`, with logits s_i - ln pi_i.

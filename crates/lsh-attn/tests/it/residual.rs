@@ -4,7 +4,6 @@ use lsh_attn::kernels::{Isa, Kernels};
 use lsh_attn::rows::widen;
 use lsh_attn::sketch::{
     BLOCK_KEYS, Draw, QueryCodes, Residual, SKETCH_BITS, SketchIndex, SketchPlan, ValueBlocks, attend_drawn,
-    draw,
 };
 use lsh_attn::softmax::Partial;
 
@@ -52,7 +51,7 @@ impl Step {
         let coefficients = self.coefficients(25.0);
         let how = Draw { coefficients: &coefficients, floor: 5e-4, start: uniform(seed), first: 0 };
         let (mut ids, mut ln_pi) = (Vec::new(), Vec::new());
-        draw(kernels, &self.weights, how, &mut ids, &mut ln_pi);
+        kernels.draw_keys(&self.weights, how, &mut ids, &mut ln_pi);
         let known: Vec<f32> = ln_pi.iter().map(|ln_pi| known_as(ln_pi.exp()).ln()).collect();
         let drawn = (ids.as_slice(), ln_pi.as_slice());
         let mut partial = Partial::new(scene.queries, scene.dim);

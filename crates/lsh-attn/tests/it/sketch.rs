@@ -4,9 +4,7 @@ use lsh_attn::hash::Lanes;
 use lsh_attn::kernels::{Isa, Kernels};
 use lsh_attn::mix::{derive_seed, mix64};
 use lsh_attn::rows::widen;
-use lsh_attn::sketch::{
-    BLOCK_KEYS, Draw, QueryCodes, SKETCH_BITS, SketchIndex, SketchPlan, attend_drawn, draw,
-};
+use lsh_attn::sketch::{BLOCK_KEYS, Draw, QueryCodes, SKETCH_BITS, SketchIndex, SketchPlan, attend_drawn};
 use lsh_attn::softmax::Partial;
 
 use crate::kernels::on_each_isa;
@@ -192,7 +190,7 @@ fn drawn(
 ) -> (Vec<u16>, Vec<f32>, f64) {
     let (mut ids, mut ln_pi) = (Vec::new(), Vec::new());
     let how = Draw { coefficients, floor, start: uniform(seed), first: 0 };
-    let expected = draw(kernels, &step.weights, how, &mut ids, &mut ln_pi);
+    let expected = kernels.draw_keys(&step.weights, how, &mut ids, &mut ln_pi);
     (ids, ln_pi, expected)
 }
 
