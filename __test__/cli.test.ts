@@ -151,6 +151,7 @@ for (const [name, args, message] of [
   ['a word without its option', ['generate', 'nowhere.txt'], /nowhere\.txt is given without an option before it; magicpig generate --help/],
   ['a missing argument', ['pull'], /an argument is missing; magicpig pull --help/],
   ['an unknown option', ['generate', '-p', 'x', '--polcy', 'lsh'], /there is no option --polcy; magicpig generate --help/],
+  ['two unknown options', ['generate', '-p', 'x', '--max-body', '1', '-q'], /there is no option --max-body, -q; magicpig generate --help/],
   ['an unknown policy', ['generate', '-p', 'x', '--policy', 'magic'], /--policy is "magic"; it must be one of "sketch"/],
   ['an unknown row type', ['generate', '-p', 'x', '--rows', 'int4'], /rows.*bf16/],
   ['an unknown row type of a bench', ['bench', 'attention', '--rows', 'int4'], /rows.*bf16/],

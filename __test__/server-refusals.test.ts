@@ -143,7 +143,10 @@ test('a server that others could reach without a key does not start', async (t) 
   await start({ corsOrigins: ['*'] });
   await start({ port: 70_000 });
   await start({ parallel: 0 });
-  await t.throwsAsync(Server.start({ model: 'no-such-model', sessionsDir: import.meta.filename }), { code: 'FILE_UNWRITABLE' });
+  // The second is a folder that takes no others and says that it is not there.
+  for (const sessionsDir of [import.meta.filename, '/proc/sessions/of/mine']) {
+    await t.throwsAsync(Server.start({ model: 'no-such-model', sessionsDir }), { code: 'FILE_UNWRITABLE' });
+  }
   await t.throwsAsync(Server.start({ model: 'no-such-model' }), { code: 'MODEL_NOT_FOUND' });
 });
 

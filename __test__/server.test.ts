@@ -171,14 +171,21 @@ test.serial('a named session is one request’s at a time, listed, and gone when
 });
 
 test.serial('requests beyond places and queue are told when to come back, the others are answered', async (t) => {
-  const request = { model, messages, ...longAnswer, max_completion_tokens: 60 };
-  const outcomes = await Promise.allSettled(Array.from({ length: 9 }, () => openai.chat.completions.create(request)));
-  const refused = outcomes.filter((outcome) => outcome.status === 'rejected').map(({ reason }) => reason as InstanceType<typeof OpenAI.APIError>);
-  t.is(refused.length, 5);
-  for (const error of refused) {
+  const leave = new AbortController();
+  const stay = Array.from({ length: 2 }, () => openai.chat.completions.create({ model, messages, ...longAnswer }, leave));
+  const ended = Promise.allSettled(stay);
+  await eventually(async () => (await metric(running.server, 'magicpig_requests_running')) === 2);
+  const request = { model, messages, max_completion_tokens: 2 };
+  const wait = Array.from({ length: 2 }, () => openai.chat.completions.create(request));
+  await eventually(async () => (await metric(running.server, 'magicpig_queue_length')) === 2);
+  for (let number = 0; number < 3; number += 1) {
+    const error = await t.throwsAsync<InstanceType<typeof OpenAI.APIError>>(openai.chat.completions.create(request));
     t.like(error, { status: 503, code: 'overloaded' });
     t.true(Number(error.headers!.get('retry-after')) >= 1);
   }
+  leave.abort();
+  await ended;
+  for (const { choices } of await Promise.all(wait)) t.is(choices.length, 1);
 });
 
 test.serial('eight streams at once have the texts that each has alone', async (t) => {

@@ -87,9 +87,16 @@ function complaint(said: string): string {
   if (unknown === undefined) return said;
   if (unknown === words[0]) return `there is no command ${unknown}; magicpig --help lists them`;
   if (groups.has(words[0] ?? '') && unknown === words[1]) return `${words[0]} has no command ${unknown}; magicpig ${words[0]} --help lists them`;
-  const [first = ''] = unknown.split(', ');
+  // yargs names an option as it was typed and as a program would too.
+  const found = unknown.split(', ');
+  const names = found.filter((name) => !/[A-Z]/.test(name) || !found.includes(kebab(name)));
+  const [first = ''] = names;
   if (words.includes(first)) return `${first} is given without an option before it${existsSync(first) ? `; a file is read with -f ${first}` : ''}; magicpig ${command} --help shows the options`;
-  return `there is no option ${unknown.split(', ').map((name) => (name.length === 1 ? `-${name}` : `--${name}`)).join(', ')}; magicpig ${command} --help shows those that there are`;
+  return `there is no option ${names.map((name) => (name.length === 1 ? `-${name}` : `--${name}`)).join(', ')}; magicpig ${command} --help shows those that there are`;
+}
+
+function kebab(name: string): string {
+  return name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
 }
 
 function usage(message: string): MagicpigError {
@@ -107,6 +114,6 @@ function asError(cause: unknown): MagicpigError {
 function named(error: MagicpigError): MagicpigError {
   const [, name] = /^([a-z]+(?:[A-Z]\w*)?) is /.exec(error.message) ?? [];
   if (error.code !== 'INVALID_OPTION' || name === undefined) return error;
-  const option = `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+  const option = `--${kebab(name)}`;
   return words.some((word) => word.startsWith(option)) ? usage(error.message.replace(name, option)) : error;
 }

@@ -1,8 +1,9 @@
-import { mkdir, rename, rm, writeFile } from 'node:fs/promises';
+import { rename, rm, writeFile } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { MagicpigError } from '../errors.js';
 import { errorCode } from './file-error.js';
+import { makeFolder } from './make-folder.js';
 
 /** Where downloaded models lie, by the variables that Hugging Face's own tools read. */
 export interface Cache {
@@ -35,7 +36,7 @@ export function cacheError(error: unknown, path: string): MagicpigError {
 /** Makes the folder that is to hold `path`. Throws CACHE_UNWRITABLE. */
 export async function makeFolderOf(path: string): Promise<void> {
   try {
-    await mkdir(dirname(path), { recursive: true });
+    await makeFolder(dirname(path));
   } catch (error) {
     throw cacheError(error, dirname(path));
   }

@@ -1,10 +1,10 @@
 import { availableParallelism } from 'node:os';
 import { isIP } from 'node:net';
-import { mkdir } from 'node:fs/promises';
 import type { LoadOptions, SessionOptions } from '../decode/model.js';
 import { integer, policyFrom } from '../decode/options.js';
 import { MagicpigError } from '../errors.js';
 import { errorCode } from '../model/file-error.js';
+import { makeFolder } from '../model/make-folder.js';
 
 /** What the sessions of requests are made with. */
 export type ServedSession = Pick<SessionOptions, 'policy' | 'budget' | 'targetError' | 'epsilon' | 'delta' | 'sketchBits' | 'residual' | 'denseLayers' | 'lshK' | 'lshL' | 'rows'>;
@@ -67,7 +67,7 @@ export async function serveOptionsFrom(options: ServeOptions) {
     drainSeconds: integer('drainSeconds', options.drainSeconds ?? 25, 0, 3600),
   };
   if (sessionsDir !== undefined) {
-    await mkdir(sessionsDir, { recursive: true }).catch((error: unknown) => {
+    await makeFolder(sessionsDir).catch((error: unknown) => {
       throw new MagicpigError('FILE_UNWRITABLE', `the folder of sessions ${sessionsDir} cannot be made (${errorCode(error) ?? String(error)}); name another`, { cause: error });
     });
   }

@@ -1,6 +1,7 @@
-import { chmod, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { chmod, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { dirname, join } from 'node:path';
+import { makeFolder } from '../../model/make-folder.js';
 
 /** Lines that are kept, and characters of a line: longer ones are pasted texts, which nobody wants back. */
 export const HISTORY_LINES = 1000;
@@ -23,7 +24,7 @@ export async function readHistory(path: string): Promise<string[]> {
 export async function writeHistory(path: string, lines: readonly string[]): Promise<void> {
   const kept = lines.filter((line) => line.length <= LINE_LENGTH).slice(0, HISTORY_LINES).reverse();
   const temporary = `${path}.${process.pid}.new`;
-  await mkdir(dirname(path), { recursive: true, mode: 0o700 });
+  await makeFolder(dirname(path), 0o700);
   try {
     await writeFile(temporary, kept.map((line) => `${line}\n`).join(''), { mode: 0o600 });
     await chmod(temporary, 0o600);

@@ -1,0 +1,20 @@
+import { mkdir, stat } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { errorCode } from './file-error.js';
+
+/**
+ * Makes a folder and those above it that are missing. Throws Node's own errors.
+ *
+ * Node's own recursive `mkdir` never returns where a folder that exists takes no others and says ENOENT, as /proc does.
+ */
+export async function makeFolder(path: string, mode = 0o777): Promise<void> {
+  try {
+    await mkdir(path, mode);
+  } catch (error) {
+    const isFolder = async (folder: string) => stat(folder).then((found) => found.isDirectory(), () => false);
+    if (await isFolder(path)) return;
+    if (errorCode(error) !== 'ENOENT' || await isFolder(dirname(path))) throw error;
+    await makeFolder(dirname(path), mode);
+    await makeFolder(path, mode);
+  }
+}
