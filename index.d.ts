@@ -29,7 +29,7 @@ export declare class NativeGrammar {
 
 /** The dense layers of a model, for the tokens that sessions take through it one by one or a few at a time. */
 export declare class NativeModel {
-  /** Maps the files and checks that every tensor is in them. Rounding weights blocks the thread; `load` does not. */
+  /** Maps the files and checks that every tensor is in them. Rounding and packing weights blocks the thread; `load` does not. */
   constructor(options: NativeModelOptions)
   /** The same in the background. */
   static load(options: NativeModelOptions): Promise<NativeModel>

@@ -1,5 +1,5 @@
 //! Products of a matrix that no cache holds with one token and with the eight of a batch, for each format of weights on each instruction
-//! set: what a step of decoding is made of. Two threads; the throughput is of weights times tokens.
+//! set, and of packed rows where that is what a step takes: what decoding is made of. Two threads; the throughput is of weights times tokens.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -24,6 +24,7 @@ fn products(c: &mut Criterion) {
         let row: Vec<u8> = (0..row_bytes as u64).map(|i| 0x20 | (mix64(i) & 15) as u8).collect();
         let bytes = row.repeat(ROWS);
         let matrix = Matrix::new(kind, INPUTS, &bytes).expect("whole rows");
+        let packed = matrix.pack(|bytes| vec![0; bytes]);
         let exact: f64 = matrix.row(0).iter().zip(&values).map(|(&w, &x)| f64::from(w) * f64::from(x)).sum();
         let scale: f64 =
             matrix.row(0).iter().zip(&values).map(|(&w, &x)| (f64::from(w) * f64::from(x)).abs()).sum();
@@ -37,15 +38,20 @@ fn products(c: &mut Criterion) {
                 let mut x = Activations::default();
                 x.set(kernels, &values.repeat(tokens), INPUTS);
                 let mut y = vec![0.0; ROWS * tokens];
-                let mut product = || {
-                    Team::assemble(&pool, |team| {
-                        multiply(Cores { team, kernels }, &x, &mut [(matrix, black_box(&mut y))])
-                    });
-                };
-                product();
-                group.bench_function(name, |b| b.iter(&mut product));
-                let worst = y.iter().map(|&y| (f64::from(y) - exact).abs()).fold(0.0, f64::max);
-                assert!(worst <= 1e-4 * scale, "{name} is off by {worst} of {scale}");
+                let packed = packed.as_deref().filter(|_| kernels.prefers_packed(kind));
+                let packed = packed.and_then(|bytes| Matrix::from_packed(kind, INPUTS, bytes));
+                for (matrix, name) in [(Some(matrix), name.to_owned()), (packed, format!("{name}, packed"))] {
+                    let Some(matrix) = matrix else { continue };
+                    let mut product = || {
+                        Team::assemble(&pool, |team| {
+                            multiply(Cores { team, kernels }, &x, &mut [(matrix, black_box(&mut y))])
+                        });
+                    };
+                    product();
+                    group.bench_function(&name, |b| b.iter(&mut product));
+                    let worst = y.iter().map(|&y| (f64::from(y) - exact).abs()).fold(0.0, f64::max);
+                    assert!(worst <= 1e-4 * scale, "{name} is off by {worst} of {scale}");
+                }
             }
         }
     }

@@ -5,7 +5,7 @@ import type { Policy, RowType, WeightBits } from './options.js';
 
 /** Bytes that a model and one session of it take. */
 export interface MemoryPlan {
-  /** The model's files, which are mapped, but of which every step reads all; rounded matrices in the place of their originals. */
+  /** The model's files, which are mapped, but of which every step reads all; packed or rounded matrices in the place of their originals. */
   readonly weights: number;
   /** Keys and values of so many tokens. */
   readonly rows: number;

@@ -50,7 +50,7 @@ export interface LoadOptions {
    */
   readonly lmHead?: 'file' | '8' | undefined;
   /**
-   * Bits of the matrices that a step reads: `file` reads them where they lie; `8` or `4` rounds those of 16 or 32 bits while the model
+   * Bits of the matrices that a step reads: `file` leaves them as the file has them; `8` or `4` rounds those of 16 or 32 bits while the model
    * is loaded, and keeps them in memory: a step then reads half or a third of the bytes, and predictions move (docs/evaluation.md).
    * The output head is rounded to 8 in either case; the embedding is not. Only for the CPU, which `auto` then is. Default `file`.
    */

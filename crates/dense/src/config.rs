@@ -85,6 +85,14 @@ pub struct LayerConfig {
     pub mlp_post_norm: Option<TensorSpan>,
 }
 
+impl LayerConfig {
+    /// What its activations are multiplied with.
+    pub(crate) fn matrices_mut(&mut self) -> [&mut TensorSpan; 7] {
+        let LayerConfig { query, key, value, attention_output, gate, up, down, .. } = self;
+        [query, key, value, attention_output, gate, up, down]
+    }
+}
+
 impl TransformerConfig {
     /// Every tensor has the shape that the configuration calls for.
     pub(crate) fn check(&self) -> Result<(), WeightsError> {

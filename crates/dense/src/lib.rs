@@ -1,8 +1,8 @@
 //! The dense layers on the CPU, from a model file's own blocks.
 //!
-//! A decoding step multiplies every weight by one vector, so it costs the time to read the weights. They are read
-//! where they lie, in the mapped file and in its own block format; activations are rounded to 16 bits a block, which
-//! moves logits less than the bf16 rows of attention do. Long prompts are another matter, of matrix products that
+//! A decoding step multiplies every weight by one vector, so it costs the time to read the weights. They stay in the file's
+//! own block format, where they lie in the mapped file or, for kernels that are faster so, with sixteen rows side by side in
+//! memory (`packed`); activations are rounded to 16 bits a block, which moves logits less than the bf16 rows of attention do. Long prompts are another matter, of matrix products that
 //! are bound by arithmetic: there a chunk of tokens shares each weight, and both are rounded to bf16 (`chunk`).
 #![deny(unsafe_code)]
 
@@ -14,6 +14,7 @@ mod importance;
 mod kernels;
 mod layer;
 mod matrix;
+mod packed;
 mod quantise;
 mod rope;
 mod transformer;

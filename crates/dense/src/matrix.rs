@@ -1,10 +1,13 @@
 //! A weight matrix in the block format of its file.
 
+use std::ops::DerefMut;
+
 use team::Team;
 
 use crate::activations::{Activations, BLOCK};
 use crate::blocks::{self, LARGE, large_bytes};
 use crate::kernels::{DenseKernels, ROW_GROUP, format};
+use crate::packed;
 
 /// Formats of weights, by GGUF's names. The quantised ones hold blocks of 32 or 256 along a row (`blocks`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,6 +120,8 @@ pub struct Matrix<'a> {
     inputs: usize,
     row_bytes: usize,
     bytes: &'a [u8],
+    /// Whether the blocks of each [`ROW_GROUP`] rows lie side by side (`packed`).
+    packed: bool,
 }
 
 impl<'a> Matrix<'a> {
@@ -128,6 +133,23 @@ impl<'a> Matrix<'a> {
             inputs,
             row_bytes,
             bytes,
+            packed: false,
+        })
+    }
+
+    /// The matrix whose rows [`Matrix::pack`] has packed to `bytes`, or None where these are not whole groups of them.
+    pub fn from_packed(kind: WeightType, inputs: usize, bytes: &'a [u8]) -> Option<Matrix<'a>> {
+        let matrix = Matrix::new(kind, inputs, bytes)?;
+        packed::can_pack(matrix).then_some(Matrix { packed: true, ..matrix })
+    }
+
+    /// Packs the rows, if they are of blocks and [`ROW_GROUP`] or a multiple of it: as many bytes in another order, which
+    /// `room` makes room for.
+    pub fn pack<R: DerefMut<Target = [u8]>>(self, room: impl FnOnce(usize) -> R) -> Option<R> {
+        (!self.packed && packed::can_pack(self)).then(|| {
+            let mut bytes = room(self.bytes.len());
+            packed::pack(self, &mut bytes);
+            bytes
         })
     }
 
@@ -157,9 +179,34 @@ impl<'a> Matrix<'a> {
     /// The elements of row `index`, dequantised.
     pub fn row(&self, index: usize) -> Vec<f32> {
         let mut out = vec![0.0; self.inputs];
-        let row = &self.bytes[index * self.row_bytes..][..self.row_bytes];
+        let mut unpacked = Vec::new();
+        let (first, rows) = if self.packed { (index % ROW_GROUP, ROW_GROUP) } else { (0, 1) };
+        let group =
+            self.row_groups(rows).nth(index / rows).expect("a row of the matrix").file_order(&mut unpacked);
+        let row = &group.bytes[first * self.row_bytes..][..self.row_bytes];
         blocks::dequantise(self.kind, row, &mut out, |element| element);
         out
+    }
+
+    pub(crate) fn row_bytes(&self) -> usize {
+        self.row_bytes
+    }
+
+    pub(crate) fn is_packed(&self) -> bool {
+        self.packed
+    }
+
+    /// The same with one row after the other, made in `unpacked` where it is packed.
+    pub(crate) fn file_order<'b>(self, unpacked: &'b mut Vec<u8>) -> Matrix<'b>
+    where
+        'a: 'b,
+    {
+        if !self.packed {
+            return self;
+        }
+        unpacked.resize(self.bytes.len(), 0);
+        packed::unpack(self, unpacked);
+        Matrix { bytes: unpacked, packed: false, ..self }
     }
 }
 
@@ -198,5 +245,5 @@ pub fn multiply(cores: Cores<'_>, x: &Activations, products: &mut [(Matrix<'_>, 
             (part, y)
         }));
     }
-    team.each_mut(&mut tasks, |(part, y)| kernels.multiply(part.kind, part.bytes, part.row_bytes, x, y));
+    team.each_mut(&mut tasks, |(part, y)| kernels.multiply(*part, x, y));
 }

@@ -2,15 +2,15 @@
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
-use lsh_attn::kernels::Kernels;
+use memmap2::MmapMut;
+use rayon::ThreadPool;
 use rayon::prelude::*;
-use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::activations::BLOCK;
 use crate::config::{LayerConfig, TransformerConfig};
 use crate::kernels::DenseKernels;
 use crate::matrix::{Matrix, WeightType};
-use crate::weights_file::{TensorSpan, Weights, WeightsError};
+use crate::weights_file::{TensorSpan, Weights, WeightsError, memory};
 
 /// What becomes of matrices of 16 and 32 bits when a model is loaded. The embedding, of which a token reads one row, stays as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,26 +30,23 @@ const TASK_ROWS: usize = 16;
 /// additions that every instruction set has for whole registers.
 const ROUND: f32 = 12_582_912.0;
 
-/// Replaces the spans of a model's matrices by those of rounded ones in memory, on `threads` threads.
+/// Replaces the spans of a model's matrices by those of rounded ones in memory.
 ///
 /// # Errors
-/// If a matrix is not in the files.
+/// If a matrix is not in the files, or there is no memory for what becomes of it.
 pub(crate) fn round_weights(
+    pool: &ThreadPool,
+    kernels: DenseKernels,
     weights: &mut Weights,
     config: &mut TransformerConfig,
-    threads: usize,
 ) -> Result<(), WeightsError> {
     let head_8_bits = config.lm_head_8_bits || config.rounding != Rounding::None;
     if !head_8_bits {
         return Ok(());
     }
-    let kernels = Kernels::detect().map_err(|error| WeightsError::Mismatch(error.to_string()))?;
-    let pool = ThreadPoolBuilder::new().num_threads(threads).build();
-    let pool =
-        pool.map_err(|error| WeightsError::Mismatch(format!("no threads to round weights: {error}")))?;
     let mut keep = |span: &mut TensorSpan, kind: WeightType| -> Result<(), WeightsError> {
-        if let Some(bytes) = rounded(&pool, kernels.into(), weights.matrix(*span)?, kind) {
-            *span = TensorSpan { kind, file: weights.keep(bytes), offset: 0, ..*span };
+        if let Some(bytes) = rounded(pool, kernels, weights.matrix(*span)?, kind)? {
+            *span = weights.keep(*span, kind, false, bytes);
         }
         Ok(())
     };
@@ -59,11 +56,8 @@ pub(crate) fn round_weights(
         Rounding::Four => Some(WeightType::Q4_1),
     };
     if let Some(kind) = kind {
-        for layer in &mut config.layers {
-            let LayerConfig { query, key, value, attention_output, gate, up, down, .. } = layer;
-            for span in [query, key, value, attention_output, gate, up, down] {
-                keep(span, kind)?;
-            }
+        for span in config.layers.iter_mut().flat_map(LayerConfig::matrices_mut) {
+            keep(span, kind)?;
         }
     }
     keep(&mut config.lm_head, WeightType::Q8_0)
@@ -75,12 +69,11 @@ fn rounded(
     kernels: DenseKernels,
     matrix: Matrix<'_>,
     kind: WeightType,
-) -> Option<Vec<u8>> {
-    if !matrix.kind().is_wide() {
-        return None;
-    }
-    let row_bytes = kind.row_bytes(matrix.inputs())?;
-    let mut out = vec![0; row_bytes * matrix.outputs()];
+) -> Result<Option<MmapMut>, WeightsError> {
+    let Some(row_bytes) = kind.row_bytes(matrix.inputs()).filter(|_| matrix.kind().is_wide()) else {
+        return Ok(None);
+    };
+    let mut out = memory(row_bytes * matrix.outputs())?;
     pool.install(|| {
         out.par_chunks_mut(row_bytes * TASK_ROWS).enumerate().for_each(|(task, rows)| {
             for (row, out) in rows.chunks_exact_mut(row_bytes).enumerate() {
@@ -88,7 +81,7 @@ fn rounded(
             }
         });
     });
-    Some(out)
+    Ok(Some(out))
 }
 
 /// Elements as blocks of `kind`.

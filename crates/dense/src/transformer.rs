@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
+use lsh_attn::kernels::Kernels;
 use lsh_attn::soft_cap::soft_cap;
+use rayon::ThreadPoolBuilder;
 
 use crate::activations::Activations;
 use crate::chunk::ChunkScratch;
@@ -11,6 +13,7 @@ use crate::importance::head_importance;
 use crate::kernels::DenseKernels;
 use crate::layer::{LayerVectors, read_norm};
 use crate::matrix::{Cores, Matrix, WeightType, multiply};
+use crate::packed::pack_weights;
 use crate::quantise::round_weights;
 use crate::rope::Rope;
 use crate::weights_file::{TensorSpan, Weights, WeightsError};
@@ -63,8 +66,8 @@ impl Scratch {
 }
 
 impl Transformer {
-    /// Maps the model's files and checks that every weight is there in its shape; then rounds weights on `threads` threads, if
-    /// the configuration asks for it.
+    /// Maps the model's files and checks that every weight is there in its shape; then, on `threads` threads, rounds weights, if
+    /// the configuration asks for it, and packs those that kernels take faster so.
     ///
     /// # Errors
     /// If a file cannot be mapped, or a tensor is not in it or of another shape than the configuration's.
@@ -87,9 +90,14 @@ impl Transformer {
         for span in [config.embedding, config.lm_head] {
             weights.matrix(span)?;
         }
-        round_weights(&mut weights, &mut config, threads)?;
-        let ropes = config.ropes.iter().map(Rope::new).collect();
         let head_importance = head_importance(&weights, &config)?;
+        let kernels = Kernels::detect().map_err(|error| WeightsError::Mismatch(error.to_string()))?.into();
+        let pool = ThreadPoolBuilder::new().num_threads(threads).build();
+        let pool =
+            pool.map_err(|error| WeightsError::Mismatch(format!("no threads to read weights: {error}")))?;
+        round_weights(&pool, kernels, &mut weights, &mut config)?;
+        pack_weights(&pool, kernels, &mut weights, &mut config)?;
+        let ropes = config.ropes.iter().map(Rope::new).collect();
         Ok(Transformer { config, weights, ropes, layers, final_norm, head_importance })
     }
 
@@ -360,6 +368,6 @@ impl TensorSpan {
     ) -> Result<TensorSpan, WeightsError> {
         let known = WeightType::ALL.into_iter().find(|known| known.name() == kind);
         let kind = known.ok_or_else(|| WeightsError::Mismatch(format!("the type {kind} is unknown")))?;
-        Ok(TensorSpan { kind, outputs, inputs, file, offset })
+        Ok(TensorSpan { kind, outputs, inputs, file, offset, packed: false })
     }
 }

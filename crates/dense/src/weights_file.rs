@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapMut, MmapOptions};
 
 use crate::matrix::{Matrix, WeightType};
 
@@ -22,6 +22,8 @@ pub struct TensorSpan {
     pub file: usize,
     /// Bytes before them.
     pub offset: usize,
+    /// Whether rows lie side by side, as [`Matrix::pack`] has packed them.
+    pub(crate) packed: bool,
 }
 
 /// Why weights cannot be used.
@@ -33,6 +35,14 @@ pub enum WeightsError {
     Io {
         /// The file.
         path: PathBuf,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// The system has no memory for weights that are kept in another form than the file's.
+    #[error("no memory for {bytes} bytes of weights: {cause}")]
+    Memory {
+        /// How much was asked for.
+        bytes: usize,
         /// What the system said.
         cause: io::Error,
     },
@@ -50,7 +60,7 @@ pub struct Weights {
 #[derive(Debug)]
 enum Part {
     Mapped(Mmap),
-    Memory(Vec<u8>),
+    Memory(MmapMut),
 }
 
 impl Part {
@@ -71,10 +81,34 @@ impl Weights {
         Ok(Weights { parts: paths.iter().map(|path| mapped(path)).collect::<Result<_, _>>()? })
     }
 
-    /// Keeps a matrix in memory, as a file of its own: its number.
-    pub(crate) fn keep(&mut self, bytes: Vec<u8>) -> usize {
-        self.parts.push(Part::Memory(bytes));
-        self.parts.len() - 1
+    /// Keeps what a matrix has become in memory, as a file of its own, in the place of `before` if that was in memory as well.
+    pub(crate) fn keep(
+        &mut self,
+        before: TensorSpan,
+        kind: WeightType,
+        packed: bool,
+        bytes: MmapMut,
+    ) -> TensorSpan {
+        let mut file = before.file;
+        match &mut self.parts[file] {
+            part @ Part::Memory(_) => *part = Part::Memory(bytes),
+            Part::Mapped(_) => {
+                file = self.parts.len();
+                self.parts.push(Part::Memory(bytes));
+            }
+        }
+        TensorSpan { kind, file, offset: 0, packed, ..before }
+    }
+
+    /// Gives back the memory that files occupy: what is still read of them comes from the disk again.
+    pub(crate) fn release_files(&self) {
+        #[cfg(unix)]
+        for part in &self.parts {
+            if let Part::Mapped(map) = part {
+                // SAFETY: the mapping is of a file and never written, so that a dropped page comes back with the same bytes.
+                let _ = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+            }
+        }
     }
 
     /// The weights of a span.
@@ -82,20 +116,31 @@ impl Weights {
     /// # Errors
     /// If it is not within its file.
     pub fn matrix(&self, span: TensorSpan) -> Result<Matrix<'_>, WeightsError> {
-        let TensorSpan { kind, outputs, inputs, file, offset } = span;
+        let TensorSpan { kind, outputs, inputs, file, offset, packed } = span;
+        let matrix = if packed { Matrix::from_packed } else { Matrix::new };
         let part = self.parts.get(file).map_or(&[][..], Part::bytes);
         let bytes = kind.row_bytes(inputs).and_then(|row| row.checked_mul(outputs));
         let end = bytes.and_then(|bytes| bytes.checked_add(offset));
-        end.and_then(|end| part.get(offset..end))
-            .and_then(|bytes| Matrix::new(kind, inputs, bytes))
-            .ok_or_else(|| {
+        end.and_then(|end| part.get(offset..end)).and_then(|bytes| matrix(kind, inputs, bytes)).ok_or_else(
+            || {
                 WeightsError::Mismatch(format!(
                     "a matrix of {}, {outputs} x {inputs} at byte {offset}, is not in a file of {} bytes",
                     kind.name(),
                     part.len()
                 ))
-            })
+            },
+        )
     }
+}
+
+/// Zeroes in memory, on large pages where the system has them.
+pub(crate) fn memory(bytes: usize) -> Result<MmapMut, WeightsError> {
+    let failed = |cause| WeightsError::Memory { bytes, cause };
+    let map = MmapOptions::new().len(bytes).map_anon().map_err(failed)?;
+    // A hint, so a refusal is no error.
+    #[cfg(target_os = "linux")]
+    let _ = map.advise(memmap2::Advice::HugePage);
+    Ok(map)
 }
 
 fn mapped(path: &Path) -> Result<Part, WeightsError> {

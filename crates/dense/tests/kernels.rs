@@ -1,6 +1,6 @@
 //! Products of every weight format on every instruction set: against dequantised rows in f64.
 
-use dense::{Activations, Cores, DenseKernels, Matrix, WeightType, multiply};
+use dense::{Activations, Cores, DenseKernels, Matrix, ROW_GROUP, WeightType, multiply};
 use lsh_attn::kernels::{Isa, Kernels};
 use lsh_attn::mix::mix64;
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -73,6 +73,16 @@ fn isa_dense_products() {
                     Team::assemble(&pool, |team| {
                         multiply(Cores { team, kernels }, &x, &mut [(matrix, &mut y)])
                     });
+                    let packed = matrix.pack(|bytes| vec![0; bytes]);
+                    assert_eq!(packed.is_some(), !kind.is_wide() && rows.is_multiple_of(ROW_GROUP));
+                    if let Some(bytes) = packed {
+                        let packed = Matrix::from_packed(kind, size, &bytes).expect("whole groups");
+                        let mut again = vec![f32::NAN; rows * tokens];
+                        Team::assemble(&pool, |team| {
+                            multiply(Cores { team, kernels }, &x, &mut [(packed, &mut again)])
+                        });
+                        assert_eq!(again, y, "{kind:?} {size} x {rows}, {tokens} tokens, packed, {isa}");
+                    }
                     for (token, (y, values)) in
                         y.chunks_exact(rows).zip(values.chunks_exact(size)).enumerate()
                     {
@@ -102,6 +112,23 @@ fn isa_dense_products() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn packed_rows_are_the_rows() {
+    for kind in WeightType::ALL {
+        let bytes = weights(kind, 48, 256);
+        let matrix = Matrix::new(kind, 256, &bytes).expect("whole rows");
+        let Some(packed) = matrix.pack(|bytes| vec![0; bytes]) else { continue };
+        // Negative control: that they lie otherwise.
+        assert!(packed != bytes && packed.len() == bytes.len());
+        let packed = Matrix::from_packed(kind, 256, &packed).expect("whole groups");
+        for row in [0, 1, 15, 16, 47] {
+            assert_eq!(packed.row(row), matrix.row(row), "{kind:?}, row {row}");
+        }
+        assert!(packed.pack(|bytes| vec![0; bytes]).is_none(), "once is enough");
+        assert!(Matrix::from_packed(kind, 256, &bytes[..bytes.len() / 48 * 40]).is_none(), "half a group");
     }
 }
 

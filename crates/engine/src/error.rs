@@ -43,6 +43,7 @@ impl EngineError {
             EngineError::Store(error) => error.code(),
             EngineError::State { .. } => "SESSION_CORRUPT",
             EngineError::Weights(dense::WeightsError::Io { .. }) => "FILE_UNREADABLE",
+            EngineError::Weights(dense::WeightsError::Memory { .. }) => "OUT_OF_MEMORY",
             EngineError::Weights(_) => "GGUF_MALFORMED",
             EngineError::Cancelled => "ABORTED",
         }

@@ -120,7 +120,7 @@ pub struct NativeModel {
 
 #[napi]
 impl NativeModel {
-    /// Maps the files and checks that every tensor is in them. Rounding weights blocks the thread; `load` does not.
+    /// Maps the files and checks that every tensor is in them. Rounding and packing weights blocks the thread; `load` does not.
     #[napi(constructor)]
     pub fn new(options: NativeModelOptions) -> napi::Result<Self, Code> {
         Ok(NativeModel::from(options.opening()?.open()?))

@@ -32,6 +32,7 @@ pub(super) static TABLE: Table = Table {
     dequantise,
     norm_panel,
     gate_panel,
+    packed: |_| None,
 };
 
 #[target_feature(enable = "avx2,fma,f16c")]

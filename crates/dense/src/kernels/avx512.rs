@@ -2,7 +2,7 @@
 
 use core::arch::x86_64::*;
 
-use super::{GateActivation, STREAM_AHEAD, Table, by_token_groups, format, panels};
+use super::{GateActivation, Multiply, STREAM_AHEAD, Table, by_token_groups, format, panels};
 use crate::activations::Activations;
 use crate::matrix::WeightType;
 use crate::quantise;
@@ -15,17 +15,17 @@ pub(super) static TABLE: Table = Table {
     f32: floats::<{ format::F32 }>,
     f16: floats::<{ format::F16 }>,
     bf16: floats::<{ format::BF16 }>,
-    q8_0: small::blocks::<{ format::Q8_0 }>,
-    q4_0: small::blocks::<{ format::Q4_0 }>,
-    q4_1: small::blocks::<{ format::Q4_1 }>,
-    q5_0: small::blocks::<{ format::Q5_0 }>,
-    q5_1: small::blocks::<{ format::Q5_1 }>,
-    iq4_nl: small::blocks::<{ format::IQ4_NL }>,
-    q2_k: large::blocks::<{ format::Q2_K }>,
-    q3_k: large::blocks::<{ format::Q3_K }>,
-    q4_k: large::blocks::<{ format::Q4_K }>,
-    q5_k: large::blocks::<{ format::Q5_K }>,
-    q6_k: large::blocks::<{ format::Q6_K }>,
+    q8_0: small::blocks::<{ format::Q8_0 }, false>,
+    q4_0: small::blocks::<{ format::Q4_0 }, false>,
+    q4_1: small::blocks::<{ format::Q4_1 }, false>,
+    q5_0: small::blocks::<{ format::Q5_0 }, false>,
+    q5_1: small::blocks::<{ format::Q5_1 }, false>,
+    iq4_nl: small::blocks::<{ format::IQ4_NL }, false>,
+    q2_k: large::blocks::<{ format::Q2_K }, false>,
+    q3_k: large::blocks::<{ format::Q3_K }, false>,
+    q4_k: large::blocks::<{ format::Q4_K }, false>,
+    q5_k: large::blocks::<{ format::Q5_K }, false>,
+    q6_k: large::blocks::<{ format::Q6_K }, false>,
     norm,
     gate,
     quantise,
@@ -33,7 +33,25 @@ pub(super) static TABLE: Table = Table {
     dequantise,
     norm_panel,
     gate_panel,
+    packed,
 };
+
+fn packed(kind: WeightType) -> Option<Multiply> {
+    match kind {
+        WeightType::Q8_0 => Some(small::blocks::<{ format::Q8_0 }, true>),
+        WeightType::Q4_0 => Some(small::blocks::<{ format::Q4_0 }, true>),
+        WeightType::Q4_1 => Some(small::blocks::<{ format::Q4_1 }, true>),
+        WeightType::Q5_0 => Some(small::blocks::<{ format::Q5_0 }, true>),
+        WeightType::Q5_1 => Some(small::blocks::<{ format::Q5_1 }, true>),
+        WeightType::Iq4Nl => Some(small::blocks::<{ format::IQ4_NL }, true>),
+        WeightType::Q2K => Some(large::blocks::<{ format::Q2_K }, true>),
+        WeightType::Q3K => Some(large::blocks::<{ format::Q3_K }, true>),
+        WeightType::Q4K => Some(large::blocks::<{ format::Q4_K }, true>),
+        WeightType::Q5K => Some(large::blocks::<{ format::Q5_K }, true>),
+        WeightType::Q6K => Some(large::blocks::<{ format::Q6_K }, true>),
+        WeightType::F32 | WeightType::F16 | WeightType::Bf16 => None,
+    }
+}
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 fn norm(x: &[f32], weights: &[f32], epsilon: f32, out: &mut [f32]) {

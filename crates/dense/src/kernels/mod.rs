@@ -117,6 +117,8 @@ struct Table {
     dequantise: Dequantise,
     norm_panel: NormPanel,
     gate_panel: GatePanel,
+    /// Products of packed rows of a format, where the instruction set gains by them.
+    packed: fn(WeightType) -> Option<Multiply>,
 }
 
 /// Formats as const parameters of the kernels.
@@ -198,9 +200,16 @@ impl DenseKernels {
         unsafe { (self.table.round)(kind, elements, out) }
     }
 
+    /// Whether products of packed rows of a format are faster than those of rows as files have them.
+    pub fn prefers_packed(self, kind: WeightType) -> bool {
+        (self.table.packed)(kind).is_some()
+    }
+
     /// The elements of all rows as bf16, `[outputs, inputs]`.
     pub(crate) fn dequantise(self, matrix: Matrix<'_>, out: &mut [u16]) {
         assert_eq!(out.len(), matrix.outputs() * matrix.inputs());
+        let mut unpacked = Vec::new();
+        let matrix = matrix.file_order(&mut unpacked);
         // SAFETY: the CPU has the features (`From`); there is no other precondition.
         unsafe { (self.table.dequantise)(matrix.kind(), matrix.bytes(), out) }
     }
@@ -235,15 +244,9 @@ impl DenseKernels {
     }
 
     /// `y[token][row] = row . x[token]` for the rows in `bytes`, to the bit the same whichever tokens are beside it.
-    pub(crate) fn multiply(
-        self,
-        kind: WeightType,
-        bytes: &[u8],
-        row_bytes: usize,
-        x: &Activations,
-        y: &mut [&mut [f32]],
-    ) {
-        assert_eq!(kind.row_bytes(x.size), Some(row_bytes));
+    pub(crate) fn multiply(self, matrix: Matrix<'_>, x: &Activations, y: &mut [&mut [f32]]) {
+        let (kind, bytes, row_bytes) = (matrix.kind(), matrix.bytes(), matrix.row_bytes());
+        assert_eq!(matrix.inputs(), x.size);
         assert!(bytes.len().is_multiple_of(row_bytes) && y.len() == x.tokens);
         assert!(y.iter().all(|y| y.len() == bytes.len() / row_bytes));
         assert_eq!(x.values.len(), x.tokens * x.size);
@@ -252,6 +255,13 @@ impl DenseKernels {
             assert!(x.quants.len() == x.values.len() && x.bytes.len() == blocks);
             assert!(x.quant_sums.len() == blocks && x.factors.len() == blocks);
             assert_eq!(x.group_sums.len(), x.values.len() / GROUP);
+        }
+        if matrix.is_packed() {
+            return match (self.table.packed)(kind) {
+                // SAFETY: as below; packed rows are whole groups.
+                Some(multiply) => unsafe { multiply(bytes, row_bytes, x, y) },
+                None => self.multiply(matrix.file_order(&mut Vec::new()), x, y),
+            };
         }
         let multiply = match kind {
             WeightType::F32 => self.table.f32,

@@ -29,6 +29,7 @@ pub(super) static TABLE: Table = Table {
     dequantise: panels::dequantise,
     norm_panel: panels::norm_panel,
     gate_panel: panels::gate_panel,
+    packed: |_| None,
 };
 
 fn half(bytes: &[u8]) -> f32 {

@@ -11,22 +11,23 @@ pub(super) const ROWS: usize = 16;
 /// Four bytes of each row, by their place in it.
 pub(super) type Turned = [__m512i; 4];
 
-/// Sixteen rows of blocks, and how far it is from one to the next. Where there are fewer rows, the last one stands for those that are missing.
-pub(super) struct RowLanes {
+/// Sixteen rows of blocks. Where there are fewer, the last one stands for those that are missing; packed ones are sixteen, and what they have
+/// at a byte of theirs begins at sixteen times its number (`crate::packed`).
+pub(super) struct RowLanes<const PACKED: bool> {
     starts: [*const u8; ROWS],
     first: *const u8,
     ahead: usize,
 }
 
-impl RowLanes {
+impl<const PACKED: bool> RowLanes<PACKED> {
     /// Of `rows`, which are sixteen at most.
-    pub(super) fn new(rows: &[u8], row_bytes: usize) -> RowLanes {
+    pub(super) fn new(rows: &[u8], row_bytes: usize) -> RowLanes<PACKED> {
         let height = rows.len() / row_bytes;
         let first = rows.as_ptr();
         RowLanes {
             starts: std::array::from_fn(|row| first.wrapping_add(row.min(height - 1) * row_bytes)),
             first,
-            ahead: STREAM_AHEAD.max(ROWS * row_bytes),
+            ahead: if PACKED { STREAM_AHEAD } else { STREAM_AHEAD.max(ROWS * row_bytes) },
         }
     }
 
@@ -44,10 +45,14 @@ impl RowLanes {
     /// Bytes `at..at + 16` of each row: register i has the bytes `at + 4i` to `at + 4i + 3` of row r in lane r.
     ///
     /// # Safety
-    /// - every row has the bytes.
+    /// - every row has the bytes, and `at` is where one of a packed block's words begins.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
     pub(super) unsafe fn turned(&self, at: usize) -> Turned {
+        if PACKED {
+            // SAFETY: the caller's promise.
+            return std::array::from_fn(|i| unsafe { self.words(at + 4 * i) });
+        }
         // SAFETY: the caller's promise.
         let [a, b, c, d] = std::array::from_fn(|r| unsafe { self.fours(r, at) });
         let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
@@ -63,13 +68,65 @@ impl RowLanes {
     /// The first four of bytes `at..at + 16` alone.
     ///
     /// # Safety
-    /// - every row has the sixteen bytes.
+    /// - as [`RowLanes::turned`].
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
     pub(super) unsafe fn words(&self, at: usize) -> __m512i {
+        if PACKED {
+            // SAFETY: a word of sixteen rows (caller).
+            return unsafe { _mm512_loadu_si512(self.first.add(ROWS * at).cast()) };
+        }
         // SAFETY: the caller's promise.
         let [a, b, c, d] = std::array::from_fn(|r| unsafe { self.fours(r, at) });
         _mm512_unpacklo_epi64(_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d))
+    }
+
+    /// The last four of bytes `at - 12..at + 4` alone.
+    ///
+    /// # Safety
+    /// - every row has the sixteen bytes; the rest as [`RowLanes::turned`].
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    pub(super) unsafe fn last_words(&self, at: usize) -> __m512i {
+        // SAFETY: the caller's promise.
+        unsafe { if PACKED { self.words(at) } else { self.turned(at - 12)[3] } }
+    }
+
+    /// The numbers in f16 at bytes `at` and `at + 2` of each row; the second is any where a packed block has none there.
+    ///
+    /// # Safety
+    /// - every row has sixteen bytes from `at` on, and a packed block has at least two words from there on.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    pub(super) unsafe fn halves(&self, at: usize) -> (__m512, __m512) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if PACKED {
+                return (self.packed_half(at), self.packed_half(at + 2));
+            }
+            let words = self.words(at);
+            (lower_halves(words), upper_halves(words))
+        }
+    }
+
+    /// The number in f16 at byte `at` of each row, the last one of a block.
+    ///
+    /// # Safety
+    /// - every row has the sixteen bytes that end with it.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    pub(super) unsafe fn last_half(&self, at: usize) -> __m512 {
+        // SAFETY: the caller's promise.
+        unsafe { if PACKED { self.packed_half(at) } else { upper_halves(self.turned(at - 14)[3]) } }
+    }
+
+    /// # Safety
+    /// - packed rows have 32 bytes there.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    unsafe fn packed_half(&self, at: usize) -> __m512 {
+        // SAFETY: the caller's promise.
+        _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(self.first.add(ROWS * at).cast()) })
     }
 
     /// Bytes `at..at + 16` of the rows r, r + 4, r + 8 and r + 12.

@@ -20,22 +20,22 @@ struct Block<'a, const T: usize> {
 }
 
 /// # Safety
-/// - `bytes`, `row_bytes`, `x` and `y` agree, as `DenseKernels::multiply` checks.
+/// - `bytes`, `row_bytes`, `x` and `y` agree, as `DenseKernels::multiply` checks; `PACKED` bytes are of a packed matrix.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-pub(in crate::kernels) unsafe fn blocks<const FORMAT: u8>(
+pub(in crate::kernels) unsafe fn blocks<const FORMAT: u8, const PACKED: bool>(
     bytes: &[u8],
     row_bytes: usize,
     x: &Activations,
     y: &mut [&mut [f32]],
 ) {
-    by_token_groups!(x.tokens, blocks_of::<FORMAT>, bytes, row_bytes, x, y)
+    by_token_groups!(x.tokens, blocks_of::<FORMAT, PACKED>, bytes, row_bytes, x, y)
 }
 
 /// # Safety
 /// - as [`blocks`], and tokens `first..first + T` exist.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn blocks_of<const FORMAT: u8, const T: usize>(
+unsafe fn blocks_of<const FORMAT: u8, const PACKED: bool, const T: usize>(
     first: usize,
     bytes: &[u8],
     row_bytes: usize,
@@ -44,20 +44,22 @@ unsafe fn blocks_of<const FORMAT: u8, const T: usize>(
 ) {
     let count = x.size / LARGE;
     let block_bytes = large_bytes(FORMAT);
+    let part = block_bytes.div_ceil(columns(FORMAT));
     for (number, rows) in bytes.chunks(ROWS * row_bytes).enumerate() {
         let height = rows.len() / row_bytes;
-        let rows = RowLanes::new(rows, row_bytes);
+        let rows = RowLanes::<PACKED>::new(rows, row_bytes);
         let mut sums = [_mm512_setzero_ps(); T];
         for i in 0..count {
             let from = i * block_bytes;
-            rows.prefetch(from, block_bytes);
             // SAFETY: block i of each row, and block i of each token, exist (caller).
             unsafe {
-                let (scales, minima) = factors::<FORMAT>(&rows, from);
+                let (scales, minima) = factors::<FORMAT, PACKED>(&rows, from);
                 let at = std::array::from_fn(|t| (first + t) * count + i);
                 let mut block = Block { x, at, scales, minima, sums: &mut sums };
                 for column in 0..columns(FORMAT) {
-                    block.add_column::<FORMAT>(&rows, from, column);
+                    // Not all at once: a core has no room for so many misses, and waits.
+                    rows.prefetch(from + column * part, part);
+                    block.add_column::<FORMAT, PACKED>(&rows, from, column);
                 }
             }
         }
@@ -82,7 +84,12 @@ impl<const T: usize> Block<'_, T> {
     /// - every row has a block of the format at byte `from`, and every token the block.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-    unsafe fn add_column<const FORMAT: u8>(&mut self, rows: &RowLanes, from: usize, column: usize) {
+    unsafe fn add_column<const FORMAT: u8, const PACKED: bool>(
+        &mut self,
+        rows: &RowLanes<PACKED>,
+        from: usize,
+        column: usize,
+    ) {
         let layout = layout(FORMAT);
         // SAFETY: columns of the layout are within the block (caller).
         let turned = |at: usize| unsafe { rows.turned(from + at) };
@@ -180,7 +187,10 @@ fn shifted(bytes: Turned, by: usize) -> Turned {
 /// - every row has a block of the format at byte `from`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-unsafe fn factors<const FORMAT: u8>(rows: &RowLanes, from: usize) -> ([__m512; GROUPS], [__m512; GROUPS]) {
+unsafe fn factors<const FORMAT: u8, const PACKED: bool>(
+    rows: &RowLanes<PACKED>,
+    from: usize,
+) -> ([__m512; GROUPS], [__m512; GROUPS]) {
     let layout = layout(FORMAT);
     let word = |bits: u32| _mm512_set1_epi32(bits as i32);
     let nibbles = |words: __m512i| _mm512_and_si512(words, word(0x0f0f_0f0f));
@@ -189,14 +199,19 @@ unsafe fn factors<const FORMAT: u8>(rows: &RowLanes, from: usize) -> ([__m512; G
     let zero = _mm512_setzero_si512();
     // SAFETY: sixteen bytes from the scales of groups on are within a block, and so are sixteen that end with its scale or start there.
     let ([a, b, c, d], scale, minimum) = unsafe {
-        let codes = rows.turned(from + layout.scales.min(large_bytes(FORMAT) - 16));
+        let codes = if FORMAT == format::Q3_K {
+            // Twelve bytes, before the scale.
+            let words = [0, 4, 8].map(|word| rows.last_words(from + layout.scales + word));
+            [words[0], words[1], words[2], zero]
+        } else {
+            rows.turned(from + layout.scales)
+        };
         if layout.zero > 0.0 {
-            // The scale is the block's last two bytes.
-            let scale = upper_halves(rows.turned(from + large_bytes(FORMAT) - 16)[3]);
+            let scale = rows.last_half(from + layout.scale);
             (codes, scale, _mm512_mul_ps(scale, _mm512_set1_ps(layout.zero)))
         } else {
             let halves =
-                if layout.scale == 0 { rows.words(from) } else { rows.turned(from + layout.scale - 12)[3] };
+                if layout.scale == 0 { rows.words(from) } else { rows.last_words(from + layout.scale) };
             (codes, lower_halves(halves), upper_halves(halves))
         }
     };
@@ -206,8 +221,6 @@ unsafe fn factors<const FORMAT: u8>(rows: &RowLanes, from: usize) -> ([__m512; G
             (words.map(nibbles), words.map(|words| nibbles(_mm512_srli_epi32::<4>(words))))
         }
         format::Q3_K => {
-            // They start two bytes later than the sixteen that were read.
-            let (a, b, c) = (joined(a, b), joined(b, c), joined(c, d));
             let top = |words| _mm512_slli_epi32::<4>(_mm512_and_si512(words, word(0x0303_0303)));
             let scales = [
                 or(nibbles(a), top(c)),
@@ -236,11 +249,4 @@ unsafe fn factors<const FORMAT: u8>(rows: &RowLanes, from: usize) -> ([__m512; G
         })
     };
     (spread(scales, scale), spread(minima, minimum))
-}
-
-/// The upper half of each lane of `a` below the lower half of `b`'s.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-fn joined(a: __m512i, b: __m512i) -> __m512i {
-    _mm512_or_si512(_mm512_srli_epi32::<16>(a), _mm512_slli_epi32::<16>(b))
 }

@@ -2,7 +2,7 @@
 
 use core::arch::x86_64::*;
 
-use super::lanes::{ROWS, RowLanes, dot, lower_halves, store, upper_halves};
+use super::lanes::{ROWS, RowLanes, dot, store};
 use crate::activations::{Activations, BLOCK, Factors};
 use crate::blocks::IQ4_NL_VALUES;
 use crate::kernels::{by_token_groups, format};
@@ -13,22 +13,22 @@ const fn is_signed(format: u8) -> bool {
 }
 
 /// # Safety
-/// - `bytes`, `row_bytes`, `x` and `y` agree, as `DenseKernels::multiply` checks.
+/// - `bytes`, `row_bytes`, `x` and `y` agree, as `DenseKernels::multiply` checks; `PACKED` bytes are of a packed matrix.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-pub(in crate::kernels) unsafe fn blocks<const FORMAT: u8>(
+pub(in crate::kernels) unsafe fn blocks<const FORMAT: u8, const PACKED: bool>(
     bytes: &[u8],
     row_bytes: usize,
     x: &Activations,
     y: &mut [&mut [f32]],
 ) {
-    by_token_groups!(x.tokens, blocks_of::<FORMAT>, bytes, row_bytes, x, y)
+    by_token_groups!(x.tokens, blocks_of::<FORMAT, PACKED>, bytes, row_bytes, x, y)
 }
 
 /// # Safety
 /// - as [`blocks`], and tokens `first..first + T` exist.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn blocks_of<const FORMAT: u8, const T: usize>(
+unsafe fn blocks_of<const FORMAT: u8, const PACKED: bool, const T: usize>(
     first: usize,
     bytes: &[u8],
     row_bytes: usize,
@@ -39,14 +39,14 @@ unsafe fn blocks_of<const FORMAT: u8, const T: usize>(
     let block_bytes = row_bytes / count;
     for (number, rows) in bytes.chunks(ROWS * row_bytes).enumerate() {
         let height = rows.len() / row_bytes;
-        let rows = RowLanes::new(rows, row_bytes);
+        let rows = RowLanes::<PACKED>::new(rows, row_bytes);
         let mut sums = [_mm512_setzero_ps(); T];
         for i in 0..count {
             rows.prefetch(i * block_bytes, block_bytes);
             // SAFETY: block i of each row, and block i of each token, exist (caller).
             unsafe {
-                let (scales, offsets) = factors::<FORMAT>(&rows, i * block_bytes);
-                let weights = quads::<FORMAT>(&rows, i * block_bytes);
+                let (scales, offsets) = factors::<FORMAT, PACKED>(&rows, i * block_bytes);
+                let weights = quads::<FORMAT, PACKED>(&rows, i * block_bytes);
                 for (t, sum) in sums.iter_mut().enumerate() {
                     let at = (first + t) * count + i;
                     let mut product = dot(&weights, x.bytes.get_unchecked(at), 0);
@@ -75,14 +75,16 @@ unsafe fn blocks_of<const FORMAT: u8, const T: usize>(
 /// - every row has a block of the format there.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn factors<const FORMAT: u8>(rows: &RowLanes, at: usize) -> (__m512, __m512) {
+unsafe fn factors<const FORMAT: u8, const PACKED: bool>(
+    rows: &RowLanes<PACKED>,
+    at: usize,
+) -> (__m512, __m512) {
     // SAFETY: a block of any format has sixteen bytes (caller).
-    let words = unsafe { rows.words(at) };
-    let scales = lower_halves(words);
+    let (scales, second) = unsafe { rows.halves(at) };
     let offsets = match FORMAT {
         format::Q4_0 => _mm512_mul_ps(scales, _mm512_set1_ps(-8.0)),
         format::Q5_0 => _mm512_mul_ps(scales, _mm512_set1_ps(-16.0)),
-        format::Q4_1 | format::Q5_1 => upper_halves(words),
+        format::Q4_1 | format::Q5_1 => second,
         _ => _mm512_setzero_ps(),
     };
     (scales, offsets)
@@ -94,7 +96,10 @@ unsafe fn factors<const FORMAT: u8>(rows: &RowLanes, at: usize) -> (__m512, __m5
 /// - as [`factors`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn quads<const FORMAT: u8>(rows: &RowLanes, at: usize) -> [__m512i; BLOCK / 4] {
+unsafe fn quads<const FORMAT: u8, const PACKED: bool>(
+    rows: &RowLanes<PACKED>,
+    at: usize,
+) -> [__m512i; BLOCK / 4] {
     if FORMAT == format::Q8_0 {
         // SAFETY: a block's quants are 32 bytes from its third on (caller).
         let (low, high) = unsafe { (rows.turned(at + 2), rows.turned(at + 18)) };

@@ -1,0 +1,123 @@
+//! Blocks of sixteen rows side by side, in the order in which a kernel takes them.
+//!
+//! A file has one row after the other, so that sixteen rows, a lane each, come from sixteen places: a third of a product's instructions
+//! bring them into lanes, and no prefetcher of the hardware sees a straight walk. Packed once, when the model is loaded, a step
+//! reads its weights in one. Nothing is rounded, and no byte is added.
+
+use std::ops::Range;
+
+use rayon::ThreadPool;
+use rayon::prelude::*;
+
+use crate::config::{LayerConfig, TransformerConfig};
+use crate::kernels::{DenseKernels, ROW_GROUP};
+use crate::matrix::{Matrix, WeightType};
+use crate::weights_file::{Weights, WeightsError, memory};
+
+/// Rows that a task packs at a time.
+const TASK_ROWS: usize = 16 * ROW_GROUP;
+
+/// Replaces the spans of a model's matrices by those of packed ones in memory, where the kernels take them faster.
+///
+/// # Errors
+/// If a matrix is not in the files, or there is no memory for it.
+pub(crate) fn pack_weights(
+    pool: &ThreadPool,
+    kernels: DenseKernels,
+    weights: &mut Weights,
+    config: &mut TransformerConfig,
+) -> Result<(), WeightsError> {
+    let layers = config.layers.iter_mut().flat_map(LayerConfig::matrices_mut);
+    for span in layers.chain([&mut config.lm_head]) {
+        let matrix = weights.matrix(*span)?;
+        if kernels.prefers_packed(span.kind) && can_pack(matrix) {
+            let mut bytes = memory(matrix.bytes().len())?;
+            let parts = bytes.chunks_mut(TASK_ROWS * matrix.row_bytes()).zip(matrix.row_groups(TASK_ROWS));
+            pool.install(|| parts.par_bridge().for_each(|(bytes, rows)| pack(rows, bytes)));
+            *span = weights.keep(*span, span.kind, true, bytes);
+        }
+    }
+    weights.release_files();
+    Ok(())
+}
+
+/// Whether a matrix is of blocks and of whole groups of rows.
+pub(crate) fn can_pack(matrix: Matrix<'_>) -> bool {
+    !matrix.kind().is_wide() && matrix.outputs().is_multiple_of(ROW_GROUP)
+}
+
+/// Writes the bytes of a matrix that can be packed with the blocks of each [`ROW_GROUP`] rows side by side.
+pub(crate) fn pack(matrix: Matrix<'_>, packed: &mut [u8]) {
+    let copy = |rows: Range<usize>, in_packed: Range<usize>, from: &[u8], to: &mut [u8]| {
+        to[in_packed].copy_from_slice(&from[rows]);
+    };
+    each_part(matrix, packed, copy, copy);
+}
+
+/// Writes the bytes of a packed matrix as a file has them.
+pub(crate) fn unpack(matrix: Matrix<'_>, rows: &mut [u8]) {
+    let copy = |rows: Range<usize>, in_packed: Range<usize>, from: &[u8], to: &mut [u8]| {
+        to[rows].copy_from_slice(&from[in_packed]);
+    };
+    each_part(matrix, rows, copy, copy);
+}
+
+/// Calls `half(range in a group's rows, range in them packed, the group in matrix, the group in out)` for each f16 number of
+/// blocks that begins or ends them, and `word` for each 32 bits of the rest. A packed block has each part of all rows before the next
+/// part, so that part begins at sixteen times the byte that it has in its row.
+#[inline(always)]
+fn each_part(
+    matrix: Matrix<'_>,
+    out: &mut [u8],
+    half: impl Fn(Range<usize>, Range<usize>, &[u8], &mut [u8]),
+    word: impl Fn(Range<usize>, Range<usize>, &[u8], &mut [u8]),
+) {
+    match matrix.kind() {
+        WeightType::Q8_0 => each_part_of::<1, 8, 0>(matrix, out, half, word),
+        WeightType::Q4_0 | WeightType::Iq4Nl => each_part_of::<1, 4, 0>(matrix, out, half, word),
+        WeightType::Q4_1 => each_part_of::<2, 4, 0>(matrix, out, half, word),
+        WeightType::Q5_0 => each_part_of::<1, 5, 0>(matrix, out, half, word),
+        WeightType::Q5_1 => each_part_of::<2, 5, 0>(matrix, out, half, word),
+        WeightType::Q2K => each_part_of::<0, 21, 0>(matrix, out, half, word),
+        WeightType::Q3K => each_part_of::<0, 27, 1>(matrix, out, half, word),
+        WeightType::Q4K => each_part_of::<0, 36, 0>(matrix, out, half, word),
+        WeightType::Q5K => each_part_of::<0, 44, 0>(matrix, out, half, word),
+        WeightType::Q6K => each_part_of::<0, 52, 1>(matrix, out, half, word),
+        WeightType::F32 | WeightType::F16 | WeightType::Bf16 => unreachable!("they have no blocks"),
+    }
+}
+
+/// Of blocks that begin with so many numbers, go on with so many words and end with so many numbers.
+#[inline(always)]
+fn each_part_of<const FIRST: usize, const WORDS: usize, const LAST: usize>(
+    matrix: Matrix<'_>,
+    out: &mut [u8],
+    half: impl Fn(Range<usize>, Range<usize>, &[u8], &mut [u8]),
+    word: impl Fn(Range<usize>, Range<usize>, &[u8], &mut [u8]),
+) {
+    let row_bytes = matrix.row_bytes();
+    let group = ROW_GROUP * row_bytes;
+    let (words, last) = (2 * FIRST, 2 * FIRST + 4 * WORDS);
+    for (bytes, out) in matrix.bytes().chunks_exact(group).zip(out.chunks_exact_mut(group)) {
+        for block in (0..row_bytes).step_by(last + 2 * LAST) {
+            for row in 0..ROW_GROUP {
+                let place = |at: usize, size: usize| {
+                    let (from, to) = (row * row_bytes + block + at, ROW_GROUP * (block + at) + row * size);
+                    (from..from + size, to..to + size)
+                };
+                for i in 0..FIRST {
+                    let (from, to) = place(2 * i, 2);
+                    half(from, to, bytes, out);
+                }
+                for i in 0..WORDS {
+                    let (from, to) = place(words + 4 * i, 4);
+                    word(from, to, bytes, out);
+                }
+                for i in 0..LAST {
+                    let (from, to) = place(last + 2 * i, 2);
+                    half(from, to, bytes, out);
+                }
+            }
+        }
+    }
+}
