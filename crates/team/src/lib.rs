@@ -120,10 +120,10 @@ impl Team<'_> {
             // Whoever comes first leads, so that nobody waits for a thread which is not there yet.
             let lead = lead.lock().unwrap_or_else(PoisonError::into_inner).take();
             let Some(lead) = lead else {
-                spin_until(|| {
-                    while shared.work() {}
-                    shared.dismissed.load(Ordering::Acquire)
-                });
+                let dismissed = || shared.dismissed.load(Ordering::Acquire);
+                while !dismissed() {
+                    spin_until(|| shared.work() || dismissed());
+                }
                 return None;
             };
             let team = Team { shared: &shared, threads: thread.num_threads(), only_leader: PhantomData };

@@ -47,15 +47,25 @@ impl QueryCodes {
                 &mut work,
                 |lane, j| if lane < count { q[(first + lane) * dim + j] } else { 0.0 },
             );
-            for lane in 0..count {
-                let greatest = work.iter().fold(0.0f32, |greatest, x| greatest.max(x.0[lane].abs()));
-                let inverse = if greatest > 0.0 { 127.0 / greatest } else { 0.0 };
-                let mut sum = 0i32;
-                self.quants.extend(work.iter().map(|x| {
-                    let quant = round(x.0[lane] * inverse);
-                    sum += quant;
-                    quant as i8
-                }));
+            let mut greatest = [0.0f32; LANES];
+            for x in &work {
+                for (greatest, x) in greatest.iter_mut().zip(x.0) {
+                    *greatest = greatest.max(x.abs());
+                }
+            }
+            let inverse = greatest.map(|greatest| if greatest > 0.0 { 127.0 / greatest } else { 0.0 });
+            let mut sums = [0i32; LANES];
+            self.quants.resize((first + count) * padded, 0);
+            for (j, x) in work.iter().enumerate() {
+                let quants: [i32; LANES] = std::array::from_fn(|lane| round(x.0[lane] * inverse[lane]));
+                for (sum, quant) in sums.iter_mut().zip(quants) {
+                    *sum += quant;
+                }
+                for (lane, quant) in quants.into_iter().take(count).enumerate() {
+                    self.quants[(first + lane) * padded + j] = quant as i8;
+                }
+            }
+            for (greatest, sum) in greatest.into_iter().zip(sums).take(count) {
                 self.scales.push(greatest / 127.0 * std::f32::consts::LOG2_E);
                 self.zeros.push(middle(plan.bits()) * sum as f32);
             }
