@@ -61,6 +61,18 @@ test('nothing is asked for again: seed, policy and index are the session’s own
   t.is((await generated(session, greedy(3))).length, 3);
 });
 
+test('a text that is longer than a later context is not gone on with, and says so', async (t) => {
+  const folder = join(temporaryFolder(t), 'session');
+  {
+    using session = await (await tinyModel(t)).openSession(folder);
+    await session.prefill(longText(300));
+  }
+  using session = await (await tinyModel(t, 1, 64)).openSession(folder);
+  const error = await t.throwsAsync(generated(session, greedy(3)), { code: 'CONTEXT_EXCEEDED' });
+  t.regex(error.message, /has \d+ tokens, and the context is 64; .*--context/);
+  t.true(session.tokens.length >= 300, 'it is as it was');
+});
+
 test('it checkpoints by itself: after reading, while it writes, and when it ends, is left or aborted', async (t) => {
   const model = await tinyModel(t);
   const folder = join(temporaryFolder(t), 'session');

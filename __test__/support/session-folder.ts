@@ -15,8 +15,8 @@ export function tinyModelFile(t: ExecutionContext, seed = 1): string {
   return writeGguf(join(temporaryFolder(t), 'tiny.gguf'), tinyLlama({ headDim: 64, heads: 2, kvHeads: 1, context: 4096 }, seed));
 }
 
-export async function tinyModel(t: ExecutionContext, seed = 1): Promise<Model> {
-  const model = await loadModel(tinyModelFile(t, seed), { threads: 2 });
+export async function tinyModel(t: ExecutionContext, seed = 1, context?: number): Promise<Model> {
+  const model = await loadModel(tinyModelFile(t, seed), { threads: 2, context });
   t.teardown(() => model[Symbol.asyncDispose]());
   return model;
 }

@@ -203,7 +203,7 @@ export class Session implements Disposable {
   /**
    * Continues the text, one token at a time, and in a batch with whichever sessions of the model do so at the same time, until a stop string, an end token, `maxTokens` or the end of the context.
    * Ending the loop early is fine; so is generating again. A session in a folder keeps what was shown when it ends, is left
-   * or is aborted.
+   * or is aborted. Throws CONTEXT_EXCEEDED where the text is longer than the context already, INVALID_OPTION, ABORTED, DISK_FULL or STORE_IO.
    */
   async *generate(options: GenerateOptions = {}): AsyncGenerator<GeneratedToken, void, void> {
     using _ = this.#exclusive();
@@ -211,6 +211,7 @@ export class Session implements Disposable {
     if (logprobs !== undefined) integer('logprobs', logprobs, 0, this.#model.config.vocabSize);
     const sampler = new Sampler(samplingFrom(sampling));
     const room = this.#model.context - this.#length;
+    if (room < 0) throw new MagicpigError('CONTEXT_EXCEEDED', `the text has ${this.#length} tokens, and the context is ${this.#model.context}; allow more with the context option (--context)`);
     const limit = Math.min(maxTokens === undefined ? room : integer('maxTokens', maxTokens, 0, 2 ** 31), room);
     const { endTokens } = this.#model.tokenizer;
     const decoder = this.#model.tokenizer.stream();
