@@ -165,9 +165,9 @@ pub(super) fn upper_halves(words: __m512i) -> __m512 {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(super) unsafe fn dot<const N: usize>(weights: &[__m512i; N], x: &QuantBytes, from: usize) -> __m512i {
-    let mut product = _mm512_setzero_si512();
-    macro_rules! add_products {
-        ($bytes:expr, $($at:literal)*) => {
+    macro_rules! products {
+        ($bytes:expr, $($at:literal)*) => {{
+            let mut product = _mm512_setzero_si512();
             let bytes = $bytes.as_ptr().wrapping_add(from);
             $(if $at < N {
                 // SAFETY: four bytes within the block (caller) are read, and nothing is written. This is `_mm512_dpbusd_epi32` with
@@ -183,12 +183,12 @@ pub(super) unsafe fn dot<const N: usize>(weights: &[__m512i; N], x: &QuantBytes,
                     );
                 }
             })*
-        };
+            product
+        }};
     }
-    add_products!(x.high, 0 1 2 3 4 5 6 7);
-    product = _mm512_slli_epi32::<8>(product);
-    add_products!(x.low, 0 1 2 3 4 5 6 7);
-    product
+    // Two sums at once, each of which waits for itself.
+    let (high, low) = (products!(x.high, 0 1 2 3 4 5 6 7), products!(x.low, 0 1 2 3 4 5 6 7));
+    _mm512_add_epi32(_mm512_slli_epi32::<8>(high), low)
 }
 
 /// Writes sums, a lane each, but for lanes that have no row.
