@@ -297,6 +297,8 @@ test('a forced instruction set is used, and one that is not there is refused', a
   const outcome = await magicpig(['generate', '-m', model(t), '-p', 'x'], { env: { MAGICPIG_ISA: 'sse9' } });
   t.not(outcome.code, 0);
   t.regex(outcome.stderr, /MAGICPIG_ISA.*sse9/);
+  const told = await magicpig(['generate', '-m', model(t), '-p', 'x', '--json'], { env: { MAGICPIG_ISA: 'sse9' } });
+  t.like((JSON.parse(told.stdout) as { error: object }).error, { code: 'INVALID_OPTION' });
 });
 
 test('pull into a cache that cannot be written says which folder', async (t) => {

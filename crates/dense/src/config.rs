@@ -85,15 +85,15 @@ pub struct LayerConfig {
     pub mlp_post_norm: Option<TensorSpan>,
 }
 
-impl LayerConfig {
-    /// What its activations are multiplied with.
-    pub(crate) fn matrices_mut(&mut self) -> [&mut TensorSpan; 7] {
-        let LayerConfig { query, key, value, attention_output, gate, up, down, .. } = self;
-        [query, key, value, attention_output, gate, up, down]
-    }
-}
-
 impl TransformerConfig {
+    /// What activations are multiplied with in all layers.
+    pub(crate) fn matrices_mut(&mut self) -> impl Iterator<Item = &mut TensorSpan> {
+        self.layers.iter_mut().flat_map(|layer| {
+            let LayerConfig { query, key, value, attention_output, gate, up, down, .. } = layer;
+            [query, key, value, attention_output, gate, up, down]
+        })
+    }
+
     /// Every tensor has the shape that the configuration calls for.
     pub(crate) fn check(&self) -> Result<(), WeightsError> {
         let TransformerConfig { hidden, intermediate, heads, kv_heads, head_dim, .. } = *self;

@@ -33,7 +33,10 @@ impl LayerVectors {
         let bias = |span: TensorSpan| Ok::<_, WeightsError>(weights.matrix(span)?.row(0));
         let norm = |span: TensorSpan| read_norm(weights, span, norm_offset);
         let heads = |of_bias: Option<TensorSpan>, of_norm: Option<TensorSpan>| {
-            Ok(HeadVectors { bias: of_bias.map(bias).transpose()?, norm: of_norm.map(norm).transpose()? })
+            Ok::<_, WeightsError>(HeadVectors {
+                bias: of_bias.map(bias).transpose()?,
+                norm: of_norm.map(norm).transpose()?,
+            })
         };
         Ok(LayerVectors {
             attention_norm: norm(layer.attention_norm)?,

@@ -1,7 +1,5 @@
 //! A weight matrix in the block format of its file.
 
-use std::ops::DerefMut;
-
 use team::Team;
 
 use crate::activations::{Activations, BLOCK};
@@ -143,11 +141,10 @@ impl<'a> Matrix<'a> {
         packed::can_pack(matrix).then_some(Matrix { packed: true, ..matrix })
     }
 
-    /// Packs the rows, if they are of blocks and [`ROW_GROUP`] or a multiple of it: as many bytes in another order, which
-    /// `room` makes room for.
-    pub fn pack<R: DerefMut<Target = [u8]>>(self, room: impl FnOnce(usize) -> R) -> Option<R> {
+    /// Packs the rows, if they are of blocks and [`ROW_GROUP`] or a multiple of it: as many bytes in another order.
+    pub fn pack(self) -> Option<Vec<u8>> {
         (!self.packed && packed::can_pack(self)).then(|| {
-            let mut bytes = room(self.bytes.len());
+            let mut bytes = vec![0; self.bytes.len()];
             packed::pack(self, &mut bytes);
             bytes
         })

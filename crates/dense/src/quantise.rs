@@ -7,7 +7,7 @@ use rayon::ThreadPool;
 use rayon::prelude::*;
 
 use crate::activations::BLOCK;
-use crate::config::{LayerConfig, TransformerConfig};
+use crate::config::TransformerConfig;
 use crate::kernels::DenseKernels;
 use crate::matrix::{Matrix, WeightType};
 use crate::weights_file::{TensorSpan, Weights, WeightsError, memory};
@@ -46,7 +46,7 @@ pub(crate) fn round_weights(
     }
     let mut keep = |span: &mut TensorSpan, kind: WeightType| -> Result<(), WeightsError> {
         if let Some(bytes) = rounded(pool, kernels, weights.matrix(*span)?, kind)? {
-            *span = weights.keep(*span, kind, false, bytes);
+            *span = weights.keep(TensorSpan { kind, ..*span }, bytes);
         }
         Ok(())
     };
@@ -56,7 +56,7 @@ pub(crate) fn round_weights(
         Rounding::Four => Some(WeightType::Q4_1),
     };
     if let Some(kind) = kind {
-        for span in config.layers.iter_mut().flat_map(LayerConfig::matrices_mut) {
+        for span in config.matrices_mut() {
             keep(span, kind)?;
         }
     }

@@ -8,7 +8,7 @@ use rayon::ThreadPoolBuilder;
 
 use crate::activations::Activations;
 use crate::chunk::ChunkScratch;
-use crate::config::{LayerConfig, TransformerConfig};
+use crate::config::TransformerConfig;
 use crate::importance::head_importance;
 use crate::kernels::DenseKernels;
 use crate::layer::{LayerVectors, read_norm};
@@ -70,7 +70,8 @@ impl Transformer {
     /// the configuration asks for it, and packs those that kernels take faster so.
     ///
     /// # Errors
-    /// If a file cannot be mapped, or a tensor is not in it or of another shape than the configuration's.
+    /// If a file cannot be mapped, a tensor is not in it or of another shape than the configuration's, or there are no
+    /// kernels, threads or memory for what becomes of weights.
     pub fn open(
         paths: &[PathBuf],
         mut config: TransformerConfig,
@@ -78,23 +79,18 @@ impl Transformer {
     ) -> Result<Transformer, WeightsError> {
         let mut weights = Weights::open(paths)?;
         config.check()?;
-        let layers = config.layers.iter().map(|layer| {
-            let LayerConfig { query, key, value, attention_output, gate, up, down, .. } = *layer;
-            for span in [query, key, value, attention_output, gate, up, down] {
-                weights.matrix(span)?;
-            }
-            LayerVectors::read(&weights, layer, config.norm_offset)
-        });
-        let layers = layers.collect::<Result<_, _>>()?;
+        for span in config.matrices_mut() {
+            weights.matrix(*span)?;
+        }
+        let vectors = |layer| LayerVectors::read(&weights, layer, config.norm_offset);
+        let layers = config.layers.iter().map(vectors).collect::<Result<_, _>>()?;
         let final_norm = read_norm(&weights, config.final_norm, config.norm_offset)?;
         for span in [config.embedding, config.lm_head] {
             weights.matrix(span)?;
         }
         let head_importance = head_importance(&weights, &config)?;
-        let kernels = Kernels::detect().map_err(|error| WeightsError::Mismatch(error.to_string()))?.into();
-        let pool = ThreadPoolBuilder::new().num_threads(threads).build();
-        let pool =
-            pool.map_err(|error| WeightsError::Mismatch(format!("no threads to read weights: {error}")))?;
+        let kernels = Kernels::detect()?.into();
+        let pool = ThreadPoolBuilder::new().num_threads(threads).build()?;
         round_weights(&pool, kernels, &mut weights, &mut config)?;
         pack_weights(&pool, kernels, &mut weights, &mut config)?;
         let ropes = config.ropes.iter().map(Rope::new).collect();

@@ -5,7 +5,9 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use lsh_attn::kernels::IsaError;
 use memmap2::{Mmap, MmapMut, MmapOptions};
+use rayon::ThreadPoolBuildError;
 
 use crate::matrix::{Matrix, WeightType};
 
@@ -46,6 +48,12 @@ pub enum WeightsError {
         /// What the system said.
         cause: io::Error,
     },
+    /// The instruction set that was asked for is not there, so that nobody knows which form its kernels take.
+    #[error(transparent)]
+    Isa(#[from] IsaError),
+    /// The threads that round or pack weights could not be started.
+    #[error("no threads to read weights: {0}")]
+    Threads(#[from] ThreadPoolBuildError),
     /// A tensor lies outside the file, or has another shape than the model calls for.
     #[error("{0}")]
     Mismatch(String),
@@ -81,15 +89,10 @@ impl Weights {
         Ok(Weights { parts: paths.iter().map(|path| mapped(path)).collect::<Result<_, _>>()? })
     }
 
-    /// Keeps what a matrix has become in memory, as a file of its own, in the place of `before` if that was in memory as well.
-    pub(crate) fn keep(
-        &mut self,
-        before: TensorSpan,
-        kind: WeightType,
-        packed: bool,
-        bytes: MmapMut,
-    ) -> TensorSpan {
-        let mut file = before.file;
+    /// Keeps what the matrix of a span has become, and `span` says what that is, in memory as a file of its own; in the place of
+    /// what it was, if that was in memory as well. The span of it there.
+    pub(crate) fn keep(&mut self, span: TensorSpan, bytes: MmapMut) -> TensorSpan {
+        let mut file = span.file;
         match &mut self.parts[file] {
             part @ Part::Memory(_) => *part = Part::Memory(bytes),
             Part::Mapped(_) => {
@@ -97,7 +100,7 @@ impl Weights {
                 self.parts.push(Part::Memory(bytes));
             }
         }
-        TensorSpan { kind, file, offset: 0, packed, ..before }
+        TensorSpan { file, offset: 0, ..span }
     }
 
     /// Gives back the memory that files occupy: what is still read of them comes from the disk again.

@@ -39,7 +39,12 @@ impl EngineError {
     /// The code that crosses into JavaScript.
     pub fn code(&self) -> &'static str {
         match self {
-            EngineError::Invalid(_) | EngineError::Isa(_) | EngineError::Threads { .. } => "INVALID_OPTION",
+            EngineError::Invalid(_)
+            | EngineError::Isa(_)
+            | EngineError::Threads { .. }
+            | EngineError::Weights(dense::WeightsError::Isa(_) | dense::WeightsError::Threads(_)) => {
+                "INVALID_OPTION"
+            }
             EngineError::Store(error) => error.code(),
             EngineError::State { .. } => "SESSION_CORRUPT",
             EngineError::Weights(dense::WeightsError::Io { .. }) => "FILE_UNREADABLE",
