@@ -12,7 +12,7 @@ const magicpig = createOpenAICompatible({
 });
 const model = magicpig(process.env.MODEL ?? 'smollm2-135m');
 
-for await (const text of streamText({ model, prompt, maxOutputTokens: 100 }).textStream) process.stdout.write(text);
+for await (const text of streamText({ model, prompt, maxOutputTokens: 100, temperature: 0 }).textStream) process.stdout.write(text);
 
 // An answer that is an object of a schema, whatever the model would rather say.
 const schema = z.object({ sentiment: z.enum(['good', 'bad', 'neither']) });

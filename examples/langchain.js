@@ -6,6 +6,7 @@ import { ChatOpenAI } from '@langchain/openai';
 
 const [file, question] = process.argv.slice(2);
 const model = new ChatOpenAI({
+  temperature: 0,
   model: process.env.MODEL ?? 'smollm2-135m',
   apiKey: process.env.MAGICPIG_API_KEY ?? 'none',
   configuration: { baseURL: process.env.BASE_URL ?? 'http://127.0.0.1:8080/v1' },
