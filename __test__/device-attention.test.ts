@@ -114,7 +114,7 @@ for (const name of ['llama-3.1', 'qwen2', 'gemma2', 'gemma3']) {
       return logSoftmax(await session.step(7));
     };
     await using device = await onnxModel(path);
-    await using host = await onnxModel(path, { attends: false });
+    await using host = await onnxModel(path, { attended: 'nowhere' });
     await using cpu = await loadModel(path, { threads: 2, context: 4096 });
     const own = await after(device, text);
     const [off, fromCpu] = [divergence(await after(host, text), own), divergence(await after(cpu, text), own)];
@@ -123,6 +123,29 @@ for (const name of ['llama-3.1', 'qwen2', 'gemma2', 'gemma3']) {
     t.true(fromCpu < 1e-4, String(fromCpu));
     const control = divergence(await after(device, [...text.slice(1, 700), ...text.slice(0, 401)]), own);
     t.true(control > 20 * off, `negative control: ${control}`);
+  });
+}
+
+for (const [name, precision, most] of [['llama-3.1', 'float32', 2e-5], ['qwen2', 'float16', 2e-4]] as const) {
+  test(`a text whose tensors all go through the host is attended in float16, in chunks: ${name}, products in ${precision}`, async (t) => {
+    const path = writeGguf(join(temporaryFolder(t), 'tiny.gguf'), tinyArchitectures[name]!.spec);
+    // Two chunks of 4,096 tokens, and a part of one.
+    const text = Array.from({ length: 8800 }, (_, i) => architectureText[(i * i + 3 * i) % 64]!);
+    const after = async (model: Model, tokens: readonly number[]) => {
+      using session = model.createSession({ policy: 'exact' });
+      await session.prefill(tokens);
+      t.is(session.tokens.length, tokens.length);
+      return logSoftmax(await session.step(7));
+    };
+    await using through = await onnxModel(path, { attended: 'through-host', precision });
+    await using host = await onnxModel(path, { attended: 'nowhere' });
+    const own = await after(through, text);
+    const off = divergence(await after(host, text), own);
+    t.log(`${off.toExponential(2)} nats from the host's`);
+    t.true(off < most, String(off));
+    // Negative control: without the second chunk's first half.
+    const control = divergence(await after(through, [...text.slice(0, 4096), ...text.slice(6144)]), own);
+    t.true(control > 5 * most, `negative control: ${control}`);
   });
 }
 

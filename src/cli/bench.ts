@@ -1,9 +1,10 @@
 import type { CommandModule, InferredOptionTypes } from 'yargs';
-import { policyNames } from '../decode/options.js';
+import { deviceFrom, policyNames } from '../decode/options.js';
 import { MagicpigError } from '../errors.js';
 import { count, percent, table } from './format.js';
 import { DEFAULT_MODEL, REF_HELP } from './model-option.js';
 import { rowsOption } from './rows-option.js';
+import { runtimeOptions } from './runtime-options.js';
 import type { Terminal } from './terminal.js';
 
 const policyOptions = {
@@ -25,6 +26,7 @@ const attentionOptions = {
 } as const;
 
 const decodeOptions = {
+  device: runtimeOptions.device,
   model: { alias: 'm', type: 'string', default: DEFAULT_MODEL, describe: `The model: ${REF_HELP}` },
   contexts: { type: 'string', default: '512,8192', describe: 'Lengths of the text before the steps' },
   policies: { type: 'string', default: 'exact,sketch', describe: 'Policies to compare' },
@@ -73,7 +75,7 @@ const decode = (terminal: Terminal): CommandModule<object, InferredOptionTypes<t
     const { benchDecode } = await import('../decode/bench.js');
     using progress = terminal.progress();
     // Steps go on for a while after the longest text.
-    await using model = await loadModel(args.model, { threads: args.threads, context: Math.max(...contexts) + 1024, signal });
+    await using model = await loadModel(args.model, { threads: args.threads, device: deviceFrom(args.device), context: Math.max(...contexts) + 1024, signal });
     const rows = await benchDecode(model, contexts, compared, {
       rows: args.rows,
       batch: args.batch,
@@ -85,6 +87,7 @@ const decode = (terminal: Terminal): CommandModule<object, InferredOptionTypes<t
       `${count(row.context)} tokens read in ${row.prefillSeconds.toFixed(1)} s`,
       `${row.policy.padEnd(6)} ${row.decodeMsPerToken.toFixed(1)} ms a token (attention ${row.attendMsPerToken.toFixed(1)} ms)`,
       `${percent(row.keysRead)} of keys read`,
+      ...(row.device ? [`device ${row.device.msPerToken.toFixed(1)} ms, ${(row.device.bytesPerToken / 1e6).toFixed(1)} MB there and back`] : []),
       ...(row.batch ? [
         `${row.batch.tokensPerSecond.toFixed(0)} tokens/s of ${row.batch.sessions} sessions together, ${row.batch.aloneTokensPerSecond.toFixed(0)} of one`,
       ] : []),

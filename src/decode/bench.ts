@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { MagicpigError } from '../errors.js';
 import { cpuInfo, measureAttention } from '../native.js';
+import type { DeviceCounts } from '../onnx/runtime.js';
 import type { Model } from './model.js';
 import { type PolicyName, type PolicyOptions, type RowType, integer, policyFrom, rowsFrom, threadsFrom } from './options.js';
 import { uniform } from './sampler.js';
@@ -74,8 +75,18 @@ export interface DecodeBenchRow {
   readonly decodeMsPerToken: number;
   readonly attendMsPerToken: number;
   readonly keysRead: number;
+  /** Where the dense layers are not the CPU's. */
+  readonly device?: DeviceCost;
   /** With a batch. */
   readonly batch?: BatchThroughput;
+}
+
+/** What a step costs of another device: means. */
+export interface DeviceCost {
+  /** Its runs, what goes there and back included. */
+  readonly msPerToken: number;
+  /** Bytes that go there and back. */
+  readonly bytesPerToken: number;
 }
 
 /** What sessions that step together get, and one of them alone in turns with them. */
@@ -122,7 +133,9 @@ export async function benchDecode(
       const steps: number[] = [];
       const attends: number[] = [];
       let keysRead = 0;
+      let before = model.deviceCounts;
       for (const [step, token] of tokens.entries()) {
+        if (step === WARM_UP) before = model.deviceCounts;
         session.resetStats();
         await session.step(token, { signal });
         if (step < WARM_UP) continue;
@@ -131,8 +144,17 @@ export async function benchDecode(
         attends.push(stats.attendMsPerToken);
         keysRead += stats.keysRead;
       }
+      const device = deviceCost(before, model.deviceCounts, STEPS);
       session.rewind(context);
-      const alone = { context, policy: session.stats().policy, prefillSeconds, decodeMsPerToken: median(steps), attendMsPerToken: median(attends), keysRead: keysRead / STEPS };
+      const alone = {
+        context,
+        policy: session.stats().policy,
+        prefillSeconds,
+        decodeMsPerToken: median(steps),
+        attendMsPerToken: median(attends),
+        keysRead: keysRead / STEPS,
+        ...(device && { device }),
+      };
       rows.push(batch === 1 ? alone : { ...alone, batch: await batchThroughput(model, session, policy, batch, signal) });
     }
   }
@@ -182,6 +204,11 @@ async function batchThroughput(
     for (const copy of copies) copy.dispose();
     await rm(folder, { recursive: true, force: true });
   }
+}
+
+function deviceCost(before: DeviceCounts | undefined, after: DeviceCounts | undefined, steps: number): DeviceCost | undefined {
+  if (before === undefined || after === undefined) return undefined;
+  return { msPerToken: (1000 * (after.seconds - before.seconds)) / steps, bytesPerToken: (after.bytes - before.bytes) / steps };
 }
 
 /** The tokens at positions `from` to `to` of a text that is always the same. */

@@ -44,7 +44,7 @@ export interface DeviceReading {
   readonly tokens: readonly number[];
   /** Tokens that the session has already. */
   readonly position: number;
-  /** Tokens that go through the device together. */
+  /** Tokens that go through the device together where the host attends them. */
   readonly chunk: number;
   readonly signal: AbortSignal | undefined;
   /** Called with how many tokens' worth of the work is done. */
@@ -62,11 +62,12 @@ export async function prefillOnDevice(dense: DenseGraph, native: NativeSession, 
     signal?.throwIfAborted();
     return await native.attendPrefill(layer, rows, q, k, v);
   };
-  const there = position === 0 ? Math.min(many, dense.attendable) : 0;
-  if (there > 0) {
+  const { reads } = dense;
+  const there = position === 0 && reads ? Math.min(many, reads.most) : 0;
+  if (reads && there > 0) {
     let chunks = 0;
-    const allChunks = Math.ceil(there / chunk) * dense.layers;
-    await dense.read(tokens.slice(0, there), chunk, async (layer, { k, v }) => {
+    const allChunks = Math.ceil(there / reads.chunk) * dense.layers;
+    await dense.read(tokens.slice(0, there), async (layer, { k, v }) => {
       signal?.throwIfAborted();
       native.appendRows(layer, k, v);
       chunks += 1;

@@ -11,7 +11,7 @@ import type { ExtraLayerTensor, LayerTensor, ModelConfig, ModelFile, RopeConfig,
 import { NativeGrammar, NativeModel, NativeSession, NativeVocabulary, headDims } from '../native.js';
 import type { NativeModelOptions } from '../native.js';
 import type { DenseGraph } from '../onnx/dense-graph.js';
-import type { RuntimeOptions } from '../onnx/runtime.js';
+import type { DeviceCounts, RuntimeOptions } from '../onnx/runtime.js';
 import { Batcher } from './batch.js';
 import { JsonConstraint } from './constraint.js';
 import { chooseDevice } from './device.js';
@@ -127,7 +127,7 @@ export async function loadModel(reference: string, options: LoadOptions = {}): P
     checkWeights(memoryPlan(asLoaded(file, bits), { tokens: 0, rows: 'bf16', policy: { kind: 'exact' } }), memory);
     const tokenizer = new Tokenizer(file.tokenizer);
     // Before the parts, which would stay loaded if this failed.
-    const weights = await NativeModel.load(nativeOptions(file, { lmHead8Bits: lmHead === '8', threads, ...(bits !== 'file' && { bits: Number(bits) }) }));
+    const weights = await NativeModel.load(nativeOptions(file, { lmHead8Bits: lmHead === '8', packing: device === 'cpu', threads, ...(bits !== 'file' && { bits: Number(bits) }) }));
     signal?.throwIfAborted();
     const dense = device === 'cpu' ? undefined : await denseGraph(file, { device, threads }, options);
     const limits = { context: options.context ?? file.config.contextLength, memory: options.context === undefined ? undefined : memory };
@@ -161,7 +161,7 @@ function checkAttention({ headDim }: ModelConfig): void {
 }
 
 /** Where the addon finds the weights of a model, and what it does to them. */
-export function nativeOptions(file: ModelFile, rounding: { lmHead8Bits?: boolean; bits?: number; threads: number }): NativeModelOptions {
+export function nativeOptions(file: ModelFile, rounding: { lmHead8Bits?: boolean; bits?: number; packing?: boolean; threads: number }): NativeModelOptions {
   const { config } = file;
   const { layers, hiddenSize, intermediateSize, heads, kvHeads, headDim, local } = config;
   const span = ({ type, shape, file: number, offset }: Tensor) => ({ type, outputs: shape.length > 1 ? (shape[0] ?? 0) : 1, inputs: shape.at(-1) ?? 0, file: number, offset });
@@ -383,6 +383,12 @@ export class Model implements AsyncDisposable {
   /** Undoes `tune`: sessions take the defaults of every model again. False if there was nothing to undo. Throws CACHE_UNWRITABLE. */
   async resetTuned(): Promise<boolean> {
     return await removeTuned(this.fingerprint);
+  }
+
+  /** @internal What runs of the dense layers have cost since the model was loaded, where they are not the CPU's. */
+  get deviceCounts(): DeviceCounts | undefined {
+    const { dense } = this.#batcher;
+    return dense && { ...dense.counts };
   }
 
   /** @internal What a session's folder says of the model. */

@@ -4,3 +4,8 @@ import type { LocalAttention } from './types.js';
 export function localCount(local: LocalAttention | undefined): number {
   return local === undefined ? 0 : local.layers.filter(Boolean).length;
 }
+
+/** How many of the newest tokens a layer attends; undefined where it attends all. */
+export function localWindow(local: LocalAttention | undefined, layer: number): number | undefined {
+  return local?.layers[layer] ? local.window : undefined;
+}

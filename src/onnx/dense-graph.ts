@@ -1,9 +1,13 @@
 import { MagicpigError } from '../errors.js';
+import { localWindow } from '../model/local.js';
 import type { ModelConfig, ModelFile } from '../model/types.js';
-import { DeviceAttention, type KeyBlock } from './device-attention.js';
+import { DeviceReader } from './device-reader.js';
 import { Embedding } from './embedding.js';
+import { HostReader } from './host-reader.js';
+import type { Precision } from './linear.js';
+import type { Angles, Chunk, Reader, Store } from './reading.js';
 import { Rope } from './rope.js';
-import { Part, type RunTensor, type RuntimeOptions, onHost, release } from './runtime.js';
+import { type DeviceCounts, type HostTensor, Part, type RunTensor, type RuntimeOptions, onHost, release } from './runtime.js';
 import { headParts, layerParts, tailPart } from './transformer.js';
 
 /** Queries, keys (both rotated) and values of the rows of a run: [rows, heads * headDim], [rows, kvHeads * headDim] twice. */
@@ -28,29 +32,25 @@ export interface Stepped {
   readonly residual: Float32Array;
 }
 
-/** Takes keys and values of the rows of a layer, which come in the order of their positions. */
-export type Store = (layer: number, rows: { readonly k: Float32Array; readonly v: Float32Array }) => unknown;
-
-/** Bytes that a text may take on the device while it is read there, beside a chunk's activations. */
-const TEXT_BYTES = 2 ** 31;
-
-/** Consecutive tokens of a text that is read layer by layer. */
-interface Chunk {
-  readonly first: number;
-  readonly rows: number;
-  readonly angles: readonly [Angles, Angles];
-  x: RunTensor;
-  o?: RunTensor;
-}
-
-type Angles = Readonly<Record<'cos' | 'sin', RunTensor>>;
-
 /** A part of the output head: the logits of so many tokens from `first` on. */
 interface Head {
   readonly part: Part;
   readonly first: number;
   readonly count: number;
 }
+
+/** How a graph is loaded. */
+export interface DenseGraphOptions {
+  readonly signal?: AbortSignal | undefined;
+  readonly onPart?: ((loaded: number, total: number) => void) | undefined;
+  /** Where texts that are read are attended, and what is between the layers stays: `nowhere` if the host attends. Default: what suits the device and the model. */
+  readonly attended?: 'device' | 'through-host' | 'nowhere';
+  /** Of products. Default: float16 where a GPU is quick with it and the model is known to stay in its range. */
+  readonly precision?: Precision;
+}
+
+/** So many rows at most are a step's, whose outputs come to the host as one. */
+const STEP_ROWS = 32;
 
 /** The dense layers on a device: one ONNX model a layer boundary, loaded once, run on any number of rows, of one text or of several. */
 export class DenseGraph {
@@ -61,11 +61,22 @@ export class DenseGraph {
   readonly #embedding: Embedding;
   readonly #rope: Rope;
   readonly #localRope: Rope | undefined;
-  /** Where tensors can stay on the device: without that, every block of keys would go there once for every block after it. */
-  readonly #attention: DeviceAttention | undefined;
+  readonly #reader: Reader | undefined;
+  /** Whether layers give all of a row as one output too. */
+  readonly #joined: boolean;
+  /** Of all parts since they were loaded. */
+  readonly counts: Readonly<DeviceCounts>;
 
-  private constructor(model: ModelFile, layers: readonly Part[], tail: Part, heads: readonly Head[], attention: DeviceAttention | undefined) {
-    this.#attention = attention;
+  private constructor(
+    model: ModelFile,
+    layers: readonly Part[],
+    tail: Part,
+    heads: readonly Head[],
+    { reader, joined, counts }: { reader: Reader | undefined; joined: boolean; counts: DeviceCounts },
+  ) {
+    this.#reader = reader;
+    this.#joined = joined;
+    this.counts = counts;
     this.#config = model.config;
     this.#layers = layers;
     this.#tail = tail;
@@ -77,13 +88,13 @@ export class DenseGraph {
   }
 
   /** Loads every part. The model file must stay open, since embeddings are read from it. */
-  static async load(
-    model: ModelFile,
-    options: RuntimeOptions,
-    { signal, onPart, attends = options.device === 'webgpu' }: { signal?: AbortSignal | undefined; onPart?: ((loaded: number, total: number) => void) | undefined; attends?: boolean } = {},
-  ): Promise<DenseGraph> {
+  static async load(model: ModelFile, runtime: RuntimeOptions, { signal, onPart, ...how }: DenseGraphOptions = {}): Promise<DenseGraph> {
+    const { attended = attendedOn(runtime.device, model.config), precision = precisionOn(runtime.device, model) } = how;
+    const counts = { runs: 0, seconds: 0, bytes: 0 };
+    const options = { ...runtime, counts };
+    const stay = attended === 'device';
     const loaded: Part[] = [];
-    const [builders, heads] = [layerParts(model, { attended: attends }), headParts(model)];
+    const [builders, heads] = [layerParts(model, { stay, precision }), headParts(model)];
     const load = async (build: () => Uint8Array, stay: string[] = []): Promise<Part> => {
       signal?.throwIfAborted();
       const part = await Part.load(build(), options, stay);
@@ -94,13 +105,14 @@ export class DenseGraph {
     try {
       const layers: Part[] = [];
       // The residual stream is nobody's but the next part's.
-      const stay = attends ? ['q_stay', 'k_stay', 'v_stay'] : [];
-      for (const build of builders) layers.push(await load(build, layers.length === 0 ? stay : ['x_out', ...stay]));
-      const tail = await load(() => tailPart(model));
+      const staying = stay ? ['q_stay', 'k_stay', 'v_stay'] : [];
+      for (const build of builders) layers.push(await load(build, stay && layers.length > 0 ? ['x_out', ...staying] : staying));
+      const tail = await load(() => tailPart(model, { precision }));
       const head: Head[] = [];
       for (const { build, first, count } of heads) head.push({ part: await load(build), first, count });
-      const attention = attends ? await DeviceAttention.load(model.config, options) : undefined;
-      return new DenseGraph(model, layers, tail, head, attention);
+      const Readers = { device: DeviceReader, 'through-host': HostReader, nowhere: undefined };
+      const reader = await Readers[attended]?.load(model.config, options);
+      return new DenseGraph(model, layers, tail, head, { reader, joined: !stay, counts });
     } catch (error) {
       await Promise.all(loaded.map((part) => part.dispose()));
       throw error;
@@ -111,58 +123,29 @@ export class DenseGraph {
     return this.#layers.length;
   }
 
-  /** How many tokens of a text's beginning the device can attend by itself. */
-  get attendable(): number {
-    if (this.#attention === undefined) return 0;
-    const { hiddenSize, heads, kvHeads, headDim } = this.#config;
-    return Math.floor(TEXT_BYTES / (4 * (hiddenSize + heads * headDim + 2 * kvHeads * headDim)));
+  /** How many tokens of a text's beginning the device can attend by itself, and how many of them go through a layer together. */
+  get reads(): { readonly most: number; readonly chunk: number } | undefined {
+    return this.#reader && { most: this.#reader.most, chunk: this.#reader.chunk };
   }
 
   /**
-   * Takes the beginning of a text, of {@link DenseGraph.attendable} tokens at most, through every layer up to the last one's keys and values, and attends it on the device:
+   * Takes the beginning of a text, of `reads.most` tokens at most, through every layer up to the last one's keys and values, and attends it on the device:
    * layer by layer, and in each chunk by chunk, of which `store` takes keys and values.
    */
-  async read(tokens: readonly number[], chunkRows: number, store: Store): Promise<void> {
-    const attention = this.#attention;
-    if (attention === undefined) throw new MagicpigError('INTERNAL', 'the device does not attend');
+  async read(tokens: readonly number[], store: Store): Promise<void> {
+    const reader = this.#reader;
+    if (reader === undefined) throw new MagicpigError('INTERNAL', 'the device does not attend');
     const chunks: Chunk[] = [];
-    for (let first = 0; first < tokens.length; first += chunkRows) {
-      const some = tokens.slice(first, first + chunkRows);
-      chunks.push({ first, rows: some.length, angles: this.#angles(some.map((_, row) => first + row)), x: this.#embedded(some) });
+    for (let first = 0; first < tokens.length; first += reader.chunk) {
+      const some = tokens.slice(first, first + reader.chunk);
+      chunks.push({ tokens: some, first, angles: this.#angles(some.map((_, row) => first + row)), x: this.#embedded(some) });
     }
     try {
-      for (const [layer, part] of this.#layers.entries()) await this.#readLayer(attention, { layer, part, chunks, store });
-    } finally {
-      for (const { x, o } of chunks) release(x, o);
-    }
-  }
-
-  async #readLayer(attention: DeviceAttention, { layer, part, chunks, store }: { layer: number; part: Part; chunks: readonly Chunk[]; store: Store }): Promise<void> {
-    const { local } = this.#config;
-    const isLocal = local?.layers[layer] === true;
-    const blocks: KeyBlock[] = [];
-    try {
-      for (const chunk of chunks) {
-        const { x, o, first, rows, angles } = chunk;
-        const { q_stay: q, k_stay: keys, v_stay: values, k, v, x_out: next } = await part.run({ x, ...(o && { o }), ...angles[isLocal ? 1 : 0] });
-        if (q === undefined || keys === undefined || values === undefined) throw new MagicpigError('INTERNAL', 'a part of the model left an output out');
-        blocks.push({ k: keys, v: values, first, rows });
-        release(o);
-        if (next !== undefined) {
-          release(x);
-          chunk.x = next;
-        }
-        delete chunk.o;
-        try {
-          // What the last layer's attention gives is only wanted after the last token, which goes by itself.
-          if (layer < this.#layers.length - 1) chunk.o = await attention.attend(q, blocks, isLocal ? local.window : Infinity);
-        } finally {
-          release(q);
-        }
-        await store(layer, { k: onHost(k), v: onHost(v) });
+      for (const [layer, part] of this.#layers.entries()) {
+        await reader.readLayer({ layer, part, chunks, last: layer === this.#layers.length - 1, store });
       }
     } finally {
-      for (const { k, v } of blocks) release(k, v);
+      for (const { x, o } of chunks) release(x, o);
     }
   }
 
@@ -223,13 +206,14 @@ export class DenseGraph {
     let o: RunTensor | undefined;
     try {
       for (const [layer, part] of this.#layers.entries()) {
-        const { q, k, v, x_out: next, ...stayed } = await part.run({ x, ...(o && { o }), ...angles[local?.layers[layer] ? 1 : 0] });
-        release(...Object.values(stayed));
+        const inputs = { x, ...(o && { o }), ...angles[localWindow(local, layer) === undefined ? 0 : 1] };
+        const joined = this.#joined && rows.length <= STEP_ROWS;
+        const { x_out: next, ...projections } = joined ? await this.#joinedRun(part, inputs, rows.length) : await apartRun(part, inputs);
         if (next !== undefined) {
           release(x);
           x = next;
         }
-        o = matrix(await attend(layer, { q: onHost(q), k: onHost(k), v: onHost(v) }), rows.length);
+        o = matrix(await attend(layer, projections), rows.length);
       }
     } catch (error) {
       release(x);
@@ -239,10 +223,51 @@ export class DenseGraph {
     return { x, o };
   }
 
+  /** A layer's outputs as one of a step's few rows. */
+  async #joinedRun(part: Part, inputs: Readonly<Record<string, RunTensor>>, rows: number): Promise<Projections & { x_out?: RunTensor }> {
+    const { heads, kvHeads, headDim, hiddenSize } = this.#config;
+    const joined = onHost((await part.run(inputs, { joined: null })).joined);
+    const [wide, narrow] = [heads * headDim, kvHeads * headDim];
+    const [q, k, v, x] = columns(joined, rows, [wide, narrow, narrow, hiddenSize]);
+    return { q, k, v, ...('o' in inputs && { x_out: matrix(x, rows) }) };
+  }
+
   async dispose(): Promise<void> {
     await Promise.all([...this.#layers, this.#tail, ...this.#heads.map(({ part }) => part)].map((part) => part.dispose()));
-    await this.#attention?.dispose();
+    await this.#reader?.dispose();
   }
 }
 
-const matrix = (data: Float32Array, rows: number) => ({ data, shape: [rows, data.length / rows] });
+/** A layer's outputs as they are, but for those that are on the device for attention there. */
+async function apartRun(part: Part, inputs: Readonly<Record<string, RunTensor>>): Promise<Projections & { x_out?: RunTensor }> {
+  const { q, k, v, x_out, ...stayed } = await part.run(inputs);
+  release(...Object.values(stayed));
+  return { q: onHost(q), k: onHost(k), v: onHost(v), ...(x_out && { x_out }) };
+}
+
+/** Columns of a matrix [rows, sum of widths], each part [rows, width] by itself. Widths beyond the matrix's give nothing. */
+function columns<const Widths extends readonly number[]>(data: Float32Array, rows: number, widths: Widths): { -readonly [I in keyof Widths]: Float32Array } {
+  const whole = data.length / rows;
+  let from = 0;
+  return widths.map((width) => {
+    const first = from;
+    from += width;
+    if (rows === 1) return data.subarray(first, from);
+    const part = new Float32Array(from <= whole ? rows * width : 0);
+    for (let row = 0; row * width < part.length; row += 1) part.set(data.subarray(row * whole + first, row * whole + from), row * width);
+    return part;
+  }) as { -readonly [I in keyof Widths]: Float32Array };
+}
+
+/** Tensors stay on WebGPU's devices alone. Elsewhere chunks go through the host, which pays where attention is flash attention. */
+function attendedOn(device: RuntimeOptions['device'], config: ModelConfig): 'device' | 'through-host' | 'nowhere' {
+  if (device === 'webgpu') return 'device';
+  return device === 'cuda' && HostReader.takes(config) ? 'through-host' : 'nowhere';
+}
+
+/** Models with norms behind their projections, Gemma's, have activations beyond float16's range. */
+function precisionOn(device: RuntimeOptions['device'], model: ModelFile): Precision {
+  return device === 'cuda' && model.extraTensor(0, 'mlpPostNorm') === undefined ? 'float16' : 'float32';
+}
+
+const matrix = (data: Float32Array, rows: number): HostTensor<Float32Array> => ({ data, shape: [rows, data.length / rows] });

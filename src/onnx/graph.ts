@@ -3,7 +3,7 @@ import { onnx } from './generated/onnx.js';
 /** A tensor inside a graph, by its name. */
 export type Value = string & { readonly value: unique symbol };
 
-export type ElementType = 'float32' | 'uint8' | 'int64';
+export type ElementType = 'float32' | 'float16' | 'uint8' | 'int32' | 'int64';
 
 /** A dimension: a fixed size, or the name of one that is known at run time. */
 export type Dimension = number | string;
@@ -12,7 +12,9 @@ export type Attribute = { int: number } | { ints: readonly number[] } | { float:
 
 const elementTypes: Record<ElementType, onnx.TensorProto.DataType> = {
   float32: onnx.TensorProto.DataType.FLOAT,
+  float16: onnx.TensorProto.DataType.FLOAT16,
   uint8: onnx.TensorProto.DataType.UINT8,
+  int32: onnx.TensorProto.DataType.INT32,
   int64: onnx.TensorProto.DataType.INT64,
 };
 
@@ -55,6 +57,11 @@ export class GraphBuilder {
   /** One operator with a single output. */
   node(operator: string, inputs: readonly (Value | undefined)[], attributes: Record<string, Attribute> = {}, domain = ''): Value {
     return this.nodes(operator, inputs, [true], attributes, domain)[0] as Value;
+  }
+
+  /** `x` as another type. */
+  cast(x: Value, type: ElementType): Value {
+    return this.node('Cast', [x], { to: { int: elementTypes[type] } });
   }
 
   /** One operator whose outputs are those that `wanted` marks; the others are left out. */

@@ -1,6 +1,6 @@
 import type { ModelConfig, ModelFile, Tensor } from '../model/types.js';
 import { CONTRIB, GraphBuilder, type Value } from './graph.js';
-import { Activation, linear } from './linear.js';
+import { Activation, type Precision, linear } from './linear.js';
 import { dequantise } from './quantised-blocks.js';
 
 /**
@@ -11,37 +11,59 @@ import { dequantise } from './quantised-blocks.js';
  * - tail: output projection and MLP of the last layer;
  * - heads: the final norm, and logits. Only the rows whose logits are wanted come this far.
  *
- * Where `attended` on the device, layer parts give q, k and v a second time, as `q_stay`, `k_stay` and `v_stay`.
- *
  * Inputs and outputs, in f32: `x` [rows, hidden] the residual stream, `o` [rows, heads * headDim] attention's output,
- * `cos` and `sin` [rows, rotating dimensions / 2], `q`, `k` and `v`, and `logits`.
+ * `cos` and `sin` [rows, rotating dimensions / 2], `q`, `k` and `v`, and `logits`. Layer parts give what they have a second time: where tensors
+ * `stay` on the device q, k and v for attention there, as `q_stay`, `k_stay` and `v_stay`; else all of a row, q, k, v and the residual stream side by
+ * side, as `joined`, for a step, whose every output takes as long to bring to the host.
  */
-export function layerParts(model: ModelFile, { attended = false } = {}): (() => Uint8Array)[] {
-  return Array.from({ length: model.config.layers }, (_, layer) => () => layerPart(model, layer, attended));
+export function layerParts(model: ModelFile, options: PartOptions = {}): (() => Uint8Array)[] {
+  return Array.from({ length: model.config.layers }, (_, layer) => () => layerPart(model, layer, options));
 }
 
-function layerPart(model: ModelFile, layer: number, attended: boolean): Uint8Array {
+export interface PartOptions {
+  readonly stay?: boolean;
+  /** Of products, but for those of the output head. Default float32. */
+  readonly precision?: Precision;
+}
+
+/** A part that is being made. */
+interface Making {
+  readonly graph: GraphBuilder;
+  readonly model: ModelFile;
+  readonly precision: Precision;
+}
+
+function layerPart(model: ModelFile, layer: number, { stay = false, precision = 'float32' }: PartOptions): Uint8Array {
   const { config } = model;
   const graph = new GraphBuilder();
+  const making = { graph, model, precision };
   const x = graph.input('x', 'float32', ['rows', config.hiddenSize]);
   const nextNorm = model.layerTensor(layer, 'attentionNorm');
   let normed: Value;
+  let next: Value | undefined;
   if (layer === 0) {
     normed = norm(graph, config, x, nextNorm);
   } else {
-    const after = afterAttention(graph, model, layer - 1, x);
-    const sum = addAndNorm(graph, config, after.x, after.added, nextNorm);
-    ({ normed } = sum);
-    graph.output('x_out', sum.x, 'float32', ['rows', config.hiddenSize]);
+    const after = afterAttention(making, layer - 1, x);
+    ({ normed, x: next } = addAndNorm(graph, config, after.x, after.added, nextNorm));
+    graph.output('x_out', next, 'float32', ['rows', config.hiddenSize]);
   }
-  beforeAttention(graph, model, layer, normed, attended ? ['', '_stay'] : ['']);
+  const rows = beforeAttention(making, layer, normed);
+  for (const [name, { value, width }] of Object.entries(rows)) {
+    for (const suffix of stay ? ['', '_stay'] : ['']) graph.output(`${name}${suffix}`, value, 'float32', ['rows', width]);
+  }
+  if (!stay) {
+    const joined = [...Object.values(rows), ...(next ? [{ value: next, width: config.hiddenSize }] : [])];
+    const width = joined.reduce((sum, each) => sum + each.width, 0);
+    graph.output('joined', graph.node('Concat', joined.map(({ value }) => value), { axis: { int: 1 } }), 'float32', ['rows', width]);
+  }
   return graph.build();
 }
 
-export function tailPart(model: ModelFile): Uint8Array {
+export function tailPart(model: ModelFile, { precision = 'float32' }: PartOptions = {}): Uint8Array {
   const { layers, hiddenSize } = model.config;
   const graph = new GraphBuilder();
-  const after = afterAttention(graph, model, layers - 1, graph.input('x', 'float32', ['rows', hiddenSize]));
+  const after = afterAttention({ graph, model, precision }, layers - 1, graph.input('x', 'float32', ['rows', hiddenSize]));
   graph.output('x_out', graph.node('Add', [after.x, after.added]), 'float32', ['rows', hiddenSize]);
   return graph.build();
 }
@@ -64,7 +86,7 @@ function headPart(model: ModelFile, first: number, count: number): Uint8Array {
   const { config, lmHead } = model;
   const graph = new GraphBuilder();
   const normed = norm(graph, config, graph.input('x', 'float32', ['rows', config.hiddenSize]), model.finalNorm);
-  const products = linear(new Activation(graph, normed, config.hiddenSize), rowsOf(lmHead, first, count));
+  const products = linear(new Activation(graph, normed, config.hiddenSize, 'float32'), rowsOf(lmHead, first, count));
   graph.output('logits', capped(graph, products, config.logitCap), 'float32', ['rows', count]);
   return graph.build();
 }
@@ -92,38 +114,38 @@ function capped(graph: GraphBuilder, x: Value, cap: number | undefined): Value {
 }
 
 /** Output projection and MLP of `layer`: the residual stream between them, and what the MLP adds to it. */
-function afterAttention(graph: GraphBuilder, model: ModelFile, layer: number, x: Value): { x: Value; added: Value } {
+function afterAttention(making: Making, layer: number, x: Value): { x: Value; added: Value } {
+  const { graph, model, precision } = making;
   const { config } = model;
-  const o = graph.input('o', 'float32', ['rows', config.heads * config.headDim]);
-  const projected = linear(new Activation(graph, o, config.heads * config.headDim), model.layerTensor(layer, 'attentionOutput'));
+  const { hiddenSize, intermediateSize } = config;
+  const width = config.heads * config.headDim;
+  const o = graph.input('o', 'float32', ['rows', width]);
+  const projected = inFloat32(making, linear(new Activation(graph, o, width, precision), model.layerTensor(layer, 'attentionOutput')));
   const attended = normIf(graph, config, projected, model.extraTensor(layer, 'attentionPostNorm'));
   const mlp = addAndNorm(graph, config, x, attended, model.layerTensor(layer, 'mlpNorm'));
-  const gateAndUp = linear(
-    new Activation(graph, mlp.normed, config.hiddenSize),
-    model.layerTensor(layer, 'gate'),
-    model.layerTensor(layer, 'up'),
-  );
-  const [gate, up] = split(graph, gateAndUp, [config.intermediateSize, config.intermediateSize]);
-  const activated = activation(graph, config, gate);
-  const hidden = graph.node('Mul', [activated, up]);
-  const down = linear(new Activation(graph, hidden, config.intermediateSize), model.layerTensor(layer, 'down'));
+  const gateAndUp = linear(new Activation(graph, mlp.normed, hiddenSize, precision), model.layerTensor(layer, 'gate'), model.layerTensor(layer, 'up'));
+  const [gate, up] = split(graph, gateAndUp, [intermediateSize, intermediateSize]);
+  const hidden = graph.node('Mul', [activation(graph, config, gate), up]);
+  const down = inFloat32(making, linear(new Activation(graph, hidden, intermediateSize, precision, precision), model.layerTensor(layer, 'down')));
   return { x: mlp.x, added: normIf(graph, config, down, model.extraTensor(layer, 'mlpPostNorm')) };
 }
 
-/** Outputs `q`, `k` (rotated) and `v` of `layer`, once with each of the suffixes. */
-function beforeAttention(graph: GraphBuilder, model: ModelFile, layer: number, normed: Value, suffixes: readonly string[]): void {
+/** Queries, keys (both rotated) and values of `layer`. */
+function beforeAttention(making: Making, layer: number, normed: Value): Readonly<Record<'q' | 'k' | 'v', { value: Value; width: number }>> {
+  const { graph, model, precision } = making;
   const { heads, kvHeads, headDim, hiddenSize, local } = model.config;
   const rope = local?.layers[layer] ? local.rope : model.config.rope;
   const cos = graph.input('cos', 'float32', ['rows', rope.dimensions / 2]);
   const sin = graph.input('sin', 'float32', ['rows', rope.dimensions / 2]);
   const qkv = linear(
-    new Activation(graph, normed, hiddenSize),
+    new Activation(graph, normed, hiddenSize, precision),
     model.layerTensor(layer, 'query'),
     model.layerTensor(layer, 'key'),
     model.layerTensor(layer, 'value'),
   );
+  const [wide, narrow] = [heads * headDim, kvHeads * headDim];
   // Queries and keys rotate together, as so many heads.
-  const [products, v] = split(graph, biased(graph, model, layer, qkv), [(heads + kvHeads) * headDim, kvHeads * headDim]);
+  const [products, v] = split(graph, biased(graph, model, layer, inFloat32(making, qkv)), [wide + narrow, narrow]);
   const qk = headNorms(graph, model, layer, products);
   const zero = graph.shape(0);
   const batched = graph.node('Unsqueeze', [qk, zero]);
@@ -138,13 +160,13 @@ function beforeAttention(graph: GraphBuilder, model: ModelFile, layer: number, n
     },
     CONTRIB,
   );
-  const [q, k] = split(graph, graph.node('Squeeze', [rotated, zero]), [heads * headDim, kvHeads * headDim]);
-  const scaled = scaledQueries(graph, model.config, q);
-  for (const suffix of suffixes) {
-    graph.output(`q${suffix}`, scaled, 'float32', ['rows', heads * headDim]);
-    graph.output(`k${suffix}`, k, 'float32', ['rows', kvHeads * headDim]);
-    graph.output(`v${suffix}`, v, 'float32', ['rows', kvHeads * headDim]);
-  }
+  const [q, k] = split(graph, graph.node('Squeeze', [rotated, zero]), [wide, narrow]);
+  return { q: { value: scaledQueries(graph, model.config, q), width: wide }, k: { value: k, width: narrow }, v: { value: v, width: narrow } };
+}
+
+/** What came of a product, as everything between products is. */
+function inFloat32({ graph, precision }: Making, product: Value): Value {
+  return precision === 'float32' ? product : graph.cast(product, 'float32');
 }
 
 /** What the addon's attention, which multiplies scores with 1/sqrt(headDim), lacks of the model's scale. */

@@ -40,6 +40,8 @@ pub struct TransformerConfig {
     pub lm_head: TensorSpan,
     /// Whether an lm_head of 16 or 32 bits is kept in 8 in memory. A step reads all of it, for one token.
     pub lm_head_8_bits: bool,
+    /// Whether weights may be packed for the kernels here, which takes memory of its own: not so where a device has the dense layers.
+    pub packing: bool,
     /// What becomes of matrices of 16 and 32 bits.
     pub rounding: Rounding,
     /// The layers.

@@ -106,7 +106,9 @@ pub struct NativeModelOptions {
     pub lm_head_8_bits: Option<bool>,
     /// Bits that matrices of 16 or 32 are kept in, in memory: 8 or 4, and in 4 the lm_head still in 8. None leaves them in the files.
     pub bits: Option<f64>,
-    /// Threads that round them.
+    /// Whether to pack weights for steps here. Default true; a device that has the dense layers makes that a waste.
+    pub packing: Option<bool>,
+    /// Threads that round and pack them.
     pub threads: f64,
     pub layers: Vec<NativeLayer>,
 }
@@ -241,6 +243,7 @@ impl NativeModelOptions {
             final_norm: self.final_norm.span()?,
             lm_head: self.lm_head.span()?,
             lm_head_8_bits: self.lm_head_8_bits.unwrap_or(false),
+            packing: self.packing.unwrap_or(true),
             rounding: match self.bits {
                 None => Rounding::None,
                 Some(8.0) => Rounding::Eight,
