@@ -1,6 +1,7 @@
 import type { Tensor } from '../model/types.js';
+import { dequantise } from '../native.js';
 import { CONTRIB, type GraphBuilder, type Value } from './graph.js';
-import { type PackedWeight, dequantise, isQuantised, packWeights } from './quantised-blocks.js';
+import { type PackedWeight, isQuantised, packWeights } from './quantised-blocks.js';
 
 /** The input of linear layers, with what several of them share. */
 export class Activation {
