@@ -165,6 +165,12 @@ export interface CpuInfo {
   cores: number
 }
 
+/**
+ * The exact f32 elements of whole blocks of a type. Blocks the thread, while all cores work if there are many. Throws INVALID_OPTION if
+ * the type is unknown, or the bytes are not whole blocks.
+ */
+export declare function dequantise(kind: string, bytes: Uint8Array): Float32Array
+
 /** Packs the last commit of a session into a new file; resolves with its bytes. */
 export declare function exportSession(path: string, archive: string): Promise<number>
 
@@ -326,6 +332,20 @@ export interface NativeModelOptions {
   /** Threads that round them. */
   threads: number
   layers: Array<NativeLayer>
+}
+
+/** Weights [outputs, inputs] as MatMulNBits takes them: scale * (quant - 2^(bits - 1)) + offset. */
+export interface NativePackedBlocks {
+  /** Inputs that share a scale. */
+  block: 16 | 32
+  /** Of a quant. */
+  bits: 4 | 8
+  /** [outputs, inputs / block, block * bits / 8]; of two 4-bit quants in a byte the earlier is the low one. */
+  quants: Uint8Array
+  /** [outputs, inputs / block] */
+  scales: Float32Array
+  /** [inputs / block, outputs], or undefined where all are zero. */
+  offsets?: Float32Array
 }
 
 /** Which keys a decoding step reads. */
@@ -490,6 +510,12 @@ export interface NativeTensor {
   /** Bytes before it in the file. */
   offset: number
 }
+
+/**
+ * Packs matrices of one quantised type, of which `tensors` has the bytes, one after the other along the outputs. Blocks the thread
+ * while all cores pack. Throws INVALID_OPTION if the type has no blocks, or the bytes are not `outputs` rows of `inputs` elements.
+ */
+export declare function packBlocks(kind: string, tensors: Array<Uint8Array>, outputs: number, inputs: number): NativePackedBlocks
 
 /** Removes the session in a folder, which nobody may have open for writing. */
 export declare function removeSession(path: string): void

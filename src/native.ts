@@ -6,6 +6,7 @@ import type {
   NativeFolder,
   NativeMeasurement,
   NativeModelOptions,
+  NativePackedBlocks,
   NativePolicy,
   NativeReport,
   NativeGrammar as AddonGrammar,
@@ -26,6 +27,7 @@ export type {
   NativeFolder,
   NativeMeasurement,
   NativeModelOptions,
+  NativePackedBlocks,
   NativePolicy,
   NativeReport,
   NativeSessionInfo,
@@ -65,6 +67,18 @@ export function cpuInfo(): CpuInfo {
 /** The head dimensions that there are kernels for. */
 export function headDims(): readonly number[] {
   return loaded().headDims();
+}
+
+/** Matrices [outputs, inputs] of a quantised type, whose bytes lie one after the other along the outputs, as ONNX Runtime's MatMulNBits takes them. Blocks for milliseconds. */
+export function packBlocks(type: string, tensors: Uint8Array[], outputs: number, inputs: number): NativePackedBlocks {
+  const { packBlocks: pack } = loaded();
+  return translating(() => pack(type, tensors, outputs, inputs));
+}
+
+/** The exact f32 elements of whole blocks of a type. Blocks for microseconds, or milliseconds if there are many. */
+export function dequantise(type: string, bytes: Uint8Array): Float32Array {
+  const { dequantise: elements } = loaded();
+  return translating(() => elements(type, bytes));
 }
 
 /** What one layer's attention costs under a policy, on synthetic rows; runs on other threads, for seconds. */

@@ -10,12 +10,11 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
-import type { TensorType } from '../../src/model/types.js';
-import { dequantise } from '../../src/onnx/quantised-blocks.js';
 import { writeGguf } from '../support/gguf-writer.js';
 import type { GgufSpec } from '../support/gguf-writer.js';
 import { decodeLogProbabilities, divergence, encodeLogProbabilities } from '../support/log-probabilities.js';
 import { distance, predictionsOf } from '../support/predictions.js';
+import { elements } from '../support/reference-llama.js';
 import { architectureText as text, architectureVocabulary, tinyArchitectures, tinyQuantisations } from '../support/tiny-architectures.js';
 
 /** What is allowed between the two, and between llama.cpp and its record, on the mean. */
@@ -38,7 +37,7 @@ function theirs(paths: readonly string[]): number[][][] {
 
 /** The same numbers as F32 weights. */
 function widened(spec: GgufSpec): GgufSpec {
-  const tensors = spec.tensors.map((tensor) => ({ ...tensor, type: 'F32' as const, data: Buffer.from(dequantise(tensor.type as TensorType, tensor.data).buffer) }));
+  const tensors = spec.tensors.map((tensor) => ({ ...tensor, type: 'F32' as const, data: Buffer.from(Float32Array.from(elements(tensor)).buffer) }));
   return { ...spec, tensors };
 }
 

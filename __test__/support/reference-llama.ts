@@ -1,16 +1,9 @@
-import type { TensorType } from '../../src/model/types.js';
-import { dequantise } from '../../src/onnx/quantised-blocks.js';
+import type { QuantisedType } from '../../src/onnx/quantised-blocks.js';
+import { elementsOfBlocks, halfToFloat as half } from './block-formats.js';
 import type { GgufSpec, TensorSpec } from './gguf-writer.js';
 import type { TinyShape } from './tiny-llama.js';
 
 type Matrix = number[][];
-
-function half(bits: number): number {
-  const sign = bits & 0x8000 ? -1 : 1;
-  const exponent = (bits >> 10) & 31;
-  const fraction = bits & 1023;
-  return exponent === 0 ? sign * fraction * 2 ** -24 : sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
-}
 
 /** The elements of a tensor, by the formats' definitions in ggml. */
 export function elements({ type, data }: TensorSpec): number[] {
@@ -31,8 +24,7 @@ export function elements({ type, data }: TensorSpec): number[] {
     }); break;
     case 'Q4_0': each(18, (at) => { nibbles(at + 2, (quant) => half(data.readUInt16LE(at)) * (quant - 8)); }); break;
     case 'Q4_1': each(20, (at) => { nibbles(at + 4, (quant) => half(data.readUInt16LE(at)) * quant + half(data.readUInt16LE(at + 2))); }); break;
-    // Of the other types elements are held to another reader's (quantised-blocks.test.ts).
-    default: out.push(...dequantise(type as TensorType, data));
+    default: out.push(...elementsOfBlocks(type as QuantisedType, data));
   }
   return out;
 }

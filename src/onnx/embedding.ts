@@ -1,5 +1,5 @@
 import type { Tensor } from '../model/types.js';
-import { dequantise } from './quantised-blocks.js';
+import { dequantise } from '../native.js';
 
 /**
  * Token embeddings, read row by row from the model file. A token needs a few hundred bytes, so the table is never loaded:

@@ -1,6 +1,7 @@
 import type { Tensor } from '../model/types.js';
+import { dequantise } from '../native.js';
 import { CONTRIB, type GraphBuilder, type Value } from './graph.js';
-import { type PackedWeight, dequantise, isQuantised, packWeights } from './quantised-blocks.js';
+import { type PackedWeight, isQuantised, packWeights } from './quantised-blocks.js';
 
 /** What products are made of: float16 halves their time where several rows go together. Sums are float32 either way. */
 export type Precision = 'float32' | 'float16';

@@ -1,7 +1,7 @@
 import type { ModelConfig, ModelFile, Tensor } from '../model/types.js';
+import { dequantise } from '../native.js';
 import { CONTRIB, GraphBuilder, type Value } from './graph.js';
 import { Activation, type Precision, linear } from './linear.js';
-import { dequantise } from './quantised-blocks.js';
 
 /**
  * The dense graph of a decoder, cut at the attention calls into a part a layer and what follows the last of them:

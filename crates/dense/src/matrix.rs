@@ -1,5 +1,6 @@
 //! A weight matrix in the block format of its file.
 
+use rayon::prelude::*;
 use team::Team;
 
 use crate::activations::{Activations, BLOCK};
@@ -41,6 +42,11 @@ pub enum WeightType {
 }
 
 impl WeightType {
+    /// The format of GGUF's name, if it is one of these.
+    pub fn named(name: &str) -> Option<WeightType> {
+        WeightType::ALL.into_iter().find(|known| known.name() == name)
+    }
+
     /// Every format.
     pub const ALL: [WeightType; 14] = [
         WeightType::F32,
@@ -185,6 +191,25 @@ impl<'a> Matrix<'a> {
         out
     }
 
+    /// The elements of all rows, dequantised by the tasks of rayon's current pool. A task's worth takes the calling thread alone.
+    pub fn elements(self) -> Vec<f32> {
+        let mut out = vec![0.0; self.outputs() * self.inputs];
+        let mut unpacked = Vec::new();
+        let Matrix { kind, bytes, .. } = self.file_order(&mut unpacked);
+        if bytes.len() <= PART_BYTES {
+            blocks::dequantise(kind, bytes, &mut out, |element| element);
+            return out;
+        }
+        let (elements, block) = kind.block();
+        let blocks = PART_BYTES / block;
+        bytes.par_chunks(blocks * block).zip(out.par_chunks_mut(blocks * elements)).for_each(
+            |(bytes, out)| {
+                blocks::dequantise(kind, bytes, out, |element| element);
+            },
+        );
+        out
+    }
+
     pub(crate) fn row_bytes(&self) -> usize {
         self.row_bytes
     }
@@ -207,7 +232,7 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// Bytes of weights that a task multiplies at most.
+/// Bytes of weights that a task multiplies or dequantises at most.
 const PART_BYTES: usize = 128 << 10;
 
 /// Threads, and the kernels that they run.

@@ -364,8 +364,8 @@ impl TensorSpan {
         inputs: usize,
         (file, offset): (usize, usize),
     ) -> Result<TensorSpan, WeightsError> {
-        let known = WeightType::ALL.into_iter().find(|known| known.name() == kind);
-        let kind = known.ok_or_else(|| WeightsError::Mismatch(format!("the type {kind} is unknown")))?;
+        let kind = WeightType::named(kind)
+            .ok_or_else(|| WeightsError::Mismatch(format!("the type {kind} is unknown")))?;
         Ok(TensorSpan { kind, outputs, inputs, file, offset, packed: false })
     }
 }

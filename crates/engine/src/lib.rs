@@ -29,7 +29,8 @@ pub use audit::{Audit, Coverage};
 pub use batch::{BatchRow, decode_batch};
 pub use config::{Attention, Budget, MOST_DELTA, Policy, Rule, SINKS, SessionConfig, Shape, WINDOW};
 pub use dense::{
-    GateActivation, LayerConfig, RopeConfig, RopePairs, Rounding, TensorSpan, Transformer, TransformerConfig,
+    GateActivation, LayerConfig, Matrix, NBits, RopeConfig, RopePairs, Rounding, TensorSpan, Transformer,
+    TransformerConfig, WeightType,
 };
 pub use draws::Draws;
 pub use error::EngineError;

@@ -23,3 +23,4 @@ mod session;
 mod sessions;
 mod slot;
 mod stats;
+mod weights;

@@ -1,33 +1,25 @@
-import type { TensorType } from '../model/types.js';
+// Quantised blocks by ggml's definitions once more (ggml-common.h, ggml-quants.c), apart from the core's: what that makes of blocks
+// is held to this. This itself is held to the elements that the `gguf` Python package finds (quantised-blocks.test.ts).
+import { tensorLayouts } from '../../src/model/tensor-types.js';
+import type { QuantisedType } from '../../src/onnx/quantised-blocks.js';
 
 /** A block's elements: those of group g are scales[g] * quant + offsets[g]. */
-export interface Unpacked {
+interface Unpacked {
   readonly quants: Int8Array;
   readonly scales: Float32Array;
   readonly offsets: Float32Array;
 }
 
-/** How a quantised type's blocks are read, and how ONNX Runtime's MatMulNBits holds the same numbers. */
-export interface BlockFormat {
+/** How a quantised type's blocks are read. */
+interface BlockFormat {
   /** Elements of a block along a row, and of the groups in it that share a scale. */
   readonly elements: 32 | 256;
   readonly group: 16 | 32;
-  /** Bits of a quant in MatMulNBits, which has no other number of them. */
-  readonly bits: 4 | 8;
-  /** What is added to a quant so that it has no sign. */
-  readonly bias: number;
-  /** Whether groups have offsets. */
-  readonly offsets: boolean;
-  /** Unpacks the block at `at` of `bytes`: the exact numbers of ggml's definitions (ggml-common.h, ggml-quants.c). */
+  /** Unpacks the block at `at` of `bytes`. */
   readonly unpack: (bytes: Uint8Array, at: number, out: Unpacked) => void;
 }
 
-export const largest = { elements: 256, groups: 16 };
-
 const iq4nlValues = Int8Array.of(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113);
-
-const floatBits = new Uint32Array(1);
-const floatValue = new Float32Array(floatBits.buffer);
 
 /** The exact value of an IEEE half. */
 export function halfToFloat(half: number): number {
@@ -36,8 +28,7 @@ export function halfToFloat(half: number): number {
   const sign = half & 0x8000 ? -1 : 1;
   if (exponent === 0) return sign * mantissa * 2 ** -24;
   if (exponent === 31) return mantissa ? NaN : sign * Infinity;
-  floatBits[0] = ((exponent + 112) << 23) | (mantissa << 13);
-  return sign * (floatValue[0] ?? 0);
+  return sign * (1 + mantissa / 1024) * 2 ** (exponent - 15);
 }
 
 const byte = (bytes: Uint8Array, at: number): number => bytes[at] ?? 0;
@@ -53,13 +44,13 @@ function nibbles(bytes: Uint8Array, at: number, { quants }: Unpacked, zero: numb
 }
 
 /** Blocks of 32 elements with a scale, and an offset where `quants` begin behind one. */
-function small(bits: 4 | 8, bias: number, offsets: boolean, quants: (bytes: Uint8Array, at: number, out: Unpacked) => void): BlockFormat {
+function small(offsets: boolean, quants: (bytes: Uint8Array, at: number, out: Unpacked) => void): BlockFormat {
   const unpack = (bytes: Uint8Array, at: number, out: Unpacked) => {
     out.scales[0] = half(bytes, at);
     out.offsets[0] = offsets ? half(bytes, at + 2) : 0;
     quants(bytes, at + (offsets ? 4 : 2), out);
   };
-  return { elements: 32, group: 32, bits, bias, offsets, unpack };
+  return { elements: 32, group: 32, unpack };
 }
 
 /** The bits of 32 consecutive elements of a large block: in the bytes from `at` on, `shift` up, `count` of them. */
@@ -82,7 +73,7 @@ interface Large {
   readonly codes: (bytes: Uint8Array, at: number, g: number) => readonly [scale: number, minimum: number];
 }
 
-function large(bits: 4 | 8, bias: number, group: 16 | 32, offsets: boolean, { low, high, scale, zero, codes }: Large): BlockFormat {
+function large(group: 16 | 32, offsets: boolean, { low, high, scale, zero, codes }: Large): BlockFormat {
   const unpack = (bytes: Uint8Array, at: number, out: Unpacked) => {
     for (let b = 0; b < 8; b += 1) {
       const lower = low(b);
@@ -101,7 +92,7 @@ function large(bits: 4 | 8, bias: number, group: 16 | 32, offsets: boolean, { lo
       out.offsets[g] = -dmin * minimum;
     }
   };
-  return { elements: 256, group, bits, bias, offsets, unpack };
+  return { elements: 256, group, unpack };
 }
 
 const quarter = (b: number) => Math.floor(b / 4);
@@ -120,51 +111,65 @@ function sixBitScale(bytes: Uint8Array, at: number, g: number): readonly [number
   return [(low | (high << 4)) - 32, 0];
 }
 
-export const blockFormats = {
-  Q8_0: small(8, 128, false, (bytes, at, { quants }) => {
+const blockFormats: Record<QuantisedType, BlockFormat> = {
+  Q8_0: small(false, (bytes, at, { quants }) => {
     for (let i = 0; i < 32; i += 1) quants[i] = byte(bytes, at + i);
   }),
-  Q4_0: small(4, 8, false, (bytes, at, out) => { nibbles(bytes, at, out, 8, false); }),
-  Q4_1: small(4, 0, true, (bytes, at, out) => { nibbles(bytes, at, out, 0, false); }),
-  Q5_0: small(8, 128, false, (bytes, at, out) => { nibbles(bytes, at + 4, out, 16, true); }),
-  Q5_1: small(8, 128, true, (bytes, at, out) => { nibbles(bytes, at + 4, out, 0, true); }),
-  IQ4_NL: small(8, 128, false, (bytes, at, out) => {
+  Q4_0: small(false, (bytes, at, out) => { nibbles(bytes, at, out, 8, false); }),
+  Q4_1: small(true, (bytes, at, out) => { nibbles(bytes, at, out, 0, false); }),
+  Q5_0: small(false, (bytes, at, out) => { nibbles(bytes, at + 4, out, 16, true); }),
+  Q5_1: small(true, (bytes, at, out) => { nibbles(bytes, at + 4, out, 0, true); }),
+  IQ4_NL: small(false, (bytes, at, out) => {
     nibbles(bytes, at, out, 0, false);
     for (let i = 0; i < 32; i += 1) out.quants[i] = iq4nlValues[out.quants[i] ?? 0] ?? 0;
   }),
-  Q2_K: large(4, 8, 16, true, {
+  Q2_K: large(16, true, {
     low: (b) => ({ at: 16 + 32 * quarter(b), shift: 2 * (b % 4), count: 2 }),
     scale: 80,
     zero: 0,
     codes: (bytes, at, g) => [byte(bytes, at + g) & 15, byte(bytes, at + g) >> 4],
   }),
-  Q3_K: large(4, 8, 16, false, {
+  Q3_K: large(16, false, {
     low: (b) => ({ at: 32 + 32 * quarter(b), shift: 2 * (b % 4), count: 2 }),
     high: (b) => ({ at: 0, shift: b, count: 1 }),
     scale: 108,
     zero: 4,
     codes: sixBitScale,
   }),
-  Q4_K: large(4, 0, 32, true, {
+  Q4_K: large(32, true, {
     low: (b) => ({ at: 16 + 32 * (b >> 1), shift: 4 * (b % 2), count: 4 }),
     scale: 0,
     zero: 0,
     codes: sixBitPairs,
   }),
-  Q5_K: large(8, 128, 32, true, {
+  Q5_K: large(32, true, {
     low: (b) => ({ at: 48 + 32 * (b >> 1), shift: 4 * (b % 2), count: 4 }),
     high: (b) => ({ at: 16, shift: b, count: 1 }),
     scale: 0,
     zero: 0,
     codes: sixBitPairs,
   }),
-  Q6_K: large(8, 128, 16, false, {
+  Q6_K: large(16, false, {
     low: (b) => ({ at: 64 * quarter(b) + 32 * (b % 2), shift: b % 4 < 2 ? 0 : 4, count: 4 }),
     high: (b) => ({ at: 128 + 32 * quarter(b), shift: 2 * (b % 4), count: 2 }),
     scale: 208,
     zero: 32,
     codes: (bytes, at, g) => [(byte(bytes, at + 192 + g) << 24) >> 24, 0],
   }),
-} satisfies Partial<Record<TensorType, BlockFormat>>;
+};
 
-export type QuantisedType = keyof typeof blockFormats;
+/** The exact f32 elements of whole blocks. */
+export function elementsOfBlocks(type: QuantisedType, bytes: Uint8Array): Float32Array {
+  const { elements, group, unpack } = blockFormats[type];
+  const { bytes: size } = tensorLayouts[type];
+  const unpacked = { quants: new Int8Array(elements), scales: new Float32Array(elements / group), offsets: new Float32Array(elements / group) };
+  const values = new Float32Array((bytes.length / size) * elements);
+  for (let at = 0, to = 0; at < bytes.length; at += size) {
+    unpack(bytes, at, unpacked);
+    unpacked.quants.forEach((quant, i) => {
+      const g = Math.floor(i / group);
+      values[to++] = (unpacked.scales[g] ?? 0) * quant + (unpacked.offsets[g] ?? 0);
+    });
+  }
+  return values;
+}
