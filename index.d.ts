@@ -329,7 +329,9 @@ export interface NativeModelOptions {
   lmHead8Bits?: boolean
   /** Bits that matrices of 16 or 32 are kept in, in memory: 8 or 4, and in 4 the lm_head still in 8. None leaves them in the files. */
   bits?: number
-  /** Threads that round them. */
+  /** Whether to pack weights for steps here. Default true; a device that has the dense layers makes that a waste. */
+  packing?: boolean
+  /** Threads that round and pack them. */
   threads: number
   layers: Array<NativeLayer>
 }
