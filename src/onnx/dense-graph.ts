@@ -226,7 +226,7 @@ export class DenseGraph {
   /** A layer's outputs as one of a step's few rows. */
   async #joinedRun(part: Part, inputs: Readonly<Record<string, RunTensor>>, rows: number): Promise<Projections & { x_out?: RunTensor }> {
     const { heads, kvHeads, headDim, hiddenSize } = this.#config;
-    const joined = onHost((await part.run(inputs, { joined: null })).joined);
+    const joined = onHost((await part.run(inputs, { wanted: { joined: null } })).joined);
     const [wide, narrow] = [heads * headDim, kvHeads * headDim];
     const [q, k, v, x] = columns(joined, rows, [wide, narrow, narrow, hiddenSize]);
     return { q, k, v, ...('o' in inputs && { x_out: matrix(x, rows) }) };

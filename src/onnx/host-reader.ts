@@ -38,12 +38,12 @@ export class HostReader implements Reader {
     const tokens = chunks.reduce((sum, chunk) => sum + chunk.tokens.length, 0);
     const past = { k: new Uint16Array(tokens * narrow), v: new Uint16Array(tokens * narrow) };
     const scratch = { q: new Scratch(wide), k: new Scratch(narrow), v: new Scratch(narrow), x_out: new Scratch(hiddenSize) };
-    for (const chunk of chunks) {
+    for (const [number, chunk] of chunks.entries()) {
       const { x, o, first, angles } = chunk;
       const rows = chunk.tokens.length;
       const { x_out: next, ...projections } = scratch;
       const wanted = { ...of(projections, rows), ...(o && { x_out: next.rows(rows) }) };
-      const { q, k, v, x_out } = await part.run({ x, ...(o && { o }), ...angles[0] }, wanted);
+      const { q, k, v, x_out } = await part.run({ x, ...(o && { o }), ...angles[0] }, { wanted, shrink: number === chunks.length - 1 });
       if (x_out !== undefined) chunk.x = next.swap(x_out, x);
       const kv = { k: onHost(k), v: onHost(v) };
       // The host stores meanwhile, where it can do that on other threads.
@@ -69,7 +69,7 @@ export class HostReader implements Reader {
     const attended = o === undefined ? new Float32Array(rows * heads * headDim) : onHost(o);
     await this.#attention.run(
       { q: chunk(q), k: chunk(k), v: chunk(v), past_k: before(past.k), past_v: before(past.v), last: count(first + rows - 1), total: count(first + rows) },
-      { o: chunk(attended), k_half: own(past.k), v_half: own(past.v) },
+      { wanted: { o: chunk(attended), k_half: own(past.k), v_half: own(past.v) } },
     );
     return { data: attended, shape: [rows, heads * headDim] };
   }

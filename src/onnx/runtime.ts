@@ -54,6 +54,16 @@ export interface DeviceCounts {
   bytes: number;
 }
 
+export interface RunOptions {
+  /**
+   * Where none stay on the device, the outputs that are wanted, each in the tensor that is given for it, or a new one. Bringing one to the host takes some
+   * 25 microseconds, however small it is, and of a large one into memory that was never touched longer than into what was.
+   */
+  readonly wanted?: Readonly<Record<string, HostTensor | null>>;
+  /** Whether CUDA's memory for activations is given back afterwards: each part keeps its own, as much as its largest run took. */
+  readonly shrink?: boolean;
+}
+
 /** A loaded part of a model. The only door to ONNX Runtime. */
 export class Part {
   readonly #session: ort.InferenceSession;
@@ -91,16 +101,14 @@ export class Part {
     }
   }
 
-  /**
-   * All outputs or, where none stay on the device, those that are `wanted`, each in the tensor that is given for it, or a new one. Bringing
-   * one to the host takes some 25 microseconds, however small it is, and into memory that was never touched twice as long as into an old one.
-   */
-  async run(inputs: Tensors, wanted?: Readonly<Record<string, HostTensor | null>>): Promise<Partial<Record<string, RunTensor>>> {
+  /** All outputs, but for what `options` say. */
+  async run(inputs: Tensors, { wanted, shrink = false }: RunOptions = {}): Promise<Partial<Record<string, RunTensor>>> {
     const feeds = Object.fromEntries(Object.entries(inputs).map(([name, tensor]) => [name, toOrt(tensor)]));
     const fetches = wanted && Object.fromEntries(Object.entries(wanted).map(([name, tensor]) => [name, tensor && toOrt(tensor)]));
     const started = performance.now();
     try {
-      const outputs = Object.entries(await (fetches ? this.#session.run(feeds, fetches) : this.#session.run(feeds)));
+      const options = shrink ? { extra: { memory: { enable_memory_arena_shrinkage: 'gpu:0' } } } : {};
+      const outputs = Object.entries(await (fetches ? this.#session.run(feeds, fetches, options) : this.#session.run(feeds, options)));
       const brought = outputs.map(([name, tensor]) => [name, fromOrt(tensor)] as const);
       this.#counts.bytes += bytesOf(Object.values(inputs)) + bytesOf(brought.map(([, tensor]) => tensor));
       return Object.fromEntries(brought);

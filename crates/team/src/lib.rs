@@ -16,6 +16,10 @@ use std::sync::{Mutex, PoisonError};
 
 use rayon::ThreadPool;
 
+mod crew;
+
+pub use crew::Crew;
+
 /// Looks at the counter before a thread lets others run: some 100 microseconds, longer than a step's serial parts.
 const SPINS: u32 = 4096;
 
@@ -43,6 +47,9 @@ struct Line<T>(T);
 // SAFETY: `region` is read only by a thread that has claimed a task of it and not yet finished that, and written only when
 // there is no such thread (see `Team::each`); the claim's acquire meets the store's release.
 unsafe impl Sync for Shared {}
+
+// SAFETY: the region's pointers are used under the same conditions, on whatever thread.
+unsafe impl Send for Shared {}
 
 impl Shared {
     /// No region yet.
@@ -106,7 +113,7 @@ pub struct Team<'a> {
 impl Team<'_> {
     /// Runs `lead` here with a team of nobody else: for a task of another team whose work would have regions of its own.
     pub fn alone<R>(lead: impl FnOnce(&Team<'_>) -> R) -> R {
-        lead(&Team { shared: &Shared::new(), threads: 1, only_leader: PhantomData })
+        lead(&Team::of(&Shared::new(), 1))
     }
 
     /// Runs `lead` on a thread of the pool, with the others at its side until it returns.
@@ -126,7 +133,7 @@ impl Team<'_> {
                 }
                 return None;
             };
-            let team = Team { shared: &shared, threads: thread.num_threads(), only_leader: PhantomData };
+            let team = Team::of(&shared, thread.num_threads());
             let result = catch_unwind(AssertUnwindSafe(|| lead(&team)));
             shared.dismissed.store(true, Ordering::Release);
             Some(result)
@@ -135,6 +142,11 @@ impl Team<'_> {
             Ok(result) => result,
             Err(panic) => resume_unwind(panic),
         }
+    }
+
+    /// The team of those who look after `shared`.
+    pub(crate) fn of(shared: &Shared, threads: usize) -> Team<'_> {
+        Team { shared, threads, only_leader: PhantomData }
     }
 
     /// Threads, the leader included.
