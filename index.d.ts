@@ -52,7 +52,7 @@ export declare class NativeModel {
  * One sequence: its rows of keys and values, their index, and attention over both.
  *
  * A step goes through the layers in order; each call appends the step's rows to its layer and attends them. While
- * an attendPrefill, buildIndex or decodeBatch is running, every call but cancel and dispose fails with SESSION_BUSY. Arrays must
+ * an attendPrefill, attendBatch, buildIndex or decodeBatch is running, every call but cancel and dispose fails with SESSION_BUSY. Arrays must
  * not be views of a SharedArrayBuffer.
  */
 export declare class NativeSession {
@@ -128,7 +128,7 @@ export declare class NativeSession {
    */
   truncate(tokens: number): void
   /**
-   * Makes a running attendPrefill, buildIndex or decodeBatch fail with ABORTED soon, of a batch this session alone. Does nothing if
+   * Makes a running attendPrefill, attendBatch, buildIndex or decodeBatch fail with ABORTED soon, of a batch this session alone. Does nothing if
    * none is running.
    */
   cancel(): void
@@ -151,6 +151,13 @@ export declare class NativeVocabulary {
    */
   constructor(bytes: Uint8Array, ends: Uint32Array, endTokens: Uint32Array)
 }
+
+/**
+ * As attendDecode for one token of each session, whose threads attend them together: k and v are [sessions, kvHeads * headDim], q and the
+ * result [sessions, heads * headDim], to the bit what attendDecode writes. Each session fails by itself, also where it is busy, was disposed of, or
+ * has another shape than the first one; where there is none, one stays behind whose row is zeros. Copies its inputs.
+ */
+export declare function attendBatch(sessions: Array<NativeSession | undefined | null>, layer: number, q: Float32Array, k: Float32Array, v: Float32Array): Promise<NativeAttended>
 
 /** What the processor can do. Throws INVALID_OPTION if `MAGICPIG_ISA` names what is not there. */
 export declare function cpuInfo(): CpuInfo
@@ -185,6 +192,14 @@ export declare function inspectSession(path: string): NativeSessionInfo
 
 /** Measures a policy on one layer of `batch` sequences of `context` tokens (`options.layers` is not used). */
 export declare function measure(options: NativeSessionOptions, context: number, policy: NativePolicy, batch: number): Promise<NativeMeasurement>
+
+/** What sessions that were attended together got. */
+export interface NativeAttended {
+  /** [sessions, heads * headDim]; zeros where a session failed or stayed behind. */
+  out: Float32Array
+  /** Of each session what stood in its way, or null. */
+  failures: Array<NativeFailure | undefined | null>
+}
 
 /** Sums over steps. */
 export interface NativeAudit {
@@ -224,6 +239,14 @@ export interface NativeDraws {
   bin: number
   /** Rows that were drawn, by bins of positions, for each layer; summed over steps and query heads. */
   layers: Array<Float64Array>
+}
+
+/** What stood in a session's way. */
+export interface NativeFailure {
+  /** The error's code. */
+  code: string
+  /** The error's text. */
+  message: string
 }
 
 /** A name and its value. */
@@ -487,7 +510,7 @@ export interface NativeStats {
   errorSum: number
   /** The greatest of them. */
   errorMax: number
-  /** Wall time spent in attendDecode, in seconds. */
+  /** Wall time spent in attendDecode, in seconds, and of attendBatch and decodeBatch what was spent on this session. */
   attendSeconds: number
   /** Bytes of the index. */
   indexBytes: number

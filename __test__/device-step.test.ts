@@ -1,9 +1,11 @@
 // Steps whose dense layers are elsewhere, with attention between them: as on a device, on ONNX Runtime's CPU provider.
 import { join } from 'node:path';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 
 import test from 'ava';
 import type { ExecutionContext } from 'ava';
 
+import { type AttendBatch, halved } from '../src/decode/device-halves.js';
 import { stepOnDevice } from '../src/decode/device-step.js';
 import { MagicpigError, loadModel } from '../src/index.js';
 import type { Model, Session, SessionOptions } from '../src/index.js';
@@ -133,46 +135,120 @@ test('a session opened again goes on to the bit, without reading a token again',
   t.deepEqual(await stepped(again, steps), await stepped(never, steps));
 });
 
-/** A session that notes which layers it attends, and fails in one of them if asked to. */
-function noting(failsIn?: number): { native: NativeSession; layers: number[]; pushed: number[] } {
-  const layers: number[] = [];
+/** What begins or ends, and of which tokens in which layer. */
+type Mark = readonly ['part' | 'attend' | 'attended', of: string];
+
+const markOf = (tokens: readonly number[], layer: number) => `${tokens.join(' and ')} in layer ${layer}`;
+
+/** Attends in the place of the addon, and takes a few turns of events for it: each session's output is its first v. They fail in layers of their own. */
+function host(failing: ReadonlyMap<NativeSession, number>, marks: Mark[] = []): AttendBatch {
+  return async (sessions, layer, { q, v }) => {
+    const width = q.length / sessions.length;
+    const first = (i: number) => v[(i * v.length) / sessions.length]!;
+    const of = markOf(sessions.map((_, i) => (first(i) - layer) / 10), layer);
+    marks.push(['attend', of]);
+    for (let turn = 0; turn < 3; turn += 1) await nextTurn();
+    marks.push(['attended', of]);
+    const out = new Float32Array(q.length);
+    const failures = sessions.map((session, i) => {
+      if (session !== undefined && failing.get(session) === layer) return new MagicpigError('DISK_FULL', 'full');
+      if (session !== undefined) out.fill(first(i), i * width, (i + 1) * width);
+      return undefined;
+    });
+    return { out, failures };
+  };
+}
+
+/** The tokens of a run, and what their attention gave. */
+type Out = readonly [tokens: number[], out: number[]];
+
+/** Three layers whose k and v are 10 times the token and the layer; a part begins in a turn of its own, as ONNX Runtime's do. */
+function parts({ onPart, marks = [], outs = [] }: { onPart?: (layer: number) => void; marks?: Mark[]; outs?: Out[] }): DenseGraph {
+  const step = async (rows: readonly Row[], attend: Attend): Promise<Stepped[]> => {
+    const tokens = rows.map(({ token }) => token);
+    for (let layer = 0; layer < 3; layer += 1) {
+      await nextTurn();
+      onPart?.(layer);
+      marks.push(['part', markOf(tokens, layer)]);
+      const v = Float32Array.from(tokens, (token) => 10 * token + layer);
+      outs.push([tokens, [...await attend(layer, { q: new Float32Array(2 * rows.length), k: v, v })]]);
+    }
+    return rows.map(({ token, position }) => ({ logits: Float32Array.of(token), residual: Float32Array.of(position) }));
+  };
+  return { step } as unknown as DenseGraph;
+}
+
+/** A session that notes what is pushed; attended alone it writes its first v. */
+function noting(): { native: NativeSession; pushed: number[]; layers: number[] } {
   const pushed: number[] = [];
+  const layers: number[] = [];
   const native = {
     attendDecode: (layer: number, _q: Float32Array, _k: Float32Array, v: Float32Array, out: Float32Array) => {
-      if (layer === failsIn) throw new MagicpigError('DISK_FULL', 'full');
       layers.push(layer);
       out.fill(v[0]!);
     },
     pushStep: (token: number, residual: Float32Array) => { pushed.push(token, ...residual); },
   };
-  return { native: native as unknown as NativeSession, layers, pushed };
+  return { native: native as unknown as NativeSession, pushed, layers };
 }
+
+const stepOf = (native: NativeSession, token: number, position: number, signal?: AbortSignal) => ({ native, token, position, logits: new Float32Array(), signal });
 
 test('a step that fails or is aborted between layers stays behind, and the others go on', async (t) => {
   const controller = new AbortController();
-  const outs: number[][] = [];
-  const dense = {
-    step: async (rows: readonly Row[], attend: Attend): Promise<Stepped[]> => {
-      for (let layer = 0; layer < 3; layer += 1) {
-        if (layer === 2) controller.abort(new MagicpigError('ABORTED', 'enough'));
-        const v = Float32Array.from(rows, ({ token }) => 10 * token + layer);
-        outs.push([...await attend(layer, { q: new Float32Array(2 * rows.length), k: v, v })]);
-      }
-      return rows.map(({ token, position }) => ({ logits: Float32Array.of(token), residual: Float32Array.of(position) }));
-    },
-  } as unknown as DenseGraph;
-  const [fine, full, aborted] = [noting(), noting(1), noting()];
-  const steps = [fine, full, aborted].map(({ native }, i) => ({
-    native, token: i + 1, position: 100 * i, logits: new Float32Array(), signal: i === 2 ? controller.signal : undefined,
-  }));
-  const outcomes = await stepOnDevice(dense, steps);
-  t.deepEqual(outcomes[0], Float32Array.of(1));
+  const outs: Out[] = [];
+  const dense = parts({ outs, onPart: (layer) => { if (layer === 2) controller.abort(new MagicpigError('ABORTED', 'enough')); } });
+  const [fine, full, aborted, other] = [noting(), noting(), noting(), noting()];
+  // In halves of tokens 4 and 1, and 3 and 2.
+  const steps = [stepOf(fine.native, 1, 0), stepOf(full.native, 2, 100), stepOf(aborted.native, 3, 200, controller.signal), stepOf(other.native, 4, 300)];
+  const outcomes = await stepOnDevice(dense, steps, host(new Map([[full.native, 1]])));
+  t.deepEqual([outcomes[0], outcomes[3]], [Float32Array.of(1), Float32Array.of(4)]);
   t.like(outcomes[1], { code: 'DISK_FULL' });
-  t.like(outcomes[2], { code: 'ABORTED' });
-  t.deepEqual([fine.layers, full.layers, aborted.layers], [[0, 1, 2], [0], [0, 1]]);
-  t.deepEqual([fine.pushed, full.pushed, aborted.pushed], [[1, 0], [], []]);
-  // Each has its own row, and who is gone has zeros.
-  t.deepEqual(outs, [[10, 10, 20, 20, 30, 30], [11, 11, 0, 0, 31, 31], [12, 12, 0, 0, 0, 0]]);
+  t.is(outcomes[2], controller.signal.reason);
+  t.deepEqual([fine, full, aborted, other].map(({ pushed }) => pushed), [[1, 0], [], [], [4, 300]]);
+  // Each has its own row, and who is gone has zeros; a half of which nobody is left ends.
+  const of = (first: number) => outs.filter(([[token]]) => token === first).map(([, out]) => out);
+  t.deepEqual(of(4), [[40, 40, 10, 10], [41, 41, 11, 11], [42, 42, 12, 12]]);
+  t.deepEqual(of(3), [[30, 30, 20, 20], [31, 31, 0, 0]]);
+});
+
+test('while one half is attended the device has the other, and one attention runs at a time', async (t) => {
+  const marks: Mark[] = [];
+  const members = [noting(), noting(), noting()];
+  const steps = members.map(({ native }, i) => stepOf(native, i + 1, 100 * i));
+  await stepOnDevice(parts({ marks }), steps, host(new Map(), marks));
+  const during = (tokens: number[], layer: number) => {
+    const at = (what: Mark[0]) => marks.findIndex(([name, of]) => name === what && of === markOf(tokens, layer));
+    t.true(at('attend') >= 0);
+    return marks.slice(at('attend') + 1, at('attended')).map((mark) => mark.join(' '));
+  };
+  const [one, other] = [[3], [2, 1]];
+  for (const layer of [0, 1, 2]) t.deepEqual(during(one, layer), [`part ${markOf(other, layer)}`]);
+  for (const layer of [0, 1]) t.deepEqual(during(other, layer), [`part ${markOf(one, layer + 1)}`]);
+  // By then the first half has been through all of its parts.
+  t.deepEqual(during(other, 2), []);
+  t.deepEqual(members.map(({ pushed }) => pushed), [[1, 0], [2, 100], [3, 200]]);
+});
+
+test('a step by itself is attended at once, on this thread', async (t) => {
+  const alone = noting();
+  const outs: Out[] = [];
+  const nobody: AttendBatch = async () => Promise.reject(new Error('attended on other threads'));
+  t.deepEqual(await stepOnDevice(parts({ outs }), [stepOf(alone.native, 1, 7)], nobody), [Float32Array.of(1)]);
+  t.deepEqual(alone.layers, [0, 1, 2]);
+  t.deepEqual(alone.pushed, [1, 7]);
+  t.deepEqual(outs.map(([, out]) => out), [[10, 10], [11, 11], [12, 12]]);
+  const aborted = AbortSignal.abort(new MagicpigError('ABORTED', 'enough'));
+  const [outcome] = await stepOnDevice(parts({}), [stepOf(noting().native, 1, 7, aborted)], nobody);
+  t.is(outcome, aborted.reason);
+});
+
+test('halves have about as much to attend each', (t) => {
+  const lengths = (positions: readonly number[]) => halved(positions.map((position) => stepOf(noting().native, 0, position))).map((half) => half.map(({ position }) => position));
+  t.deepEqual(lengths([10, 20]), [[20], [10]]);
+  t.deepEqual(lengths([100, 90_000, 200, 300]), [[90_000], [300, 200, 100]]);
+  t.deepEqual(lengths([8000, 8000, 8000, 8000]), [[8000, 8000], [8000, 8000]]);
+  t.deepEqual(lengths([0, 0, 0]), [[0, 0], [0]]);
 });
 
 test('an aborted step leaves the session as it was', async (t) => {
@@ -191,27 +267,54 @@ test('an aborted step leaves the session as it was', async (t) => {
   t.deepEqual(await session.step(7), await fresh.step(7));
 });
 
-test('sessions of any lengths and policies step together as alone', async (t) => {
-  const elsewhere = await model(t);
-  const of = async () => Promise.all(policies.slice(0, 5).map(async (options, i) => {
-    const session = elsewhere.createSession({ tuned: false, ...options });
+async function sessionsOf(t: ExecutionContext, of: Model, count: number): Promise<Session[]> {
+  return await Promise.all(policies.slice(0, count).map(async (options, i) => {
+    const session = of.createSession({ tuned: false, ...options });
     t.teardown(() => { session.dispose(); });
     await session.prefill(text.slice(i, 40 + 300 * i));
     return session;
   }));
-  const [alone, together] = [await of(), await of()];
-  for (let step = 0; step < 6; step += 1) {
-    const outcomes = await elsewhere.stepBatch(together, together.map((_, i) => steps[step + i]!));
-    for (const [i, outcome] of outcomes.entries()) {
-      if (outcome.status === 'rejected') throw outcome.reason;
-      const own = logSoftmax(await alone[i]!.step(steps[step + i]!));
-      const off = divergence(own, logSoftmax(outcome.value));
-      t.true(off < 1e-6, `step ${step}, session ${i}: ${off}`);
+}
+
+for (const count of [2, 3, 5]) {
+  test(`${count} sessions of any lengths and policies step together as alone`, async (t) => {
+    const elsewhere = await model(t);
+    const [alone, together] = [await sessionsOf(t, elsewhere, count), await sessionsOf(t, elsewhere, count)];
+    for (let step = 0; step < 6; step += 1) {
+      const rows: number[][] = [];
+      for (const outcome of await elsewhere.stepBatch(together, together.map((_, i) => steps[step + i]!))) {
+        if (outcome.status === 'rejected') throw outcome.reason;
+        rows.push(logSoftmax(outcome.value));
+      }
+      for (const [i, row] of rows.entries()) {
+        const own = logSoftmax(await alone[i]!.step(steps[step + i]!));
+        t.true(divergence(own, row) < 1e-6, `step ${step}, session ${i}: ${divergence(own, row)}`);
+        // Control: nobody's is another's.
+        t.true(divergence(own, rows[(i + 1) % count]!) > 1e-4, `step ${step}, session ${i}`);
+      }
     }
+    for (const session of together) t.true(session.stats().attendMsPerToken > 0);
+    together[1]!.dispose();
+    const outcomes = await elsewhere.stepBatch(together, steps.slice(0, count));
+    t.deepEqual(outcomes.map(({ status }) => status), together.map((_, i) => (i === 1 ? 'rejected' : 'fulfilled')));
+  });
+}
+
+test('of sessions that step together one is aborted between layers, and is as it was', async (t) => {
+  const elsewhere = await model(t);
+  const [alone, together] = [await sessionsOf(t, elsewhere, 3), await sessionsOf(t, elsewhere, 3)];
+  const controller = new AbortController();
+  const running = Promise.allSettled(together.map((session, i) => session.step(5 + i, i === 1 ? { signal: controller.signal } : {})));
+  for (let turn = 0; turn < 3; turn += 1) await nextTurn();
+  controller.abort();
+  const outcomes = await running;
+  t.like(outcomes[1], { status: 'rejected', reason: { code: 'ABORTED' } });
+  t.is(together[1]!.tokens.length, alone[1]!.tokens.length);
+  for (const [i, outcome] of outcomes.entries()) {
+    const own = logSoftmax(await alone[i]!.step(5 + i));
+    const value = outcome.status === 'fulfilled' ? outcome.value : await together[i]!.step(5 + i);
+    t.true(divergence(own, logSoftmax(value)) < 1e-6, `session ${i}`);
   }
-  together[1]!.dispose();
-  const outcomes = await elsewhere.stepBatch(together.slice(0, 3), [1, 2, 3]);
-  t.deepEqual(outcomes.map(({ status }) => status), ['fulfilled', 'rejected', 'fulfilled']);
 });
 
 test('an output head too large for one ONNX model is several', async (t) => {

@@ -9,49 +9,15 @@ import test, { type ExecutionContext } from 'ava';
 
 import { errorCodes } from '../src/errors.js';
 import { NativeSession, cpuInfo, type NativeSessionOptions } from '../index.js';
+import { type Chunk, chunk, kvLength, qLength, shape, token } from './support/attention-rows.js';
 
-const shape = { layers: 2, heads: 4, kvHeads: 2, headDim: 64 };
 const options: NativeSessionOptions = { ...shape, threads: 2, seed: 1 };
-const qLength = shape.heads * shape.headDim;
-const kvLength = shape.kvHeads * shape.headDim;
 
 /** Rows for a prefill that takes long enough to be met while it runs. */
 const LONG = 8192;
 
-/** Uniform numbers in [-1, 1), the same for the same seed (mulberry32). */
-function numbers(length: number, seed: number): Float32Array {
-  let state = seed;
-  return Float32Array.from({ length }, () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
-    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 31 - 1;
-  });
-}
-
-interface Chunk {
-  rows: number;
-  q: Float32Array;
-  k: Float32Array;
-  v: Float32Array;
-}
-
-const chunk = (rows: number, seed: number): Chunk => ({
-  rows,
-  q: numbers(rows * qLength, seed),
-  k: numbers(rows * kvLength, seed + 1),
-  v: numbers(rows * kvLength, seed + 2),
-});
-
 const prefill = (session: NativeSession, layer: number, { rows, q, k, v }: Chunk): Promise<Float32Array> =>
   session.attendPrefill(layer, rows, q, k, v);
-
-/** One token of a chunk. */
-const token = ({ q, k, v }: Chunk, row: number): [Float32Array, Float32Array, Float32Array] => [
-  q.subarray(row * qLength, (row + 1) * qLength),
-  k.subarray(row * kvLength, (row + 1) * kvLength),
-  v.subarray(row * kvLength, (row + 1) * kvLength),
-];
 
 function throwsCode(t: ExecutionContext, code: keyof typeof errorCodes, call: () => unknown): string {
   return t.throws(call, { instanceOf: Error, code }).message;

@@ -193,6 +193,27 @@ export class NativeGrammar {
   }
 }
 
+/** What {@link attendBatch} made of each session: out [sessions, heads * headDim], zeros for one that failed or stayed behind, and what it failed with. */
+export interface Attended {
+  readonly out: Float32Array;
+  readonly failures: readonly (MagicpigError | undefined)[];
+}
+
+/**
+ * As {@link NativeSession.attendDecode} for one token of each session, which are attended together on other threads, each with what it gets alone to the bit:
+ * q is [sessions, heads * headDim], k and v [sessions, kvHeads * headDim]. Nobody's failure is another's. Where there is no session, one stays behind.
+ */
+export async function attendBatch(
+  sessions: readonly (NativeSession | undefined)[],
+  layer: number,
+  { q, k, v }: Readonly<Record<'q' | 'k' | 'v', Float32Array>>,
+): Promise<Attended> {
+  const { attendBatch: attend } = loaded();
+  const running = translating(() => attend(sessions.map((native) => native?.session), layer, q, k, v));
+  const { out, failures } = await running.catch((cause: unknown) => { throw translated(cause); });
+  return { out, failures: failures.map((failure) => (failure ? translated(failure) : undefined)) };
+}
+
 /** Rows, index and attention of one sequence, in Rust. The addon's class, with errors of this package. */
 export class NativeSession {
   /** @internal */

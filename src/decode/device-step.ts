@@ -1,29 +1,41 @@
-import type { NativeSession } from '../native.js';
+import { type NativeSession, attendBatch } from '../native.js';
 import type { Attend, DenseGraph, Projections } from '../onnx/dense-graph.js';
 import type { Step } from './batch.js';
+import { type AttendBatch, attendTogether, halved, turns } from './device-halves.js';
 
 /**
- * Takes one token of each of several sessions through the dense layers of a device, all as rows of its runs, and has the host attend each in its
- * own session, under the session's policy. Returns of each the logits [vocabulary] of the next token, or what it failed with; its
- * layers then differ in length, and the others go on without it.
+ * Takes one token of each of several sessions through the dense layers of a device, and has the host attend each in its own session, under the
+ * session's policy. Returns of each the logits [vocabulary] of the next token, or what it failed with; its layers then differ in length, and
+ * the others go on without it.
+ *
+ * Several go as two halves, each as rows of its own runs: the device has one while the host attends the other.
  */
-export async function stepOnDevice(dense: DenseGraph, steps: readonly Step[]): Promise<unknown[]> {
-  const failures = new Map<Step, unknown>();
-  const attend: Attend = (layer, { q, k, v }) => {
+export async function stepOnDevice(dense: DenseGraph, steps: readonly Step[], attend: AttendBatch = attendBatch): Promise<unknown[]> {
+  const [first] = steps;
+  // Attended on this thread: there is nothing else to do meanwhile, and another thread would have to be woken in every layer.
+  if (first !== undefined && steps.length === 1) return await through(dense, steps, new Map(), attendAlone(first));
+  const inTurn = turns();
+  const outcomes = new Map<Step, unknown>();
+  await Promise.all(halved(steps).map(async (half) => {
+    const failures = new Map<Step, unknown>();
+    const together = attendTogether(half, failures, attend);
+    const ended = await through(dense, half, failures, (layer, projections) => inTurn(async () => together(layer, projections)));
+    for (const [i, step] of half.entries()) outcomes.set(step, ended[i]);
+  }));
+  return steps.map((step) => outcomes.get(step));
+}
+
+function attendAlone({ native, signal }: Step): Attend {
+  return (layer, { q, k, v }) => {
+    signal?.throwIfAborted();
     const out = new Float32Array(q.length);
-    for (const [i, step] of steps.entries()) {
-      if (failures.has(step)) continue;
-      const row = (data: Float32Array) => data.subarray((i * data.length) / steps.length, ((i + 1) * data.length) / steps.length);
-      try {
-        step.signal?.throwIfAborted();
-        step.native.attendDecode(layer, row(q), row(k), row(v), row(out));
-      } catch (error) {
-        failures.set(step, error);
-      }
-    }
-    if (failures.size === steps.length) throw [...failures.values()][0];
+    native.attendDecode(layer, q, k, v, out);
     return out;
   };
+}
+
+/** Takes the steps through the device as rows of the same runs. `attend` notes in `failures` who stays behind, and fails itself for all of them. */
+async function through(dense: DenseGraph, steps: readonly Step[], failures: Map<Step, unknown>, attend: Attend): Promise<unknown[]> {
   const stepped = await dense.step(steps, attend).catch((error: unknown) => {
     for (const step of steps) if (!failures.has(step)) failures.set(step, error);
     return [];

@@ -74,7 +74,7 @@ export interface SessionStats {
   readonly prefillSeconds: number;
   /** Mean wall time of a decoding step, in milliseconds. */
   readonly decodeMsPerToken: number;
-  /** Of this, attention and insertion into the index. */
+  /** Of this, attention and insertion into the index; of a batch's, what was spent on this session. */
   readonly attendMsPerToken: number;
   /** Fraction of all keys that decoding read, the static set and repeated draws included; 1 for `exact`. */
   readonly keysRead: number;

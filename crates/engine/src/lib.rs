@@ -2,6 +2,7 @@
 //! knows the store, the mathematics and the dense layers.
 #![deny(unsafe_code)]
 
+mod attend_batch;
 mod audit;
 mod batch;
 mod config;
@@ -25,6 +26,7 @@ mod storage;
 mod synthetic;
 mod verified;
 
+pub use attend_batch::{AttendRow, attend_batch};
 pub use audit::{Audit, Coverage};
 pub use batch::{BatchRow, decode_batch};
 pub use config::{Attention, Budget, MOST_DELTA, Policy, Rule, SINKS, SessionConfig, Shape, WINDOW};

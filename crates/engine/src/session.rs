@@ -445,7 +445,7 @@ impl Session {
     }
 
     /// Once for all layers: a file that another program cut short is an error here, and would be a SIGBUS later.
-    fn check_files(&self, layer: usize) -> Result<(), EngineError> {
+    pub(crate) fn check_files(&self, layer: usize) -> Result<(), EngineError> {
         if layer == 0 {
             self.storage.store.check_sizes()?;
         }

@@ -19,7 +19,7 @@ pub struct Stats {
     pub error_sum: f64,
     /// The greatest of them.
     pub error_max: f64,
-    /// Wall time of decoding's attention, the insertion of new rows included.
+    /// Wall time of decoding's attention, the insertion of new rows included; of a batch's, what was spent on this session.
     pub attend_time: Duration,
     /// Of this, hashing or rotating the queries.
     pub hash_time: Duration,

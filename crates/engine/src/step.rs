@@ -8,7 +8,7 @@ use team::Team;
 use crate::{EngineError, Session, Shape};
 
 /// Queries, keys and values.
-type Rows<'a> = (&'a [f32], &'a [f32], &'a [f32]);
+pub(crate) type Rows<'a> = (&'a [f32], &'a [f32], &'a [f32]);
 
 impl Session {
     /// Appends one token to every layer, attends it under the policy, and writes the logits `[vocabulary]` of the

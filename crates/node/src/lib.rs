@@ -5,6 +5,7 @@
 #![deny(unsafe_code)]
 
 mod arguments;
+mod attend_batch;
 mod audit;
 mod bench;
 mod build_index;

@@ -27,7 +27,7 @@ pub type Written<'a> = &'a mut [f32];
 /// One sequence: its rows of keys and values, their index, and attention over both.
 ///
 /// A step goes through the layers in order; each call appends the step's rows to its layer and attends them. While
-/// an attendPrefill, buildIndex or decodeBatch is running, every call but cancel and dispose fails with SESSION_BUSY. Arrays must
+/// an attendPrefill, attendBatch, buildIndex or decodeBatch is running, every call but cancel and dispose fails with SESSION_BUSY. Arrays must
 /// not be views of a SharedArrayBuffer.
 #[napi]
 pub struct NativeSession {
@@ -240,7 +240,7 @@ impl NativeSession {
         Ok(self.slot.with(|session| session.truncate(tokens))?)
     }
 
-    /// Makes a running attendPrefill, buildIndex or decodeBatch fail with ABORTED soon, of a batch this session alone. Does nothing if
+    /// Makes a running attendPrefill, attendBatch, buildIndex or decodeBatch fail with ABORTED soon, of a batch this session alone. Does nothing if
     /// none is running.
     #[napi]
     pub fn cancel(&self) {
@@ -283,7 +283,12 @@ impl NativeSession {
         self.slot.claim()
     }
 
-    fn layer(&self, layer: f64) -> Result<usize, Failure> {
+    /// Elements of a token's q, and of its k or v.
+    pub(crate) fn widths(&self) -> (usize, usize) {
+        (self.shape.q_len(), self.shape.kv_len())
+    }
+
+    pub(crate) fn layer(&self, layer: f64) -> Result<usize, Failure> {
         integer("layer", layer, self.shape.layers as u32 - 1)
     }
 }

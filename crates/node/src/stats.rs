@@ -20,7 +20,7 @@ pub struct NativeStats {
     pub error_sum: f64,
     /// The greatest of them.
     pub error_max: f64,
-    /// Wall time spent in attendDecode, in seconds.
+    /// Wall time spent in attendDecode, in seconds, and of attendBatch and decodeBatch what was spent on this session.
     pub attend_seconds: f64,
     /// Bytes of the index.
     pub index_bytes: f64,
