@@ -86,8 +86,11 @@ export declare class NativeSession {
    * [rows, heads * headDim], k and v [rows, kvHeads * headDim]. Copies its inputs.
    */
   attendPrefill(layer: number, rows: number, q: Float32Array, k: Float32Array, v: Float32Array): Promise<Float32Array>
-  /** Appends tokens' k and v [tokens, kvHeads * headDim] to a layer; they are attended elsewhere. */
-  appendRows(layer: number, k: Float32Array, v: Float32Array): void
+  /**
+   * Appends tokens' k and v [tokens, kvHeads * headDim] to a layer, and indexes what they allow to: of a text that is attended elsewhere, layer by
+   * layer. Copies its inputs.
+   */
+  appendRows(layer: number, k: Float32Array, v: Float32Array): Promise<void>
   /**
    * Notes a token whose rows attendDecode appended to every layer, or attendPrefill, and the residual stream [hidden] that it had after
    * all of them.

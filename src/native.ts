@@ -277,9 +277,9 @@ export class NativeSession {
     translating(() => { this.session.attendDecode(layer, q, k, v, out); });
   }
 
-  /** Appends rows' k and v [rows, kvHeads * headDim] to a layer, attended elsewhere. */
-  appendRows(layer: number, k: Float32Array, v: Float32Array): void {
-    translating(() => { this.session.appendRows(layer, k, v); });
+  /** Appends rows' k and v [rows, kvHeads * headDim] to a layer, attended elsewhere, and indexes what they allow to, on other threads. */
+  async appendRows(layer: number, k: Float32Array, v: Float32Array): Promise<void> {
+    await this.session.appendRows(layer, k, v).catch((cause: unknown) => { throw translated(cause); });
   }
 
   /** Notes a token whose rows were appended layer by layer, and its residual stream [hidden] after all layers. */

@@ -81,7 +81,7 @@ export async function prefillOnDevice(dense: DenseGraph, native: NativeSession, 
     const allChunks = Math.ceil(there / reads.chunk) * dense.layers;
     await dense.read(tokens.slice(0, there), async (layer, { k, v }) => {
       signal?.throwIfAborted();
-      native.appendRows(layer, k, v);
+      await native.appendRows(layer, k, v);
       chunks += 1;
       await onProgress(Math.floor((there * chunks) / allChunks));
     });

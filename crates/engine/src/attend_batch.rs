@@ -33,10 +33,17 @@ pub struct AttendRow<'a> {
 /// Appends a token to `layer` of each session and attends it. What a session gets is the same to the bit as [`Session::decode`]'s, whoever is
 /// beside it, and each has an outcome of its own. The threads are those of the first session. Each session's `attend_time` is its own
 /// attention's, not the whole call's.
-pub fn attend_batch(layer: usize, rows: &mut [AttendRow<'_>]) -> Vec<Result<(), EngineError>> {
-    let Some(pool) = rows.first().map(|row| row.session.pool()) else { return Vec::new() };
+///
+/// # Errors
+/// If threads cannot be started; nobody is attended then.
+pub fn attend_batch(
+    layer: usize,
+    rows: &mut [AttendRow<'_>],
+) -> Result<Vec<Result<(), EngineError>>, EngineError> {
+    let Some(first) = rows.first_mut() else { return Ok(Vec::new()) };
+    let crew = first.session.crew()?;
     let lengths: Vec<usize> = rows.iter().map(|row| row.session.tokens()).collect();
-    let shares = Shares::of(&lengths, pool.current_num_threads());
+    let shares = Shares::of(&lengths, crew.threads());
     let (mut members, inputs): (Vec<_>, Vec<_>) = rows
         .iter_mut()
         .map(|AttendRow { session, q, k, v, out, cancel }| {
@@ -46,8 +53,8 @@ pub fn attend_batch(layer: usize, rows: &mut [AttendRow<'_>]) -> Vec<Result<(), 
         .unzip();
     let turn = |(member, (rows, out))| Turn { member, rows, out };
     let turns = members.iter_mut().zip(inputs).map(turn).collect();
-    Team::assemble(&pool, |team| shares.attend(team, layer, turns));
-    members.into_iter().map(|member| member.failure.map_or(Ok(()), Err)).collect()
+    crew.lead(|team| shares.attend(team, layer, turns));
+    Ok(members.into_iter().map(|member| member.failure.map_or(Ok(()), Err)).collect())
 }
 
 /// A session on its way through the layers beside others.

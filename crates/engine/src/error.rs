@@ -22,13 +22,13 @@ pub enum EngineError {
     /// `MAGICPIG_ISA` names what is not there.
     #[error(transparent)]
     Isa(#[from] lsh_attn::kernels::IsaError),
-    /// The thread pool could not be started.
+    /// Threads could not be started.
     #[error("cannot start {threads} threads: {cause}; ask for fewer")]
     Threads {
         /// How many were asked for.
         threads: usize,
         /// What the system said.
-        cause: rayon::ThreadPoolBuildError,
+        cause: std::io::Error,
     },
     /// The caller cancelled.
     #[error("cancelled")]

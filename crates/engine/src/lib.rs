@@ -6,6 +6,7 @@ mod attend_batch;
 mod audit;
 mod batch;
 mod config;
+mod crews;
 mod decode;
 mod decode_compare;
 mod decode_sketch;

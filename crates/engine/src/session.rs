@@ -1,5 +1,6 @@
 //! The session: appends tokens layer by layer and attends them.
 
+use std::io;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -7,10 +8,11 @@ use std::time::Instant;
 
 use lsh_attn::kernels::Kernels;
 use rayon::{ThreadPool, ThreadPoolBuilder};
-use team::Team;
+use team::{Crew, Team};
 
 use crate::audit::Audit;
 use crate::config::{Attention, Budget, Policy, SessionConfig, Shape};
+use crate::crews::crew_of;
 use crate::decode::{self, Step};
 use crate::decode_compare::compared;
 use crate::decode_sketch::sketched;
@@ -58,6 +60,8 @@ pub struct Session {
     pub(crate) seed: u64,
     kernels: Kernels,
     pool: Arc<ThreadPool>,
+    /// Once a layer is attended by itself.
+    crew: Option<Arc<Crew>>,
     pub(crate) storage: Storage,
     /// Tokens in each layer.
     pub(crate) lengths: Vec<usize>,
@@ -100,7 +104,8 @@ impl Session {
                 .thread_name(|index| format!("magicpig-{index}"))
                 .build()
                 .map(Arc::new)
-                .map_err(|cause| EngineError::Threads { threads, cause })?,
+                .map_err(|cause| EngineError::Threads { threads, cause: io::Error::other(cause) })?,
+            crew: None,
             lengths: vec![storage.store.token_count(); shape.layers],
             storage,
             policy: Policy::Exact,
@@ -126,6 +131,15 @@ impl Session {
 
     pub(crate) fn pool(&self) -> Arc<ThreadPool> {
         Arc::clone(&self.pool)
+    }
+
+    /// As many threads as the pool has, for layers that are attended one by one.
+    pub(crate) fn crew(&mut self) -> Result<Arc<Crew>, EngineError> {
+        let crew = match self.crew.take() {
+            Some(crew) => crew,
+            None => crew_of(self.pool.current_num_threads())?,
+        };
+        Ok(Arc::clone(self.crew.insert(crew)))
     }
 
     /// Tokens that every layer holds.
@@ -254,7 +268,7 @@ impl Session {
         out: &mut [f32],
     ) -> Result<(), EngineError> {
         self.check_files(layer)?;
-        Team::assemble(&self.pool(), |team| self.decode_with(team, layer, (q, k, v), out))
+        self.crew()?.lead(|team| self.decode_with(team, layer, (q, k, v), out))
     }
 
     /// As [`Session::decode`], within a step whose threads are awake.
@@ -442,6 +456,19 @@ impl Session {
     pub fn append(&mut self, layer: usize, k: &[f32], v: &[f32]) -> Result<usize, EngineError> {
         self.check_files(layer)?;
         self.append_rows(layer, k, v)
+    }
+
+    /// As [`Session::append`], of a text whose other layers follow: what its rows allow to index for good is indexed at once, while whoever
+    /// attends them has other work, and [`Session::build_index`] has the rest left. The index comes out the same.
+    ///
+    /// # Errors
+    /// As [`Session::append`].
+    pub fn append_text(&mut self, layer: usize, k: &[f32], v: &[f32]) -> Result<(), EngineError> {
+        self.append(layer, k, v)?;
+        if let (Policy::Sketch { .. }, Index::Sketch(index)) = (self.policy, &mut self.index) {
+            index.build_full(self.kernels, &self.pool, &mut self.storage, layer, self.lengths[layer])?;
+        }
+        Ok(())
     }
 
     /// Once for all layers: a file that another program cut short is an error here, and would be a SIGBUS later.

@@ -162,29 +162,53 @@ impl SessionSketch {
         cancel: &AtomicBool,
     ) -> Result<(), EngineError> {
         for layers in layer_groups(self.layers.len(), pool.current_num_threads()) {
-            let jobs: Vec<_> = layers
-                .flat_map(|layer| (0..self.layers[layer].heads.len()).map(move |head| (layer, head)))
-                .collect();
-            let rows = &*storage;
-            let grown: Vec<_> = pool.install(|| {
-                let grow = |&(layer, head): &(usize, usize)| {
-                    let LayerSketch { plan, heads } = &self.layers[layer];
-                    let end = lengths[layer].saturating_sub(WINDOW);
-                    heads[head].grow(
-                        kernels,
-                        (plan, self.residual),
-                        |segment| rows.rows(layer, head, segment),
-                        end,
-                    )
-                };
-                jobs.par_iter().with_max_len(1).map(grow).collect()
-            });
-            for ((layer, head), grown) in jobs.into_iter().zip(grown) {
-                self.layers[layer].heads[head].take(storage, self.bits, (layer, head), grown)?;
-            }
+            self.grow(kernels, pool, storage, layers, |layer| lengths[layer].saturating_sub(WINDOW))?;
             if cancel.load(Ordering::Relaxed) {
                 return Err(EngineError::Cancelled);
             }
+        }
+        Ok(())
+    }
+
+    /// Indexes the segments of a layer that its `tokens` tokens fill, as [`SessionSketch::build`] would: their centres are of the same rows.
+    pub fn build_full(
+        &mut self,
+        kernels: Kernels,
+        pool: &ThreadPool,
+        storage: &mut Storage,
+        layer: usize,
+        tokens: usize,
+    ) -> Result<(), StoreError> {
+        let end = tokens.saturating_sub(WINDOW) / SEGMENT_ROWS * SEGMENT_ROWS;
+        if self.layers[layer].heads.first().is_none_or(|head| head.end() >= end) {
+            return Ok(());
+        }
+        self.grow(kernels, pool, storage, layer..layer + 1, |_| end)
+    }
+
+    /// Indexes the rows of some layers up to the `end` of each.
+    fn grow(
+        &mut self,
+        kernels: Kernels,
+        pool: &ThreadPool,
+        storage: &mut Storage,
+        layers: Range<usize>,
+        end: impl Fn(usize) -> usize + Sync,
+    ) -> Result<(), StoreError> {
+        let jobs: Vec<_> = layers
+            .flat_map(|layer| (0..self.layers[layer].heads.len()).map(move |head| (layer, head)))
+            .collect();
+        let rows = &*storage;
+        let grown: Vec<_> = pool.install(|| {
+            let grow = |&(layer, head): &(usize, usize)| {
+                let LayerSketch { plan, heads } = &self.layers[layer];
+                let rows = |segment| rows.rows(layer, head, segment);
+                heads[head].grow(kernels, (plan, self.residual), rows, end(layer))
+            };
+            jobs.par_iter().with_max_len(1).map(grow).collect()
+        });
+        for ((layer, head), grown) in jobs.into_iter().zip(grown) {
+            self.layers[layer].heads[head].take(storage, self.bits, (layer, head), grown)?;
         }
         Ok(())
     }

@@ -62,7 +62,7 @@ fn together(
         .zip(cancels)
         .map(|(((session, (q, k, v)), out), cancel)| AttendRow { session, q, k, v, out, cancel })
         .collect();
-    let outcomes = attend_batch(layer, &mut rows);
+    let outcomes = attend_batch(layer, &mut rows).expect("threads");
     (outs, outcomes)
 }
 
@@ -149,5 +149,5 @@ fn a_layer_that_is_not_there_is_everyones_failure_and_a_batch_may_be_empty() {
         assert!(matches!(outcome, Err(EngineError::Invalid(_))), "{outcome:?}");
         assert_eq!(*out, vec![0.0; SHAPE.q_len()]);
     }
-    assert!(attend_batch(0, &mut []).is_empty());
+    assert!(attend_batch(0, &mut []).expect("nobody").is_empty());
 }

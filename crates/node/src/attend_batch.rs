@@ -59,12 +59,13 @@ impl Task for AttendBatchTask {
             let row = |((session, cancel), (((q, k), v), out))| AttendRow { session, q, k, v, out, cancel };
             let mut rows: Vec<_> = sessions.into_iter().zip(parts).map(row).collect();
             attend_batch(*layer, &mut rows)
-        });
+        })
+        .and_then(|outcomes| outcomes.map_err(Failure::from));
         let mut attended = match attended {
             Ok(outcomes) => outcomes.into_iter().map(|outcome| outcome.err().map(Failure::from)).collect(),
-            Err(panicked) => {
+            Err(failure) => {
                 out.fill(0.0);
-                vec![Some(panicked); claimed.len()]
+                vec![Some(failure); claimed.len()]
             }
         }
         .into_iter();

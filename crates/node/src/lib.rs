@@ -4,6 +4,7 @@
 //! `Error` whose `code` is one of `src/errors.ts`.
 #![deny(unsafe_code)]
 
+mod append;
 mod arguments;
 mod attend_batch;
 mod audit;

@@ -7,6 +7,7 @@ use engine::{Session, Shape};
 use napi::bindgen_prelude::{AsyncTask, Float32Array, Uint32Array};
 use napi_derive::napi;
 
+use crate::append::{Append, AppendTask};
 use crate::arguments::{apart, integer, length};
 use crate::audit::NativeAudit;
 use crate::build_index::BuildIndexTask;
@@ -124,11 +125,15 @@ impl NativeSession {
         AsyncTask::new(PrefillTask(self.prefill(layer, rows, q, k, v)))
     }
 
-    /// Appends tokens' k and v [tokens, kvHeads * headDim] to a layer; they are attended elsewhere.
+    /// Appends tokens' k and v [tokens, kvHeads * headDim] to a layer, and indexes what they allow to: of a text that is attended elsewhere, layer by
+    /// layer. Copies its inputs.
     #[napi]
-    pub fn append_rows(&self, layer: f64, k: &[f32], v: &[f32]) -> napi::Result<(), Code> {
-        let layer = self.layer(layer)?;
-        Ok(self.slot.with(|session| session.append(layer, k, v).map(drop))?)
+    pub fn append_rows(&self, layer: f64, k: &[f32], v: &[f32]) -> AsyncTask<AppendTask> {
+        let append = || {
+            let layer = self.layer(layer)?;
+            Ok(Append { claim: self.slot.claim()?, layer, k: k.to_vec(), v: v.to_vec() })
+        };
+        AsyncTask::new(AppendTask(append()))
     }
 
     /// Notes a token whose rows attendDecode appended to every layer, or attendPrefill, and the residual stream [hidden] that it had after
