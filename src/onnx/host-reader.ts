@@ -11,16 +11,18 @@ const TEXT_BYTES = 2 ** 32;
  * that chunks are large. Large outputs are written into arrays that have been written to before, since new ones cost a fault a page.
  */
 export class HostReader implements Reader {
-  readonly chunk = 4096;
+  readonly chunk = 2048;
   readonly most: number;
   readonly #config: ModelConfig;
-  readonly #attention: Part;
+  readonly #first: Part;
+  readonly #next: Part;
 
-  private constructor(config: ModelConfig, attention: Part) {
+  private constructor(config: ModelConfig, first: Part, next: Part) {
     const { hiddenSize, heads, kvHeads, headDim } = config;
     this.most = Math.floor(TEXT_BYTES / (4 * (hiddenSize + heads * headDim + kvHeads * headDim)));
     this.#config = config;
-    this.#attention = attention;
+    this.#first = first;
+    this.#next = next;
   }
 
   /** Whether all layers attend all tokens, which is what the graph does. */
@@ -29,7 +31,13 @@ export class HostReader implements Reader {
   }
 
   static async load(config: ModelConfig, options: RuntimeOptions): Promise<HostReader> {
-    return new HostReader(config, await Part.load(flashGraph(config), options));
+    const first = await Part.load(flashGraph(config, { first: true }), options);
+    try {
+      return new HostReader(config, first, await Part.load(flashGraph(config, { first: false }), options));
+    } catch (error) {
+      await first.dispose();
+      throw error;
+    }
   }
 
   async readLayer({ layer, part, chunks, last, store }: LayerReading): Promise<void> {
@@ -38,20 +46,21 @@ export class HostReader implements Reader {
     const tokens = chunks.reduce((sum, chunk) => sum + chunk.tokens.length, 0);
     const past = { k: new Uint16Array(tokens * narrow), v: new Uint16Array(tokens * narrow) };
     const scratch = { q: new Scratch(wide), k: new Scratch(narrow), v: new Scratch(narrow), x_out: new Scratch(hiddenSize) };
-    for (const [number, chunk] of chunks.entries()) {
+    for (const chunk of chunks) {
       const { x, o, first, angles } = chunk;
       const rows = chunk.tokens.length;
       const { x_out: next, ...projections } = scratch;
       const wanted = { ...of(projections, rows), ...(o && { x_out: next.rows(rows) }) };
-      const { q, k, v, x_out } = await part.run({ x, ...(o && { o }), ...angles[0] }, { wanted, shrink: number === chunks.length - 1 });
+      const { q, k, v, x_out } = await part.run({ x, ...(o && { o }), ...angles[0] }, { wanted });
       if (x_out !== undefined) chunk.x = next.swap(x_out, x);
       const kv = { k: onHost(k), v: onHost(v) };
-      // The host stores meanwhile, where it can do that on other threads.
-      const [attended] = await Promise.all([
-        last ? undefined : this.#attend({ q: onHost(q), ...kv }, { past, first, rows, o }),
-        store(layer, kv),
-      ]);
-      if (attended !== undefined) chunk.o = attended;
+      // The host stores meanwhile, on other threads, and is not left alone with that if attention fails.
+      const stored = Promise.resolve(store(layer, kv));
+      try {
+        if (!last) chunk.o = await this.#attend({ q: onHost(q), ...kv }, { past, first, rows, o });
+      } finally {
+        await stored;
+      }
     }
   }
 
@@ -67,15 +76,16 @@ export class HostReader implements Reader {
     const own = (data: Uint16Array) => ({ data: data.subarray(first * narrow, (first + rows) * narrow), shape: [1, rows, narrow] });
     const count = (value: number) => ({ data: Int32Array.of(value), shape: [1] });
     const attended = o === undefined ? new Float32Array(rows * heads * headDim) : onHost(o);
-    await this.#attention.run(
-      { q: chunk(q), k: chunk(k), v: chunk(v), past_k: before(past.k), past_v: before(past.v), last: count(first + rows - 1), total: count(first + rows) },
+    const earlier = first > 0 && { past_k: before(past.k), past_v: before(past.v) };
+    await (first > 0 ? this.#next : this.#first).run(
+      { q: chunk(q), k: chunk(k), v: chunk(v), ...earlier, last: count(first + rows - 1), total: count(first + rows) },
       { wanted: { o: chunk(attended), k_half: own(past.k), v_half: own(past.v) } },
     );
     return { data: attended, shape: [rows, heads * headDim] };
   }
 
   async dispose(): Promise<void> {
-    await this.#attention.dispose();
+    await Promise.all([this.#first.dispose(), this.#next.dispose()]);
   }
 }
 

@@ -60,8 +60,6 @@ export interface RunOptions {
    * 25 microseconds, however small it is, and of a large one into memory that was never touched longer than into what was.
    */
   readonly wanted?: Readonly<Record<string, HostTensor | null>>;
-  /** Whether CUDA's memory for activations is given back afterwards: each part keeps its own, as much as its largest run took. */
-  readonly shrink?: boolean;
 }
 
 /** A loaded part of a model. The only door to ONNX Runtime. */
@@ -92,7 +90,12 @@ export class Part {
             // Each part has a thread pool of its own; spinning threads would take the cores from the part, and the
             // attention, that has work: 151 ms a token instead of 9 for 30 parts on 2 cores.
             intra_op: { allow_spinning: '0' },
+            // An arena grows by doubling, and would hold up to twice the weights.
+            ...(device === 'cuda' && { use_device_allocator_for_initializers: '1' }),
           },
+          // Products in float16 are made of the quants themselves, however many rows there are; without it a few rows and more have all weights
+          // unpacked in memory first. Kernels are tried for one row when a part is loaded, and for more when they come.
+          ...(device === 'cuda' && { ep: { cuda: { fpa_intb_gemm: '1', fpa_intb_profile_m: '1' } } }),
         },
       });
       return new Part(session, counts);
@@ -102,13 +105,12 @@ export class Part {
   }
 
   /** All outputs, but for what `options` say. */
-  async run(inputs: Tensors, { wanted, shrink = false }: RunOptions = {}): Promise<Partial<Record<string, RunTensor>>> {
+  async run(inputs: Tensors, { wanted }: RunOptions = {}): Promise<Partial<Record<string, RunTensor>>> {
     const feeds = Object.fromEntries(Object.entries(inputs).map(([name, tensor]) => [name, toOrt(tensor)]));
     const fetches = wanted && Object.fromEntries(Object.entries(wanted).map(([name, tensor]) => [name, tensor && toOrt(tensor)]));
     const started = performance.now();
     try {
-      const options = shrink ? { extra: { memory: { enable_memory_arena_shrinkage: 'gpu:0' } } } : {};
-      const outputs = Object.entries(await (fetches ? this.#session.run(feeds, fetches, options) : this.#session.run(feeds, options)));
+      const outputs = Object.entries(await (fetches ? this.#session.run(feeds, fetches) : this.#session.run(feeds)));
       const brought = outputs.map(([name, tensor]) => [name, fromOrt(tensor)] as const);
       this.#counts.bytes += bytesOf(Object.values(inputs)) + bytesOf(brought.map(([, tensor]) => tensor));
       return Object.fromEntries(brought);

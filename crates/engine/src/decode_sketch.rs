@@ -21,6 +21,9 @@ use crate::storage::Codes;
 /// sample.
 const TASK_BLOCKS: usize = 512;
 
+/// Blocks of it that are scanned at a time: the last pieces of a layer end at about the same time on all of many threads.
+const SCAN_BLOCKS: usize = 256;
+
 #[derive(Default)]
 struct Scratch {
     ids: Vec<u16>,
@@ -104,18 +107,29 @@ pub(crate) fn sketched(
     buffer.resize(all_keys * group, 0);
     let mut first: Vec<First<'_>> =
         (0..kv_heads).map(|kv_head| First::Static { kv_head, attended: None }).collect();
+    let block_weights = group * BLOCK_KEYS;
     let mut rest = buffer.as_mut_slice();
     for (number, task) in tasks.iter().enumerate() {
-        let weights =
-            rest.split_off_mut(..task.blocks.len() * group * BLOCK_KEYS).expect("a place for each key");
-        first.push(First::Scan(number, Scanned { weights, totals: vec![0.0; group], residual: None }));
+        // What values' codes add is summed up over a task.
+        let piece = if sketch.residual() { TASK_BLOCKS } else { SCAN_BLOCKS };
+        for from in (0..task.blocks.len()).step_by(piece) {
+            let blocks = from..task.blocks.len().min(from + piece);
+            let weights = rest.split_off_mut(..blocks.len() * block_weights).expect("a place for each key");
+            first.push(First::Scan(Scan {
+                task: number,
+                blocks,
+                weights,
+                totals: vec![0.0; group],
+                residual: None,
+            }));
+        }
     }
     team.each_mut(&mut first, |part| match part {
         First::Static { kv_head, attended } => {
             *attended = Some(attend_static(step, &layer.heads[*kv_head], *kv_head, &q));
         }
-        First::Scan(number, Scanned { weights, totals, residual }) => {
-            let task = &tasks[*number];
+        First::Scan(Scan { task, blocks, weights, totals, residual }) => {
+            let task = &tasks[*task];
             let heads = task.kv_head * group..(task.kv_head + 1) * group;
             let centre = task.index(layer).centre();
             let relative = |head: usize| dot(&q[head * d..][..d], centre) - references[head];
@@ -123,8 +137,9 @@ pub(crate) fn sketched(
                 heads.clone().map(|head| relative(head) * std::f32::consts::LOG2_E).collect();
             let queries = codes.queries(heads.start, &offsets);
             let (bits, padded_dim) = (layer.plan.bits(), layer.plan.padded_dim());
-            let blocks = task.codes(step, layer);
-            step.kernels.sketch_weights(bits, padded_dim, blocks, queries, weights, totals);
+            let bytes = layer.plan.block_bytes();
+            let codes = &task.codes(step, layer)[blocks.start * bytes..blocks.end * bytes];
+            step.kernels.sketch_weights(bits, padded_dim, codes, queries, weights, totals);
             if sketch.residual() {
                 let values = task.values(step, layer);
                 let residual = residual.insert(Residual::new(&layer.plan, group));
@@ -137,7 +152,7 @@ pub(crate) fn sketched(
     let mut fixed_weight = vec![0.0; step.shape.heads];
     let mut indexed = vec![0.0; step.shape.heads];
     let mut fixed: Vec<Partial> = Vec::with_capacity(kv_heads);
-    let mut scanned: Vec<Scanned<'_>> = Vec::with_capacity(tasks.len());
+    let mut residuals: Vec<Option<Residual>> = vec![None; tasks.len()];
     for part in first {
         match part {
             First::Static { kv_head, attended } => {
@@ -154,16 +169,20 @@ pub(crate) fn sketched(
                 }
                 fixed.push(partial);
             }
-            First::Scan(number, scan) => {
-                let first = tasks[number].kv_head * group;
-                for (query, &total) in scan.totals.iter().enumerate() {
+            First::Scan(Scan { task, totals, residual, .. }) => {
+                let first = tasks[task].kv_head * group;
+                for (query, &total) in totals.iter().enumerate() {
                     weight[first + query] += f64::from(total);
                     indexed[first + query] += f64::from(total);
                 }
-                scanned.push(scan);
+                residuals[task] = residual;
             }
         }
     }
+    let mut rest = buffer.as_slice();
+    let of_task =
+        |task: &Task| rest.split_off(..task.blocks.len() * block_weights).expect("what was written");
+    let weights: Vec<&[u16]> = tasks.iter().map(of_task).collect();
     let shares: Vec<f64> = indexed.iter().zip(&weight).map(|(indexed, weight)| indexed / weight).collect();
     let lambdas = sketch.lambdas(keys, &shares, step.importance);
     let coefficients: Vec<f32> =
@@ -173,7 +192,7 @@ pub(crate) fn sketched(
     let floor = sketch.floor(keys) as f32;
     let keep = matches!(sketch.budget(), Budget::TargetError(_) | Budget::Verified { .. });
     let attend = |number: usize, coefficients: &[f32], round: u64| {
-        let (task, Scanned { weights, residual, .. }) = (&tasks[number], &scanned[number]);
+        let (task, weights, residual) = (&tasks[number], weights[number], &residuals[number]);
         let heads = task.kv_head * group;
         let random = mix64(derive_seed(seed ^ round << 32, number as u64));
         let how = Draw {
@@ -195,7 +214,7 @@ pub(crate) fn sketched(
             attend_drawn(step.kernels, q, rows, (ids, ln_pi), scores, &mut partial);
             let residual = residual.clone().map(|mut residual| {
                 let drawn = (ids.as_slice(), ln_pi.as_slice());
-                let codes = (task.values(step, layer), &**weights);
+                let codes = (task.values(step, layer), weights);
                 residual.take_away(step.kernels, &layer.plan, codes, how.first, drawn);
                 residual
             });
@@ -252,12 +271,15 @@ enum First<'a> {
         /// With the number of rows.
         attended: Option<(Partial, usize)>,
     },
-    /// Of the task with this number.
-    Scan(usize, Scanned<'a>),
+    Scan(Scan<'a>),
 }
 
-/// What a task's codes say of its keys.
-struct Scanned<'a> {
+/// What codes say of the keys of consecutive blocks.
+struct Scan<'a> {
+    /// The number of the task that they are drawn in.
+    task: usize,
+    /// Of its blocks.
+    blocks: Range<usize>,
     /// `[blocks, group, 16]`, bf16
     weights: &'a mut [u16],
     /// Their sums, `[group]`.

@@ -43,7 +43,7 @@ fn outputs(text: &Text, append: impl Fn(&mut Session, usize, &[f32], &[f32])) ->
     let before = session.stats().indexed_tokens;
     session.build_index(&AtomicBool::new(false)).expect("an index");
     let decoded = (TOKENS..TOKENS + 3).flat_map(|token| text.decode(&mut session, token)).collect();
-    (before as usize, decoded)
+    (before, decoded)
 }
 
 #[test]
