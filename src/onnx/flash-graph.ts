@@ -13,8 +13,9 @@ export function flashGraph({ heads, kvHeads, headDim }: ModelConfig, { first }: 
   const graph = new GraphBuilder();
   const [wide, narrow] = [heads * headDim, kvHeads * headDim];
   const half = (name: string, width: number) => graph.cast(graph.input(name, 'float32', [1, 'n', width]), 'float16');
-  // The operator has the tokens of a head one after the other; whoever gathers the past has the heads of a token so.
-  const past = (name: string) => first ? undefined : graph.node('Transpose', [graph.input(name, 'float16', [1, 'm', kvHeads, headDim])], { perm: { ints: [0, 2, 1, 3] } });
+  // The operator has the tokens of a head one after the other; whoever gathers the past has the heads of a token so. How many there are has no name:
+  // ONNX Runtime takes what has the same name for the same, and on CUDA would write past and chunk together to where only the past has room.
+  const past = (name: string) => first ? undefined : graph.node('Transpose', [graph.input(name, 'float16', [1, '', kvHeads, headDim])], { perm: { ints: [0, 2, 1, 3] } });
   const [q, k, v] = [half('q', wide), half('k', narrow), half('v', narrow)];
   const [o] = graph.nodes(
     'GroupQueryAttention',

@@ -5,7 +5,7 @@ export type Value = string & { readonly value: unique symbol };
 
 export type ElementType = 'float32' | 'float16' | 'uint8' | 'int32' | 'int64';
 
-/** A dimension: a fixed size, or the name of one that is known at run time. */
+/** A dimension: a fixed size, or the name of one that is known at run time, which may be empty. */
 export type Dimension = number | string;
 
 export type Attribute = { int: number } | { ints: readonly number[] } | { float: number } | { string: string };

@@ -80,7 +80,8 @@ export class Part {
     try {
       const session = await ort.InferenceSession.create(model, {
         executionProviders: [device],
-        intraOpNumThreads: threads,
+        // Of an accelerator's parts nothing runs here, and every part would have so many threads of its own.
+        intraOpNumThreads: device === 'cpu' ? threads : 1,
         interOpNumThreads: 1,
         enableCpuMemArena: false,
         enableMemPattern: false,
@@ -93,9 +94,6 @@ export class Part {
             // An arena grows by doubling, and would hold up to twice the weights.
             ...(device === 'cuda' && { use_device_allocator_for_initializers: '1' }),
           },
-          // Products in float16 are made of the quants themselves, however many rows there are; without it a few rows and more have all weights
-          // unpacked in memory first. Kernels are tried for one row when a part is loaded, and for more when they come.
-          ...(device === 'cuda' && { ep: { cuda: { fpa_intb_gemm: '1', fpa_intb_profile_m: '1' } } }),
         },
       });
       return new Part(session, counts);
