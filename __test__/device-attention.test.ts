@@ -149,22 +149,24 @@ for (const [name, precision, most] of [['llama-3.1', 'float32', 2e-5], ['qwen2',
   });
 }
 
-test('reading on the device tells how far it is, and leaves nothing when it is aborted', async (t) => {
-  const path = writeGguf(join(temporaryFolder(t), 'tiny.gguf'), tinyArchitectures['llama-3.1']!.spec);
-  await using model = await onnxModel(path);
-  const text = Array.from({ length: 1300 }, (_, i) => architectureText[i % 64]!);
-  using session = model.createSession({ policy: 'exact' });
-  const controller = new AbortController();
-  const seen: number[] = [];
-  await t.throwsAsync(session.prefill(text, {
-    signal: controller.signal,
-    onProgress: ({ done }) => { if (seen.push(done) === 4) controller.abort(); },
-  }), { code: 'ABORTED' });
-  t.is(session.tokens.length, 0);
-  t.is(seen.length, 4);
-  seen.length = 0;
-  await session.prefill(text, { onProgress: ({ done, total }) => { seen.push(done / total); } });
-  t.is(session.tokens.length, 1300);
-  t.true(seen.length > 3 && seen.every((share, i) => share >= (seen[i - 1] ?? 0)), seen.join(' '));
-  t.is(seen.at(-1), 1);
-});
+for (const [attended, chunk] of [['device', 512], ['through-host', 2048]] as const) {
+  test(`reading on the device tells how far it is, and leaves nothing when it is aborted: ${attended}`, async (t) => {
+    const path = writeGguf(join(temporaryFolder(t), 'tiny.gguf'), tinyArchitectures['llama-3.1']!.spec);
+    await using model = await onnxModel(path, { attended });
+    const text = Array.from({ length: 2 * chunk + 276 }, (_, i) => architectureText[i % 64]!);
+    using session = model.createSession({ policy: 'exact' });
+    const controller = new AbortController();
+    const seen: number[] = [];
+    await t.throwsAsync(session.prefill(text, {
+      signal: controller.signal,
+      onProgress: ({ done }) => { if (seen.push(done) === 4) controller.abort(); },
+    }), { code: 'ABORTED' });
+    t.is(session.tokens.length, 0);
+    t.is(seen.length, 4);
+    seen.length = 0;
+    await session.prefill(text, { onProgress: ({ done, total }) => { seen.push(done / total); } });
+    t.is(session.tokens.length, 2 * chunk + 276);
+    t.true(seen.length > 3 && seen.every((share, i) => share >= (seen[i - 1] ?? 0)), seen.join(' '));
+    t.is(seen.at(-1), 1);
+  });
+}

@@ -49,18 +49,15 @@ export class HostReader implements Reader {
     for (const chunk of chunks) {
       const { x, o, first, angles } = chunk;
       const rows = chunk.tokens.length;
-      const { x_out: next, ...projections } = scratch;
-      const wanted = { ...of(projections, rows), ...(o && { x_out: next.rows(rows) }) };
+      const { x_out: residual, ...projections } = scratch;
+      const wanted = { ...of(projections, rows), ...(o && { x_out: residual.rows(rows) }) };
       const { q, k, v, x_out } = await part.run({ x, ...(o && { o }), ...angles[0] }, { wanted });
-      if (x_out !== undefined) chunk.x = next.swap(x_out, x);
+      if (x_out !== undefined) chunk.x = residual.swap(x_out, x);
       const kv = { k: onHost(k), v: onHost(v) };
-      // The host stores meanwhile, on other threads, and is not left alone with that if attention fails.
-      const stored = Promise.resolve(store(layer, kv));
-      try {
-        if (!last) chunk.o = await this.#attend({ q: onHost(q), ...kv }, { past, first, rows, o });
-      } finally {
-        await stored;
-      }
+      // The host stores meanwhile, on other threads.
+      const attended = last ? undefined : this.#attend({ q: onHost(q), ...kv }, { past, first, rows, o });
+      const next = await bothEnded(attended, store(layer, kv));
+      if (next !== undefined) chunk.o = next;
     }
   }
 
@@ -87,6 +84,14 @@ export class HostReader implements Reader {
   async dispose(): Promise<void> {
     await Promise.all([this.#first.dispose(), this.#next.dispose()]);
   }
+}
+
+/** What the first gives, once both have ended: whoever takes back what they did must find neither at it. */
+async function bothEnded<T>(first: Promise<T> | undefined, second: unknown): Promise<T | undefined> {
+  const [one, other] = await Promise.allSettled([first, second]);
+  if (one.status === 'rejected') throw one.reason;
+  if (other.status === 'rejected') throw other.reason;
+  return one.value;
 }
 
 /** An array for an output of any number of rows, kept for the next run. */

@@ -1,6 +1,6 @@
 import type { Part, RunTensor } from './runtime.js';
 
-/** Takes keys and values of the rows of a layer, [rows, kvHeads * headDim] each, which come in the order of their positions. They may be written to afterwards. */
+/** Takes keys and values of the rows of a layer, [rows, kvHeads * headDim] each, which come in the order of their positions. They are written to once what this returns has settled. */
 export type Store = (layer: number, rows: { readonly k: Float32Array; readonly v: Float32Array }) => unknown;
 
 export type Angles = Readonly<Record<'cos' | 'sin', RunTensor>>;
