@@ -129,8 +129,8 @@ for (const name of ['llama-3.1', 'qwen2', 'gemma2', 'gemma3']) {
 for (const [name, precision, most] of [['llama-3.1', 'float32', 2e-5], ['qwen2', 'float16', 2e-4]] as const) {
   test(`a text whose tensors all go through the host is attended in float16, in chunks: ${name}, products in ${precision}`, async (t) => {
     const path = writeGguf(join(temporaryFolder(t), 'tiny.gguf'), tinyArchitectures[name]!.spec);
-    // Two chunks of 2,048 tokens, and a part of one.
-    const text = Array.from({ length: 4800 }, (_, i) => architectureText[(i * i + 3 * i) % 64]!);
+    // Two chunks of 1,024 tokens, and a part of one.
+    const text = Array.from({ length: 2400 }, (_, i) => architectureText[(i * i + 3 * i) % 64]!);
     const after = async (model: Model, tokens: readonly number[]) => {
       using session = model.createSession({ policy: 'exact' });
       await session.prefill(tokens);
@@ -144,12 +144,12 @@ for (const [name, precision, most] of [['llama-3.1', 'float32', 2e-5], ['qwen2',
     t.log(`${off.toExponential(2)} nats from the host's`);
     t.true(off < most, String(off));
     // Negative control: without the second chunk's first half.
-    const control = divergence(await after(through, [...text.slice(0, 2048), ...text.slice(3072)]), own);
+    const control = divergence(await after(through, [...text.slice(0, 1024), ...text.slice(1536)]), own);
     t.true(control > 5 * most, `negative control: ${control}`);
   });
 }
 
-for (const [attended, chunk] of [['device', 512], ['through-host', 2048]] as const) {
+for (const [attended, chunk] of [['device', 512], ['through-host', 1024]] as const) {
   test(`reading on the device tells how far it is, and leaves nothing when it is aborted: ${attended}`, async (t) => {
     const path = writeGguf(join(temporaryFolder(t), 'tiny.gguf'), tinyArchitectures['llama-3.1']!.spec);
     await using model = await onnxModel(path, { attended });

@@ -108,6 +108,7 @@ export function checkSession(model: PlannedModel, session: PlannedSession, avail
   );
 }
 
-function gigabytes(bytes: number): string {
+/** For people. */
+export function gigabytes(bytes: number): string {
   return `${(bytes / 1e9).toFixed(2)} GB`;
 }

@@ -15,6 +15,7 @@ import type { DeviceCounts, RuntimeOptions } from '../onnx/runtime.js';
 import { Batcher } from './batch.js';
 import { JsonConstraint } from './constraint.js';
 import { chooseDevice } from './device.js';
+import { checkDevice, deviceMemory, devicePlan } from './device-memory.js';
 import { asLoaded, availableMemory, checkSession, checkWeights, memoryPlan } from './memory.js';
 import {
   type Device,
@@ -125,6 +126,7 @@ export async function loadModel(reference: string, options: LoadOptions = {}): P
     signal?.throwIfAborted();
     checkAttention(file.config);
     checkWeights(memoryPlan(asLoaded(file, bits), { tokens: 0, rows: 'bf16', policy: { kind: 'exact' } }), memory);
+    checkDevice(device, devicePlan(file), await deviceMemory(device));
     const tokenizer = new Tokenizer(file.tokenizer);
     // Before the parts, which would stay loaded if this failed.
     const weights = await NativeModel.load(nativeOptions(file, { lmHead8Bits: lmHead === '8', packing: device === 'cpu', threads, ...(bits !== 'file' && { bits: Number(bits) }) }));

@@ -1,6 +1,6 @@
 import type { ModelConfig } from '../model/types.js';
 import { flashGraph } from './flash-graph.js';
-import type { Chunk, LayerReading, Reader } from './reading.js';
+import { type Chunk, HOST_CHUNK, type LayerReading, type Reader } from './reading.js';
 import { type HostTensor, Part, type RunTensor, type RuntimeOptions, onHost } from './runtime.js';
 
 /** Bytes of the host's memory that a text may take while it is read, beside a chunk's. */
@@ -11,7 +11,7 @@ const TEXT_BYTES = 2 ** 32;
  * that chunks are large. Large outputs are written into arrays that have been written to before, since new ones cost a fault a page.
  */
 export class HostReader implements Reader {
-  readonly chunk = 2048;
+  readonly chunk = HOST_CHUNK;
   readonly most: number;
   readonly #config: ModelConfig;
   readonly #first: Part;

@@ -1,5 +1,8 @@
 import type { Part, RunTensor } from './runtime.js';
 
+/** Tokens that go through a layer together where all tensors come from the host: each part keeps the memory that they take on the device. */
+export const HOST_CHUNK = 1024;
+
 /** Takes keys and values of the rows of a layer, [rows, kvHeads * headDim] each, which come in the order of their positions. They are written to once what this returns has settled. */
 export type Store = (layer: number, rows: { readonly k: Float32Array; readonly v: Float32Array }) => unknown;
 
