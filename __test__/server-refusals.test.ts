@@ -136,6 +136,23 @@ test('a page of another site is turned away, by its origin or by the name it rea
   t.is((await send('OPTIONS', chat, { origin: `http://${host}`, 'access-control-request-method': 'POST' })).status, 401, 'the page of the server needs no preflight');
 });
 
+test('what a browser knows of the key is of no use to pages of other sites', async (t) => {
+  const get = async (path: string, headers: Record<string, string>) => (await send('GET', path, { authorization: basic(`:${apiKey}`), ...headers })).status;
+  for (const path of ['/', '/page/icon.svg', '/v1/models', '/metrics', '/nowhere']) {
+    for (const site of ['cross-site', 'same-site']) {
+      for (const destination of ['image', 'script', 'iframe', 'empty']) t.is(await get(path, { 'sec-fetch-site': site, 'sec-fetch-dest': destination }), 403, `${path} ${site} ${destination}`);
+      t.is(await get(path, { 'sec-fetch-site': site, 'sec-fetch-mode': 'navigate', 'sec-fetch-dest': 'document' }), path === '/nowhere' ? 404 : 200, `a link to ${path}`);
+    }
+    for (const site of ['same-origin', 'none']) t.is(await get(path, { 'sec-fetch-site': site, 'sec-fetch-dest': 'empty' }), path === '/nowhere' ? 404 : 200, `${path} ${site}`);
+  }
+  t.is(await get('/v1/models', { 'sec-fetch-site': 'cross-site', 'sec-fetch-dest': 'empty', origin: 'https://friend.example' }), 200);
+  for (const origin of ['https://evil.example', 'null']) {
+    const form = { authorization: basic(`:${apiKey}`), origin, 'sec-fetch-site': 'cross-site', 'sec-fetch-mode': 'navigate', 'sec-fetch-dest': 'document', 'content-type': 'text/plain' };
+    t.is((await send('POST', chat, form, body({}))).status, 403, 'a form');
+  }
+  t.is((await send('GET', '/health', { 'sec-fetch-site': 'cross-site', 'sec-fetch-dest': 'image' })).status, 200);
+});
+
 test('what is wrong with a request is said in a status of 4xx, and the server goes on', async (t) => {
   t.true(hostile.length >= 60, String(hostile.length));
   for (const [what, bytes] of hostile) refused(t, await send('POST', chat, json, bytes), what);
