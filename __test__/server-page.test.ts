@@ -4,7 +4,7 @@ import { createRequire } from 'node:module';
 
 import test from 'ava';
 import type { ExecutionContext } from 'ava';
-import type { Browser, Page } from 'playwright-core';
+import type { Browser, BrowserContextOptions, Page } from 'playwright-core';
 
 import { pagePaths } from '../src/server/page-files.js';
 import { browserPath, startBrowser } from './support/browser.js';
@@ -26,8 +26,10 @@ test.after.always(async () => {
 const inBrowser = browserPath === undefined ? 'the page, which NO BROWSER looked at, since this machine has no Chromium' : 'the page in Chromium';
 
 test('the files of the page allow nothing but each other, and are not sent again', async (t) => {
+  const authorization = `Basic ${Buffer.from(`:${apiKey}`).toString('base64')}`;
   for (const path of pagePaths) {
-    const response = await fetch(running.server.url + path);
+    const get = async (headers: Record<string, string>) => await fetch(running.server.url + path, { headers: { authorization, ...headers } });
+    const response = await get({});
     const body = await response.text();
     t.is(response.status, 200, path);
     const policy = response.headers.get('content-security-policy') ?? '';
@@ -35,11 +37,11 @@ test('the files of the page allow nothing but each other, and are not sent again
     t.is(response.headers.get('x-content-type-options'), 'nosniff');
     t.notRegex(body.replaceAll('http://www.w3.org/2000/svg', ''), /https?:\/\/|<script>|<style|\sstyle=|\son[a-z]+=|localStorage|sessionStorage|document\.cookie|innerHTML/, path);
     const etag = response.headers.get('etag')!;
-    t.is((await fetch(running.server.url + path, { headers: { 'if-none-match': etag } })).status, 304);
-    t.is((await fetch(running.server.url + path, { headers: { origin: 'https://evil.example' } })).status, 403);
+    t.is((await get({ 'if-none-match': etag })).status, 304);
+    t.is((await get({ 'if-none-match': etag, authorization: '' })).status, 401, 'what a browser has kept needs the key too');
+    t.is((await get({ origin: 'https://evil.example' })).status, 403);
   }
-  const { status } = await fetch(`${running.server.url}/page/..%2f..%2fserver.js`);
-  t.is(status, 401, 'what is no file of the page is not open');
+  t.is((await fetch(`${running.server.url}/page/..%2f..%2fserver.js`, { headers: { authorization } })).status, 404);
 });
 
 const document_ = `${Array.from({ length: 55 }, (_, at) => `Line ${at} – ü. `).join('')}<img src=x onerror="document.title='taken'">`;
@@ -68,17 +70,17 @@ test.serial(`${inBrowser}: a document is asked, and shows where keys were sample
     t.pass();
     return;
   }
-  const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, colorScheme: 'light', reducedMotion: 'reduce' });
+  const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, colorScheme: 'light', reducedMotion: 'reduce', httpCredentials: { username: '', password: apiKey } });
   const page = await context.newPage();
   page.setDefaultTimeout(20_000);
   const complaints: string[] = [];
   const asked = new Set<string>();
-  page.on('console', (message) => { if (message.type() === 'error' && !message.text().includes('401')) complaints.push(message.text()); });
+  page.on('console', (message) => { if (message.type() === 'error') complaints.push(message.text()); });
   page.on('pageerror', (error) => complaints.push(error.message));
   page.on('request', (request) => asked.add(new URL(request.url()).origin));
   await page.goto(running.server.url);
   await page.evaluate(readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8'));
-  await withKey(t, page);
+  await page.locator('#model', { hasText: /^tiny/ }).waitFor();
 
   const text = async (id: string) => (await page.locator(`#${id}`).textContent()) ?? '';
   await page.setInputFiles('#file', { name: 'paper.pdf', mimeType: 'text/plain', buffer: Buffer.from('%PDF-\xe2\xe3\0', 'latin1') });
@@ -139,18 +141,75 @@ test.serial(`${inBrowser}: a document is asked, and shows where keys were sample
   t.true((await violations(page)).some((found) => found.startsWith('label:')), 'what is amiss is found');
   t.deepEqual(complaints, []);
   t.deepEqual([...asked], [running.server.url]);
+  await keepsNoKey(t, page);
   await context.close();
 });
 
-/** The page asks for the key until it is right, and keeps it nowhere. */
-async function withKey(t: ExecutionContext, page: Page): Promise<void> {
-  for (const key of ['wrong-key', apiKey]) {
-    await page.locator('#key-dialog[open] #key').waitFor();
-    await page.keyboard.type(key);
-    await page.keyboard.press('Enter');
-    if (key === apiKey) await page.locator('#model', { hasText: /^tiny/ }).waitFor();
-    else await page.locator('#key-wrong', { hasText: /know/ }).waitFor();
-  }
+/** The browser has the key, and the page does not. */
+async function keepsNoKey(t: ExecutionContext, page: Page): Promise<void> {
   const kept = await page.evaluate<string>('JSON.stringify([{ ...localStorage }, { ...sessionStorage }, document.cookie, document.documentElement.outerHTML])');
   t.false(kept.includes(apiKey));
 }
+
+test.serial(`${inBrowser}: its browser is asked for the key, where there is one, which then serves for all that the page does`, async (t) => {
+  if (browser === undefined) {
+    t.pass();
+    return;
+  }
+  const opened = async (options: BrowserContextOptions, url = running.server.url) => {
+    const context = await browser!.newContext(options);
+    const page = await context.newPage();
+    page.setDefaultTimeout(20_000);
+    const statuses: Record<string, number> = {};
+    page.on('response', (response) => { statuses[new URL(response.url()).pathname] = response.status(); });
+    await page.goto(url);
+    return { context, page, statuses };
+  };
+  const wrong = await opened({ httpCredentials: { username: apiKey, password: 'wrong-key' } });
+  t.deepEqual(wrong.statuses, { '/': 401 });
+  t.regex(await wrong.page.locator('body').innerText(), /no valid key; .* in a browser as the password of any user/);
+  await wrong.context.close();
+
+  await using open = await runningServer({ apiKey: undefined });
+  const ways = [
+    await opened({ httpCredentials: { username: 'somebody', password: apiKey } }),
+    // An address with the key in it, which the page's own requests must not take over.
+    await opened({}, running.server.url.replace('//', `//:${apiKey}@`)),
+    await opened({}, open.server.url),
+  ];
+  for (const { context, page, statuses } of ways) {
+    await page.locator('#model', { hasText: /^tiny/ }).waitFor();
+    t.deepEqual(Object.entries(statuses).filter(([, status]) => status !== 200), []);
+    t.true('/v1/models' in statuses && '/page/main.js' in statuses);
+    await context.close();
+  }
+});
+
+test.serial(`${inBrowser}: where the server has another key, the page says how to go on, and does`, async (t) => {
+  if (browser === undefined) {
+    t.pass();
+    return;
+  }
+  await using first = await runningServer({ parallel: 1 });
+  const context = await browser.newContext({ httpCredentials: { username: '', password: apiKey } });
+  const page = await context.newPage();
+  page.setDefaultTimeout(20_000);
+  await page.goto(first.server.url);
+  await ask(page, 'hello?');
+  await first.server.close();
+
+  const newKey = 'another-key-for-tests';
+  await using _second = await runningServer({ parallel: 1, apiKey: newKey, port: Number(new URL(first.server.url).port) });
+  await page.fill('#question', 'and now?');
+  await page.keyboard.press('Enter');
+  await page.locator('#problem', { hasText: /another tab, which asks for the key/ }).waitFor();
+  t.is(await page.inputValue('#question'), 'and now?');
+  await context.setHTTPCredentials({ username: '', password: newKey });
+  const tab = await context.newPage();
+  await tab.goto(first.server.url);
+  await tab.locator('#model', { hasText: /^tiny/ }).waitFor();
+  await page.click('#send');
+  await page.locator('#status', { hasText: /^Answered/ }).waitFor();
+  t.is(await page.locator('#problem').textContent(), '');
+  await context.close();
+});

@@ -60,21 +60,64 @@ function refused(t: ExecutionContext, { status, text }: Answer, what: string): v
   t.true(typeof error['message'] === 'string' && error['message'] !== '' && !/\n|\/(tmp|home|work)\//.test(error['message']), `${what}: ${String(error['message'])}`);
 }
 
-test('every route but /health and the files of the page wants the key', async (t) => {
-  const { routes } = running.server;
-  t.true(routes.length >= 10);
-  t.deepEqual([...pagePaths].sort(), ['/', ...readdirSync(pageFolder).filter((name) => name !== 'index.html').map((name) => `/page/${name}`)].sort(), 'only the files that are published are open');
-  for (const { method, url } of routes) {
-    // Preflight requests come from the browser, which has no key to send.
-    if (method === 'OPTIONS') continue;
-    const path = url.replace(/:\w+|\*/g, 'x');
-    for (const headers of [{}, { authorization: 'Bearer wrong' }, { authorization: apiKey }, { authorization: `Basic ${apiKey}` }]) {
-      const { status } = await send(method, path, headers);
-      t.is(status, url === '/health' || pagePaths.has(url) ? 200 : 401, `${method} ${url}`);
+const basic = (credentials: string) => `Basic ${Buffer.from(credentials, 'latin1').toString('base64')}`;
+
+/** All that is answered, with something in the place of what a route leaves open. */
+const everyRoute = () => running.server.routes.map(({ method, url }) => ({ method, url, path: url === '*' ? chat : url.replace(/:\w+/g, 'x') }));
+
+test('every route but /health wants the key, as a bearer token or as a password', async (t) => {
+  const routes = everyRoute();
+  const page = ['/', ...readdirSync(pageFolder).filter((name) => name !== 'index.html').map((name) => `/page/${name}`)];
+  t.deepEqual([...pagePaths].sort(), page.sort(), 'what is published of the page');
+  for (const url of [...page, '/health', '/metrics', '/openapi.json', chat, '*']) t.true(routes.some((route) => route.url === url), url);
+  for (const method of ['GET', 'HEAD', 'POST', 'DELETE', 'OPTIONS']) t.true(routes.some((route) => route.method === method), method);
+  for (const { method, url, path } of routes) {
+    const without = [undefined, '', 'Bearer wrong-key', 'Bearer', apiKey, `Basic ${apiKey}`, basic(apiKey), basic(`${apiKey}:`), basic(`${apiKey}:wrong-key`), basic(`:${apiKey} `)];
+    for (const authorization of without) {
+      const { status } = await send(method, path, authorization === undefined ? {} : { authorization });
+      t.is(status, url === '/health' ? 200 : 401, `${method} ${url} ${authorization}`);
+    }
+    for (const authorization of [`Bearer ${apiKey}`, `bearer ${apiKey}`, basic(`:${apiKey}`), basic(`somebody:${apiKey}`), basic(`jos\xe9:${apiKey}`)]) {
+      const { status } = await send(method, path, { authorization });
+      t.true(status !== 401 && status < 500, `${method} ${url} ${authorization}: ${status}`);
     }
   }
   t.is((await send('GET', '/nowhere', {})).status, 401, 'what is not there does not say so');
-  t.is((await send('GET', '/v1/models', { authorization: `Bearer ${apiKey}` })).status, 200);
+  for (const authorization of [`Bearer ${apiKey}`, basic(`:${apiKey}`)]) t.is((await send('GET', '/v1/models', { authorization })).status, 200);
+});
+
+test('a server without a key asks for none', async (t) => {
+  await using open = await runningServer({ apiKey: undefined });
+  for (const { method, url } of open.server.routes) {
+    const { status } = await fetch(open.server.url + url.replace(/:\w+/g, 'x'), { method, headers: { authorization: 'Basic x' } });
+    t.true(status !== 401 && status < 500, `${method} ${url}: ${status}`);
+  }
+  t.is((await fetch(`${open.server.url}/v1/models`)).status, 200);
+  t.is((await fetch(`${open.server.url}/v1/models`, { headers: { origin: 'https://evil.example' } })).status, 403);
+});
+
+test('an Authorization header that makes no sense is no key', async (t) => {
+  const key = basic(`:${apiKey}`);
+  const malformed = ['Basic', 'Basic ', 'Basic :', 'Basic !!!!', 'Basic ====', basic(''), basic(':'), basic('\0:\0'), basic('\xff\xfe:\xff'), `${key}!`, key.replace('Basic ', 'Basic !'), `${key} x`, `${key}, Bearer x`, `Bearer ${key}`, 'B\xe4r\xfcr \xff', `Basic ${'A'.repeat(15_000)}`, `Bearer ${':'.repeat(15_000)}`];
+  for (const authorization of malformed) {
+    const answer = await send('GET', '/v1/models', { authorization });
+    t.is(answer.status, 401, authorization.slice(0, 50));
+    refused(t, answer, authorization.slice(0, 50));
+  }
+  t.is((await send('GET', '/v1/models', { authorization: key })).status, 200);
+  // Node reads no headers of that size.
+  t.is((await send('GET', '/v1/models', { authorization: `Basic ${'A'.repeat(100_000)}` })).status, 431);
+});
+
+test('a browser is asked for the key where its user opens something, and programs are not', async (t) => {
+  const challenge = async (path: string, headers: Record<string, string>) => (await send('GET', path, headers)).headers['www-authenticate'];
+  const [asked, told] = ['Basic realm="magicpig", charset="UTF-8"', 'Bearer realm="magicpig"'];
+  for (const path of pagePaths) t.is(await challenge(path, {}), asked, path);
+  for (const path of ['/v1/models', '/metrics', '/openapi.json', '/nowhere']) {
+    t.is(await challenge(path, { accept: 'text/html,application/xhtml+xml;q=0.9,*/*;q=0.8' }), asked, path);
+    for (const headers of [{}, { accept: '*/*' }, { authorization: 'Bearer wrong-key' }]) t.is(await challenge(path, headers), told, path);
+  }
+  t.is(await challenge('/health', {}), undefined);
 });
 
 test('a page of another site is turned away, by its origin or by the name it reached the server with', async (t) => {
@@ -88,7 +131,26 @@ test('a page of another site is turned away, by its origin or by the name it rea
   t.like(friend, { status: 200, headers: { 'access-control-allow-origin': 'https://friend.example' } });
   t.is((await get({})).headers['access-control-allow-origin'], undefined);
   const preflight = await send('OPTIONS', chat, { origin: 'https://friend.example', 'access-control-request-method': 'POST' });
-  t.is(preflight.status, 204);
+  t.like(preflight, { status: 200, headers: { 'access-control-allow-origin': 'https://friend.example', 'access-control-allow-headers': 'authorization, content-type', 'access-control-allow-credentials': undefined } });
+  t.is((await send('OPTIONS', chat, { origin: 'https://evil.example', 'access-control-request-method': 'POST' })).status, 403);
+  t.is((await send('OPTIONS', chat, { origin: `http://${host}`, 'access-control-request-method': 'POST' })).status, 401, 'the page of the server needs no preflight');
+});
+
+test('what a browser knows of the key is of no use to pages of other sites', async (t) => {
+  const get = async (path: string, headers: Record<string, string>) => (await send('GET', path, { authorization: basic(`:${apiKey}`), ...headers })).status;
+  for (const path of ['/', '/page/icon.svg', '/v1/models', '/metrics', '/nowhere']) {
+    for (const site of ['cross-site', 'same-site']) {
+      for (const destination of ['image', 'script', 'iframe', 'empty']) t.is(await get(path, { 'sec-fetch-site': site, 'sec-fetch-dest': destination }), 403, `${path} ${site} ${destination}`);
+      t.is(await get(path, { 'sec-fetch-site': site, 'sec-fetch-mode': 'navigate', 'sec-fetch-dest': 'document' }), path === '/nowhere' ? 404 : 200, `a link to ${path}`);
+    }
+    for (const site of ['same-origin', 'none']) t.is(await get(path, { 'sec-fetch-site': site, 'sec-fetch-dest': 'empty' }), path === '/nowhere' ? 404 : 200, `${path} ${site}`);
+  }
+  t.is(await get('/v1/models', { 'sec-fetch-site': 'cross-site', 'sec-fetch-dest': 'empty', origin: 'https://friend.example' }), 200);
+  for (const origin of ['https://evil.example', 'null']) {
+    const form = { authorization: basic(`:${apiKey}`), origin, 'sec-fetch-site': 'cross-site', 'sec-fetch-mode': 'navigate', 'sec-fetch-dest': 'document', 'content-type': 'text/plain' };
+    t.is((await send('POST', chat, form, body({}))).status, 403, 'a form');
+  }
+  t.is((await send('GET', '/health', { 'sec-fetch-site': 'cross-site', 'sec-fetch-dest': 'image' })).status, 200);
 });
 
 test('what is wrong with a request is said in a status of 4xx, and the server goes on', async (t) => {
@@ -119,11 +181,25 @@ test('what is not HTTP is told so', async (t) => {
   t.regex(text, /^HTTP\/1\.1 400 [^]*"malformed_request"/);
 });
 
+interface Operation {
+  readonly security?: object[];
+  readonly requestBody: { readonly content: Record<string, { readonly schema: { readonly required: string[] } }> };
+}
+
+interface Description {
+  readonly openapi: string;
+  readonly security: object[];
+  readonly components: object;
+  readonly paths: Record<string, Record<string, Operation>>;
+}
+
 test('the description names what there is, and is OpenAPI', async (t) => {
-  const api = JSON.parse((await send('GET', '/openapi.json', json)).text) as { openapi: string; paths: Record<string, { post?: { requestBody: { content: Record<string, { schema: { required: string[] } }> } } }> };
+  const api = JSON.parse((await send('GET', '/openapi.json', json)).text) as Description;
   t.regex(api.openapi, /^3\.1/);
-  t.deepEqual(api.paths[chat]!.post!.requestBody.content['application/json']!.schema.required, ['model', 'messages']);
+  t.deepEqual(api.paths[chat]!['post']!.requestBody.content['application/json']!.schema.required, ['model', 'messages']);
   for (const path of ['/v1/completions', '/v1/responses', '/v1/models', '/v1/sessions/{id}', '/health', '/metrics']) t.true(path in api.paths, path);
+  t.like(api, { security: [{ key: [] }, { password: [] }], components: { securitySchemes: { key: { scheme: 'bearer' }, password: { scheme: 'basic' } } } });
+  t.deepEqual(Object.entries(api.paths).flatMap(([path, operations]) => (Object.values(operations).some(({ security }) => security !== undefined) ? [path] : [])), ['/health'], 'needs no key');
 });
 
 test('a body that is not said to be JSON is told what to say', async (t) => {

@@ -12,7 +12,7 @@ const options = {
   model: { alias: 'm', type: 'string', default: DEFAULT_MODEL, describe: `The model: ${REF_HELP}` },
   host: { type: 'string', default: '127.0.0.1', describe: "Address to listen at; one that other machines can reach needs a key" },
   port: { alias: 'p', type: 'number', default: 8080, describe: 'Port to listen at; 0 takes a free one' },
-  'api-key': { type: 'string', describe: 'What requests must carry as a bearer token [default: MAGICPIG_API_KEY of the environment]' },
+  'api-key': { type: 'string', describe: 'What requests must carry as a bearer token, and what browsers ask for as a password [default: MAGICPIG_API_KEY of the environment]' },
   'cors-origin': { type: 'string', array: true, describe: 'Origin of web pages that may use the server, as in https://example.org; may be given several times' },
   'allowed-host': { type: 'string', array: true, describe: 'Name under which clients reach the server, besides its address; may be given several times' },
   'sessions-dir': { type: 'string', describe: 'Folder that keeps the sessions which requests name [default: they cannot name any]' },

@@ -16,7 +16,7 @@ export interface ServeOptions extends ServedSession, Pick<LoadOptions, 'threads'
   readonly host?: string | undefined;
   /** Port to listen at; 0 takes a free one. Default 8080. */
   readonly port?: number | undefined;
-  /** What requests must carry as a bearer token. Default: none is asked for. */
+  /** What requests must carry as a bearer token, or as the password of Basic credentials. Default: none is asked for. */
   readonly apiKey?: string | undefined;
   /** Origins of web pages that may use the server, as browsers spell them ("https://example.org"). Default: none but its own. */
   readonly corsOrigins?: readonly string[] | undefined;

@@ -19,7 +19,7 @@ const headers = {
   'cache-control': 'no-cache',
 };
 
-/** Paths of the page's files, which are the same for everybody and need no key. */
+/** Paths of the page's files. */
 export const pagePaths: ReadonlySet<string> = new Set(fileNames().map(pathOf));
 
 /** A page to chat with a document, and to see where its keys were drawn. */

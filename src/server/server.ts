@@ -8,6 +8,7 @@ import type { DeviceName } from '../decode/options.js';
 import { MagicpigError } from '../errors.js';
 import { Admission } from './admission.js';
 import { parseBody } from './body.js';
+import { challengeOf } from './credentials.js';
 import { Engine } from './engine/engine.js';
 import type { WorkerOptions } from './engine/protocol.js';
 import { ApiError, refusalOf } from './errors.js';
@@ -161,9 +162,16 @@ async function application(settings: Settings, context: Context, logger: Fastify
   });
   // The schemas are of answers' shape for readers, and answers are written here.
   app.setSerializerCompiler(() => (data) => JSON.stringify(data));
-  // Before the key is asked for, which browsers do not send with their preflight requests.
+  // Before requests are checked, so that an allowed page can read why its own was refused; preflight requests go on to be checked too.
   if (settings.corsOrigins.length > 0) {
-    await app.register(cors, { origin: [...settings.corsOrigins], methods: ['GET', 'POST', 'DELETE'], allowedHeaders: ['authorization', 'content-type'], hook: 'onRequest' });
+    await app.register(cors, {
+      origin: [...settings.corsOrigins],
+      methods: ['GET', 'POST', 'DELETE'],
+      allowedHeaders: ['authorization', 'content-type'],
+      hook: 'onRequest',
+      preflightContinue: true,
+      strictPreflight: false,
+    });
   }
   app.addHook('onRequest', (request, _reply, done) => {
     try {
@@ -201,8 +209,13 @@ async function describe(app: FastifyInstance): Promise<void> {
     openapi: {
       openapi: '3.1.0',
       info: { title: 'magicpig', version: '1', description: 'Long-context language models with sampled attention' },
-      components: { securitySchemes: { key: { type: 'http', scheme: 'bearer' } } },
-      security: [{ key: [] }],
+      components: {
+        securitySchemes: {
+          key: { type: 'http', scheme: 'bearer' },
+          password: { type: 'http', scheme: 'basic', description: 'The key as the password of any user' },
+        },
+      },
+      security: [{ key: [] }, { password: [] }],
     },
   });
 }
@@ -237,7 +250,7 @@ function refuse(reply: FastifyReply, error: unknown, settings: Settings): void {
   const { status, body, retryAfter } = refusalOf(error, settings.sessionsDir);
   if (status >= 500 && status !== 503) reply.log.error({ err: error }, 'failed');
   if (retryAfter !== undefined) reply.header('retry-after', String(retryAfter));
-  if (status === 401) reply.header('www-authenticate', 'Bearer');
+  if (status === 401) reply.header('www-authenticate', challengeOf(reply.request));
   void reply.status(status).send(body);
 }
 

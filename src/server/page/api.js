@@ -1,4 +1,4 @@
-// The server, as the page asks it. The key is in this module's memory and nowhere else.
+// The server, as the page asks it. A key, where it wants one, is the browser's to send: it asked for it to load the page.
 
 /**
  * @typedef {{text: string, ms: number | null, attend_ms: number | null, keys_read: number | null, relative_error: number | null}} Step
@@ -8,16 +8,6 @@
  * @typedef {{role: 'user' | 'assistant', content: string}} Message
  * @typedef {{text: string, reason: string, usage: Usage | undefined, report: Report | undefined}} Answer
  */
-
-/** The server wants a key, or another one. */
-export class KeyNeeded extends Error {}
-
-let key = '';
-
-/** @param {string} given */
-export function setKey(given) {
-  key = given;
-}
 
 /** The one model that the server has. */
 export async function model() {
@@ -55,13 +45,13 @@ export async function chat(body, signal, onText) {
  * @param {RequestInit} init
  */
 async function ask(path, init = {}) {
-  const headers = { 'content-type': 'application/json', ...(key !== '' && { authorization: `Bearer ${key}` }) };
-  const response = await fetch(path, { ...init, headers }).catch((/** @type {Error} */ error) => {
+  // The page's own address may have the key within it, and with that no request can be made.
+  const response = await fetch(new URL(path, location.origin), { ...init, headers: { 'content-type': 'application/json' } }).catch((/** @type {Error} */ error) => {
     if (error.name === 'AbortError') throw error;
     throw new Error('the server cannot be reached; is it still running?', { cause: error });
   });
   if (response.ok) return response;
-  if (response.status === 401) throw new KeyNeeded();
+  if (response.status === 401) throw new Error('the server has another key now; open it in another tab, which asks for the key, and try again here');
   const { error } = /** @type {{error: {message: string}}} */ (await response.json());
   throw new Error(error.message);
 }

@@ -1,5 +1,5 @@
 // The page: a document, a conversation about it, and what its attention did.
-import { KeyNeeded, chat, model, setKey } from './api.js';
+import { chat, model } from './api.js';
 import { element, input } from './dom.js';
 import { showExact, showFigures } from './figures.js';
 import { Heat } from './heat.js';
@@ -21,33 +21,12 @@ let running;
 let name = '';
 let context = Infinity;
 
-/** The server's model; asks for the key until it is right. */
 async function connect() {
-  for (;;) {
-    try {
-      const { id, context_length: most } = await model();
-      name = id;
-      context = most;
-      element('model').textContent = `${id}, up to ${most.toLocaleString('en')} tokens`;
-      arrange();
-      return;
-    } catch (error) {
-      if (!(error instanceof KeyNeeded)) throw error;
-      await askForKey();
-    }
-  }
-}
-
-async function askForKey() {
-  const dialog = /** @type {HTMLDialogElement} */ (element('key-dialog'));
-  const field = input('key');
-  do {
-    dialog.showModal();
-    await new Promise((resolve) => { dialog.addEventListener('close', resolve, { once: true }); });
-  } while (field.value === '');
-  setKey(field.value);
-  field.value = '';
-  element('key-wrong').textContent = 'The server does not know that key.';
+  const { id, context_length: most } = await model();
+  name = id;
+  context = most;
+  element('model').textContent = `${id}, up to ${most.toLocaleString('en')} tokens`;
+  arrange();
 }
 
 /**
@@ -194,10 +173,7 @@ function beginAnew() {
 
 /** @param {() => Promise<void>} work */
 function guarded(work) {
-  work().catch(async (/** @type {Error} */ error) => {
-    if (error instanceof KeyNeeded) await connect();
-    else element('problem').textContent = `It failed: ${error.message}`;
-  });
+  work().catch((/** @type {Error} */ error) => { element('problem').textContent = `It failed: ${error.message}`; });
 }
 
 element('ask').addEventListener('submit', (event) => {
