@@ -35,7 +35,11 @@ test('the package holds the program and its types, and no addon, source or test'
   for (const wanted of ['package.json', 'README.md', 'LICENSE', 'index.js', 'index.d.ts', 'dist/index.js', 'dist/index.d.ts', 'dist/server/page/index.html', 'dist/server/page/main.js', 'dist/server/page/page.css', manifest.bin.magicpig]) {
     t.true(paths.includes(wanted), wanted);
   }
-  t.deepEqual(paths.filter((path) => /^(src|crates|__test__|scripts|docs|examples|npm)\/|\.node$/.test(path)), [], 'addons have packages of their own');
+  t.deepEqual(paths.filter((path) => /^(src|crates|__test__|scripts|npm)\/|\.node$/.test(path)), [], 'addons have packages of their own');
+  // Whoever has installed it reads it there.
+  const links = [...readFileSync(join(root, 'README.md'), 'utf8').matchAll(/\]\(([^)#:]+)(?:#[^)]*)?\)/g)].map(([, path]) => path);
+  t.true(links.length > 5);
+  t.deepEqual(links.filter((path) => !paths.includes(path ?? '')), [], 'what README links to is there');
 });
 
 test('what is overridden is for development only, since overrides do not reach who installs the package', (t) => {
