@@ -260,6 +260,26 @@ test('bad arguments are told before anything happens', async (t) => {
   t.is((await generated(session, { maxTokens: 1 })).tokens.length, 1, 'the session still works');
 });
 
+test('a text in the place of a number is told from the number', async (t) => {
+  const model = await tinyModel(t);
+  using session = model.createSession();
+  await session.prefill('hello');
+  const refused = async (work: () => unknown, message: string) => {
+    t.like(await t.throwsAsync(async () => { await work(); }), { code: 'INVALID_OPTION', message });
+  };
+  await refused(() => loadModel('nowhere.gguf', { threads: '2' as unknown as number }), 'threads is "2"; it must be a whole number from 1 to 1024');
+  await refused(() => loadModel('nowhere.gguf', { weights: '3' as '4' }), 'weights is "3"; it must be file, 8 or 4');
+  await refused(() => loadModel('nowhere.gguf', { threads: [2] as unknown as number }), 'threads is a list; it must be a whole number from 1 to 1024');
+  await refused(() => model.createSession({ budget: '0.5' as unknown as number }), 'budget is "0.5"; it must be above 0, up to 1');
+  await refused(() => model.createSession({ targetError: '0.5' as unknown as number }), 'targetError is "0.5"; it must be above 0 and below 1');
+  await refused(() => generated(session, { temperature: '0.5' as unknown as number }), 'temperature is "0.5"; it must be from 0 to 100');
+  await refused(() => { session.rewind('1' as unknown as number); }, 'tokens is "1"; it must be a whole number from 0 to 1');
+  // Controls: the numbers.
+  await using one = await tinyModel(t, { threads: 1, weights: 'file' });
+  for (const options of [{ budget: 0.5 }, { targetError: 0.5 }]) one.createSession(options).dispose();
+  t.is((await generated(session, { temperature: 0.5, maxTokens: 1 })).tokens.length, 1);
+});
+
 test('a model that cannot be run says why before its weights are loaded', async (t) => {
   const folder = temporaryFolder(t);
   const heads = await t.throwsAsync(loadModel(writeGguf(join(folder, 'heads.gguf'), tinyLlama())));

@@ -1,5 +1,6 @@
 import type { Model } from '../decode/model.js';
 import { MagicpigError } from '../errors.js';
+import { shown } from '../shown.js';
 import { type TunedDefaults, writeTuned } from '../decode/tuned.js';
 import { Comparison, type FidelityRow } from './fidelity.js';
 import { type Variant, seedsFrom } from './variants.js';
@@ -56,7 +57,7 @@ export interface Tuning {
 export async function tune(model: Model, text: string, options: TuneOptions = {}): Promise<Tuning> {
   const { targetKl = 0.002, prefix = 4096, steps = 96, signal, onProgress, onTried } = options;
   const seeds = seedsFrom(options.seeds ?? 2);
-  if (!(targetKl > 0 && targetKl < 100)) throw new MagicpigError('INVALID_OPTION', `targetKl is ${String(targetKl)}; it must be above 0, in nats`);
+  if (typeof targetKl !== 'number' || !(targetKl > 0 && targetKl < 100)) throw new MagicpigError('INVALID_OPTION', `targetKl is ${shown(targetKl)}; it must be above 0, in nats`);
   using comparison = await Comparison.begin(model, text, { prefix, steps, seeds, signal, onProgress: (_, done, total) => onProgress?.({ done, total }) });
   const search = new Search(comparison, targetKl, onTried);
   for (const sketchBits of [2, 4, 1] as const) await search.sketch({ policy: 'sketch', sketchBits });
