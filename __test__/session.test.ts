@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import test from 'ava';
 import type { ExecutionContext } from 'ava';
 
-import { loadModel } from '../src/index.js';
+import { loadModel, tune } from '../src/index.js';
 import type { GenerateOptions, LoadOptions, Model, Prompt, Session, SessionOptions } from '../src/index.js';
 import { string, writeGguf } from './support/gguf-writer.js';
 import { temporaryFolder } from './support/temporary.js';
@@ -278,6 +278,44 @@ test('a text in the place of a number is told from the number', async (t) => {
   await using one = await tinyModel(t, { threads: 1, weights: 'file' });
   for (const options of [{ budget: 0.5 }, { targetError: 0.5 }]) one.createSession(options).dispose();
   t.is((await generated(session, { temperature: 0.5, maxTokens: 1 })).tokens.length, 1);
+});
+
+test('an option that there is not is refused by its name, with those that there are', async (t) => {
+  const model = await tinyModel(t);
+  using session = model.createSession();
+  await session.prefill('hello');
+  const folder = join(temporaryFolder(t), 'kept');
+  const takers: [name: string, listed: RegExp, call: (options: never) => unknown, right: object][] = [
+    ['loadModel', /^threads, .*onProgress$/, (options) => loadModel('nowhere.gguf', options), { threads: 2, context: 12 }],
+    ['createSession', /^policy, budget, .*tuned$/, (options) => { model.createSession(options).dispose(); }, { policy: 'lsh', rows: 'int8', seed: 1, directory: temporaryFolder(t), tuned: false }],
+    ['openSession', /^policy, budget, .*readOnly$/, async (options) => { (await model.openSession(folder, options)).dispose(); }, { policy: 'sketch', create: true, readOnly: false }],
+    ['prefill', /^whole, signal, onProgress$/, (options) => session.prefill('hello', options), { whole: true, onProgress: () => undefined }],
+    ['generate', /^maxTokens, temperature, .*signal$/, (options) => generated(session, options), { maxTokens: 1, temperature: 1, seed: 2, stop: ['x'], logprobs: 1 }],
+    ['step', /^signal$/, (options) => session.step(1, options), { signal: new AbortController().signal }],
+    ['stepBatch', /^signal$/, (options) => model.stepBatch([session], [1], options), { signal: undefined }],
+    ['setPolicy', /^policy, budget, .*lshL$/, (options) => { session.setPolicy(options); }, { policy: 'exact', denseLayers: [0] }],
+    ['fork', /^signal$/, (options) => session.fork(`${folder}2`, options), { signal: undefined }],
+    ['checkpoint', /^signal$/, (options) => session.checkpoint(options), {}],
+    ['tune', /^targetKl, .*onTried$/, (options) => tune(model, 'too short', options), { targetKl: 0.1, steps: 3 }],
+  ];
+  // Right names get so far: there is no such model, the session has no folder, the text is too short.
+  const further: Record<string, { code: string }> = { loadModel: { code: 'MODEL_NOT_FOUND' }, checkpoint: { code: 'SESSION_READ_ONLY' }, tune: { code: 'INVALID_OPTION' } };
+  for (const [taker, listed, call, right] of takers) {
+    const attempt = async (options: unknown) => { await call(options as never); };
+    for (const wrong of [{ ...right, maxToken: 3 }, { ...right, maxToken: undefined }]) {
+      const error = await t.throwsAsync(attempt(wrong), { code: 'INVALID_OPTION' }, taker);
+      const begin = `there is no option maxToken; ${taker} takes `;
+      t.is(error.message.slice(0, begin.length), begin);
+      t.regex(error.message.slice(begin.length), listed);
+      t.notRegex(error.message, /budgetTokens|chunkTokens/);
+    }
+    await t.throwsAsync(attempt(null), { code: 'INVALID_OPTION', message: `the options of ${taker} are null; they must be an object` });
+    await t.throwsAsync(attempt('lsh'), { code: 'INVALID_OPTION', message: `the options of ${taker} are "lsh"; they must be an object` });
+    const later = further[taker];
+    if (later === undefined) await t.notThrowsAsync(attempt(right), taker);
+    else t.notRegex((await t.throwsAsync(attempt(right), later)).message, /no option/);
+  }
+  await t.throwsAsync(async () => { await generated(session, { 'max\ntokens': 3 } as never); }, { message: /^there is no option "max\\ntokens"; / });
 });
 
 test('a model that cannot be run says why before its weights are loaded', async (t) => {

@@ -15,6 +15,11 @@ export function shown(value: unknown): string {
   }
 }
 
+/** The name of a property: as it is, where it is one word. */
+export function nameShown(name: string): string {
+  return /^\w{1,60}$/.test(name) ? name : shown(name);
+}
+
 /** Of its class, where it has one of its own. */
 export function nameOf(value: object): string {
   const { constructor } = value as { constructor?: unknown };

@@ -1,6 +1,7 @@
 import { availableParallelism } from 'node:os';
 import { MagicpigError } from '../errors.js';
 import { shown } from '../shown.js';
+import type { OptionNames } from './option-names.js';
 
 /** Where the dense layers run; `auto` is the best of those that are there. */
 export const devices = ['cpu', 'webgpu', 'cuda', 'auto'] as const;
@@ -64,6 +65,25 @@ export interface PolicyOptions {
   readonly lshL?: number | undefined;
 }
 
+export const policyOptionNames: OptionNames<PolicyOptions> = {
+  policy: true,
+  budget: true,
+  targetError: true,
+  epsilon: true,
+  delta: true,
+  sketchBits: true,
+  residual: true,
+  budgetTokens: false,
+  denseLayers: true,
+  lshK: true,
+  lshL: true,
+};
+
+/** Of wider options those of a policy. */
+export function policyOptionsOf(options: PolicyOptions): PolicyOptions {
+  return Object.fromEntries(Object.entries(options).filter(([name]) => Object.hasOwn(policyOptionNames, name)));
+}
+
 export type Policy = { readonly denseLayers?: number[] } & (
   | { readonly kind: 'exact' }
   | { readonly kind: 'lsh'; readonly k: number; readonly l: number }
@@ -98,6 +118,15 @@ export interface SamplingOptions {
   /** Seed of the draws, an unsigned 32-bit number: the same seed gives the same text. Default 0. */
   readonly seed?: number | undefined;
 }
+
+export const samplingOptionNames: OptionNames<SamplingOptions> = {
+  temperature: true,
+  topK: true,
+  topP: true,
+  minP: true,
+  repetitionPenalty: true,
+  seed: true,
+};
 
 export type Sampling = { readonly [Name in keyof SamplingOptions]-?: number };
 

@@ -1,4 +1,5 @@
 import type { Model } from '../decode/model.js';
+import { type OptionNames, checkOptions } from '../decode/option-names.js';
 import { MagicpigError } from '../errors.js';
 import { shown } from '../shown.js';
 import { type TunedDefaults, writeTuned } from '../decode/tuned.js';
@@ -31,6 +32,8 @@ export interface TuneOptions {
   readonly onTried?: ((tried: Tried) => void) | undefined;
 }
 
+const tuneOptionNames: OptionNames<TuneOptions> = { targetKl: true, prefix: true, steps: true, seeds: true, signal: true, onProgress: true, onTried: true };
+
 /** What was tried, and whether the target holds by the upper end of the interval. */
 export interface Tried extends Pick<FidelityRow, 'policy' | 'budget' | 'sketchBits' | 'lshK' | 'lshL' | 'klToExact' | 'klLow' | 'klHigh' | 'top1Agreement' | 'bytesReadFraction' | 'keysSampled'> {
   readonly denseLayers: readonly number[];
@@ -55,6 +58,7 @@ export interface Tuning {
  * Throws INVALID_OPTION (the text is too short, an option out of range), CACHE_UNWRITABLE, ABORTED, and what reading a text does.
  */
 export async function tune(model: Model, text: string, options: TuneOptions = {}): Promise<Tuning> {
+  checkOptions('tune', options, tuneOptionNames);
   const { targetKl = 0.002, prefix = 4096, steps = 96, signal, onProgress, onTried } = options;
   const seeds = seedsFrom(options.seeds ?? 2);
   if (typeof targetKl !== 'number' || !(targetKl > 0 && targetKl < 100)) throw new MagicpigError('INVALID_OPTION', `targetKl is ${shown(targetKl)}; it must be above 0, in nats`);
