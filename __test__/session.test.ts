@@ -318,6 +318,43 @@ test('an option that there is not is refused by its name, with those that there 
   await t.throwsAsync(async () => { await generated(session, { 'max\ntokens': 3 } as never); }, { message: /^there is no option "max\\ntokens"; / });
 });
 
+test('what is no model and no prompt is called what it is', async (t) => {
+  for (const [reference, what] of [[undefined, 'undefined'], [5, '5'], [{ path: 'x' }, 'an object'], [['x'], 'a list'], [new URL('file:///x'), 'a URL']] as const) {
+    const message = `the model is ${what}; it must be a text: a path, hf:owner/name, or a short name such as smollm2-135m`;
+    await t.throwsAsync(loadModel(reference as never), { code: 'INVALID_OPTION', message });
+  }
+  const model = await tinyModel(t);
+  using session = model.createSession();
+  for (const [prompt, message] of [
+    [Buffer.from('hi'), 'the prompt is a Buffer; give its text, by toString()'],
+    [new TextEncoder().encode('hi'), 'the prompt is a Uint8Array; give its text, by new TextDecoder().decode(), or token ids, by Array.from()'],
+    [Uint32Array.of(1, 2), 'the prompt is a Uint32Array; give its token ids, by Array.from()'],
+    [Promise.resolve('hi'), 'the prompt is a Promise; give what it comes to, by await'],
+    [{ role: 'user', content: 'x' }, 'the prompt is one message; give a list of them'],
+    [{ text: 'x' }, 'the prompt is an object; it must be a text, token ids or chat messages'],
+    [null, 'the prompt is null; it must be a text, token ids or chat messages'],
+    [[{ rol: 'user', content: 'x' }], 'message 0 has no role; it has rol, content'],
+    [[{ role: 'user', content: 'x' }, { role: 'user', contents: 'x' }], 'message 1 has no content; it has role, contents'],
+    [[{ role: 'user', content: 5 }], 'the content of message 0 is 5; it must be a text'],
+    [[{ role: 'user', content: Buffer.from('hi') }], 'the content of message 0 is a Buffer; it must be a text'],
+    [[{ role: 5, content: 'x' }], 'the role of message 0 is 5; it must be a text, such as "user"'],
+    [['hi'], `message 0 is "hi"; it must have a role and content, as in { role: 'user', content: 'hello' }`],
+    [[1, '2'], `message 0 is 1; it must have a role and content, as in { role: 'user', content: 'hello' }`],
+    [[{ role: 'assistant', tool_calls: [] }], 'message 0 has no content; it has role, tool_calls'],
+  ] as const) {
+    await t.throwsAsync(session.prefill(prompt as never), { code: 'INVALID_OPTION', message });
+  }
+  t.is(session.tokens.length, 0);
+  // Controls: what the same was meant to be.
+  for (const prompt of ['hi', [1, 2], [{ role: 'user', content: 'x' }], [{ role: 'user', content: '' }]]) await session.prefill(prompt);
+  t.true(session.tokens.length > 4);
+  // What a template makes of calls without content, and of content of parts, is its own affair.
+  for (const content of [{ tool_calls: [{}] }, { content: null, tool_calls: [{}] }, { content: [{ type: 'text', text: 'x' }] }]) {
+    const error = await session.prefill([{ role: 'assistant', ...content } as never]).catch((failure: unknown) => failure);
+    if (error !== undefined) t.like(error, { code: 'TEMPLATE_FAILED' });
+  }
+});
+
 test('a model that cannot be run says why before its weights are loaded', async (t) => {
   const folder = temporaryFolder(t);
   const heads = await t.throwsAsync(loadModel(writeGguf(join(folder, 'heads.gguf'), tinyLlama())));

@@ -1,5 +1,6 @@
 import { tmpdir } from 'node:os';
 import { MagicpigError } from '../errors.js';
+import { shown } from '../shown.js';
 import { fingerprintOf } from '../model/fingerprint.js';
 import { openModel } from '../model/open.js';
 import { resolveModel } from '../model/resolve.js';
@@ -126,6 +127,9 @@ const openSessionOptionNames: OptionNames<OpenSessionOptions> = { ...policyOptio
  * UNSUPPORTED_TOKENIZER, INVALID_OPTION, OUT_OF_MEMORY, RUNTIME_FAILED, NATIVE_MISSING or ABORTED.
  */
 export async function loadModel(reference: string, options: LoadOptions = {}): Promise<Model> {
+  if (typeof reference !== 'string') {
+    throw new MagicpigError('INVALID_OPTION', `the model is ${shown(reference)}; it must be a text: a path, hf:owner/name, or a short name such as smollm2-135m`);
+  }
   checkOptions('loadModel', options, loadOptionNames);
   const { signal, onProgress } = options;
   const threads = threadsFrom(options.threads);

@@ -1,19 +1,19 @@
 import { MagicpigError } from '../errors.js';
 import { localCount } from '../model/local.js';
-import type { ChatMessage } from '../model/template.js';
 import type { NativeAudit, NativeDraws, NativeSession } from '../native.js';
 import type { TokenConstraint } from './constraint.js';
 import { type TokenLogprob, logprobsOf } from './logprobs.js';
 import type { Model } from './model.js';
 import { type OptionNames, checkOptions, signalName } from './option-names.js';
 import { type Policy, type PolicyName, type PolicyOptions, type SamplingOptions, integer, overSameIndex, policyFrom, policyOptionNames, samplingFrom, samplingOptionNames, seedFrom } from './options.js';
+import { type Prompt, checkPrompt, isTokens } from './prompt.js';
 import { Sampler } from './sampler.js';
 import { type DecodeCounts, Sequence } from './sequence.js';
 import { checkParent, folderFrom } from './sessions.js';
 import { StopWatch } from './stop.js';
 import type { Chosen } from './tuned.js';
 
-export type Prompt = string | readonly number[] | readonly ChatMessage[];
+export type { Prompt } from './prompt.js';
 
 /** Generated tokens between two checkpoints of a session in a folder. */
 const CHECKPOINT_EVERY = 16;
@@ -176,7 +176,7 @@ export class Session implements Disposable {
    * Reads a text, tokens or chat messages, after what was read before or, with `whole`, in its place as far as the two
    * differ. Attention is exact here.
    *
-   * Throws EMPTY_PROMPT, CONTEXT_EXCEEDED, TEMPLATE_FAILED, DISK_FULL, or ABORTED; the session is then as it was before, but
+   * Throws INVALID_OPTION, EMPTY_PROMPT, CONTEXT_EXCEEDED, TEMPLATE_FAILED, DISK_FULL, or ABORTED; the session is then as it was before, but
    * for what `whole` made it forget. If only its checkpoint fails, the text is read all the same.
    */
   async prefill(prompt: Prompt, options: PrefillOptions = {}): Promise<void> {
@@ -458,11 +458,7 @@ export class Session implements Disposable {
   /** `first`: the text's beginning, which may have a token of its own. */
   #encode(prompt: Prompt, first: boolean): number[] {
     const { tokenizer } = this.#model;
-    // JavaScript lets anything through.
-    const given: unknown = prompt;
-    if (typeof given !== 'string' && !Array.isArray(given)) {
-      throw new MagicpigError('INVALID_OPTION', `the prompt is ${given === null ? 'null' : typeof given}; it must be a text, token ids or chat messages`);
-    }
+    checkPrompt(prompt);
     let tokens: number[];
     if (typeof prompt === 'string') {
       tokens = tokenizer.encode(prompt, first ? {} : { addBos: false });
@@ -496,10 +492,6 @@ export class Session implements Disposable {
       },
     };
   }
-}
-
-function isTokens(prompt: readonly number[] | readonly ChatMessage[]): prompt is readonly number[] {
-  return prompt.every((part) => typeof part === 'number');
 }
 
 /** What is left to show when nothing more will come. */
