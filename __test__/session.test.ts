@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import test from 'ava';
 import type { ExecutionContext } from 'ava';
 
-import { loadModel } from '../src/index.js';
+import { loadModel, tune } from '../src/index.js';
 import type { GenerateOptions, LoadOptions, Model, Prompt, Session, SessionOptions } from '../src/index.js';
 import { string, writeGguf } from './support/gguf-writer.js';
 import { temporaryFolder } from './support/temporary.js';
@@ -258,6 +258,101 @@ test('bad arguments are told before anything happens', async (t) => {
   }
   t.like(t.throws(() => { session.rewind(99); }), { code });
   t.is((await generated(session, { maxTokens: 1 })).tokens.length, 1, 'the session still works');
+});
+
+test('a text in the place of a number is told from the number', async (t) => {
+  const model = await tinyModel(t);
+  using session = model.createSession();
+  await session.prefill('hello');
+  const refused = async (work: () => unknown, message: string) => {
+    t.like(await t.throwsAsync(async () => { await work(); }), { code: 'INVALID_OPTION', message });
+  };
+  await refused(() => loadModel('nowhere.gguf', { threads: '2' as unknown as number }), 'threads is "2"; it must be a whole number from 1 to 1024');
+  await refused(() => loadModel('nowhere.gguf', { weights: '3' as '4' }), 'weights is "3"; it must be file, 8 or 4');
+  await refused(() => loadModel('nowhere.gguf', { threads: [2] as unknown as number }), 'threads is a list; it must be a whole number from 1 to 1024');
+  await refused(() => model.createSession({ budget: '0.5' as unknown as number }), 'budget is "0.5"; it must be above 0, up to 1');
+  await refused(() => model.createSession({ targetError: '0.5' as unknown as number }), 'targetError is "0.5"; it must be above 0 and below 1');
+  await refused(() => generated(session, { temperature: '0.5' as unknown as number }), 'temperature is "0.5"; it must be from 0 to 100');
+  await refused(() => { session.rewind('1' as unknown as number); }, 'tokens is "1"; it must be a whole number from 0 to 1');
+  // Controls: the numbers.
+  await using one = await tinyModel(t, { threads: 1, weights: 'file' });
+  for (const options of [{ budget: 0.5 }, { targetError: 0.5 }]) one.createSession(options).dispose();
+  t.is((await generated(session, { temperature: 0.5, maxTokens: 1 })).tokens.length, 1);
+});
+
+test('an option that there is not is refused by its name, with those that there are', async (t) => {
+  const model = await tinyModel(t);
+  using session = model.createSession();
+  await session.prefill('hello');
+  const folder = join(temporaryFolder(t), 'kept');
+  const takers: [name: string, listed: RegExp, call: (options: never) => unknown, right: object][] = [
+    ['loadModel', /^threads, .*onProgress$/, (options) => loadModel('nowhere.gguf', options), { threads: 2, context: 12 }],
+    ['createSession', /^policy, budget, .*tuned$/, (options) => { model.createSession(options).dispose(); }, { policy: 'lsh', rows: 'int8', seed: 1, directory: temporaryFolder(t), tuned: false }],
+    ['openSession', /^policy, budget, .*readOnly$/, async (options) => { (await model.openSession(folder, options)).dispose(); }, { policy: 'sketch', create: true, readOnly: false }],
+    ['prefill', /^whole, signal, onProgress$/, (options) => session.prefill('hello', options), { whole: true, onProgress: () => undefined }],
+    ['generate', /^maxTokens, temperature, .*signal$/, (options) => generated(session, options), { maxTokens: 1, temperature: 1, seed: 2, stop: ['x'], logprobs: 1 }],
+    ['step', /^signal$/, (options) => session.step(1, options), { signal: new AbortController().signal }],
+    ['stepBatch', /^signal$/, (options) => model.stepBatch([session], [1], options), { signal: undefined }],
+    ['setPolicy', /^policy, budget, .*lshL$/, (options) => { session.setPolicy(options); }, { policy: 'exact', denseLayers: [0] }],
+    ['fork', /^signal$/, (options) => session.fork(`${folder}2`, options), { signal: undefined }],
+    ['checkpoint', /^signal$/, (options) => session.checkpoint(options), {}],
+    ['tune', /^targetKl, .*onTried$/, (options) => tune(model, 'too short', options), { targetKl: 0.1, steps: 3 }],
+  ];
+  // Right names get so far: there is no such model, the session has no folder, the text is too short.
+  const further: Record<string, { code: string }> = { loadModel: { code: 'MODEL_NOT_FOUND' }, checkpoint: { code: 'SESSION_READ_ONLY' }, tune: { code: 'INVALID_OPTION' } };
+  for (const [taker, listed, call, right] of takers) {
+    const attempt = async (options: unknown) => { await call(options as never); };
+    for (const wrong of [{ ...right, maxToken: 3 }, { ...right, maxToken: undefined }]) {
+      const error = await t.throwsAsync(attempt(wrong), { code: 'INVALID_OPTION' }, taker);
+      const begin = `there is no option maxToken; ${taker} takes `;
+      t.is(error.message.slice(0, begin.length), begin);
+      t.regex(error.message.slice(begin.length), listed);
+      t.notRegex(error.message, /budgetTokens|chunkTokens/);
+    }
+    await t.throwsAsync(attempt(null), { code: 'INVALID_OPTION', message: `the options of ${taker} are null; they must be an object` });
+    await t.throwsAsync(attempt('lsh'), { code: 'INVALID_OPTION', message: `the options of ${taker} are "lsh"; they must be an object` });
+    const later = further[taker];
+    if (later === undefined) await t.notThrowsAsync(attempt(right), taker);
+    else t.notRegex((await t.throwsAsync(attempt(right), later)).message, /no option/);
+  }
+  await t.throwsAsync(async () => { await generated(session, { 'max\ntokens': 3 } as never); }, { message: /^there is no option "max\\ntokens"; / });
+});
+
+test('what is no model and no prompt is called what it is', async (t) => {
+  for (const [reference, what] of [[undefined, 'undefined'], [5, '5'], [{ path: 'x' }, 'an object'], [['x'], 'a list'], [new URL('file:///x'), 'a URL']] as const) {
+    const message = `the model is ${what}; it must be a text: a path, hf:owner/name, or a short name such as smollm2-135m`;
+    await t.throwsAsync(loadModel(reference as never), { code: 'INVALID_OPTION', message });
+  }
+  const model = await tinyModel(t);
+  using session = model.createSession();
+  for (const [prompt, message] of [
+    [Buffer.from('hi'), 'the prompt is a Buffer; give its text, by toString()'],
+    [new TextEncoder().encode('hi'), 'the prompt is a Uint8Array; give its text, by new TextDecoder().decode(), or token ids, by Array.from()'],
+    [Uint32Array.of(1, 2), 'the prompt is a Uint32Array; give its token ids, by Array.from()'],
+    [Promise.resolve('hi'), 'the prompt is a Promise; give what it comes to, by await'],
+    [{ role: 'user', content: 'x' }, 'the prompt is one message; give a list of them'],
+    [{ text: 'x' }, 'the prompt is an object; it must be a text, token ids or chat messages'],
+    [null, 'the prompt is null; it must be a text, token ids or chat messages'],
+    [[{ rol: 'user', content: 'x' }], 'message 0 has no role; it has rol, content'],
+    [[{ role: 'user', content: 'x' }, { role: 'user', contents: 'x' }], 'message 1 has no content; it has role, contents'],
+    [[{ role: 'user', content: 5 }], 'the content of message 0 is 5; it must be a text'],
+    [[{ role: 'user', content: Buffer.from('hi') }], 'the content of message 0 is a Buffer; it must be a text'],
+    [[{ role: 5, content: 'x' }], 'the role of message 0 is 5; it must be a text, such as "user"'],
+    [['hi'], `message 0 is "hi"; it must have a role and content, as in { role: 'user', content: 'hello' }`],
+    [[1, '2'], `message 0 is 1; it must have a role and content, as in { role: 'user', content: 'hello' }`],
+    [[{ role: 'assistant', tool_calls: [] }], 'message 0 has no content; it has role, tool_calls'],
+  ] as const) {
+    await t.throwsAsync(session.prefill(prompt as never), { code: 'INVALID_OPTION', message });
+  }
+  t.is(session.tokens.length, 0);
+  // Controls: what the same was meant to be.
+  for (const prompt of ['hi', [1, 2], [{ role: 'user', content: 'x' }], [{ role: 'user', content: '' }]]) await session.prefill(prompt);
+  t.true(session.tokens.length > 4);
+  // What a template makes of calls without content, and of content of parts, is its own affair.
+  for (const content of [{ tool_calls: [{}] }, { content: null, tool_calls: [{}] }, { content: [{ type: 'text', text: 'x' }] }]) {
+    const error = await session.prefill([{ role: 'assistant', ...content } as never]).catch((failure: unknown) => failure);
+    if (error !== undefined) t.like(error, { code: 'TEMPLATE_FAILED' });
+  }
 });
 
 test('a model that cannot be run says why before its weights are loaded', async (t) => {

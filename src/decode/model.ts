@@ -1,5 +1,6 @@
 import { tmpdir } from 'node:os';
 import { MagicpigError } from '../errors.js';
+import { shown } from '../shown.js';
 import { fingerprintOf } from '../model/fingerprint.js';
 import { openModel } from '../model/open.js';
 import { resolveModel } from '../model/resolve.js';
@@ -16,6 +17,7 @@ import { Batcher } from './batch.js';
 import { JsonConstraint } from './constraint.js';
 import { chooseDevice } from './device.js';
 import { checkDevice, deviceMemory, devicePlan } from './device-memory.js';
+import { type OptionNames, checkOptions, signalName } from './option-names.js';
 import { asLoaded, availableMemory, checkSession, checkWeights, memoryPlan } from './memory.js';
 import {
   type Device,
@@ -27,6 +29,7 @@ import {
   integer,
   lmHeadFrom,
   policyFrom,
+  policyOptionNames,
   rowsFrom,
   seedFrom,
   threadsFrom,
@@ -67,6 +70,17 @@ export interface LoadOptions {
   readonly onProgress?: ((progress: LoadProgress) => void) | undefined;
 }
 
+const loadOptionNames: OptionNames<LoadOptions> = {
+  threads: true,
+  device: true,
+  lmHead: true,
+  weights: true,
+  context: true,
+  memoryLimit: true,
+  signal: true,
+  onProgress: true,
+};
+
 /** Bytes of a download, or parts of the model that are loaded. */
 export interface LoadProgress {
   readonly phase: 'download' | 'load';
@@ -88,6 +102,8 @@ export interface SessionOptions extends PolicyOptions {
   readonly tuned?: boolean | undefined;
 }
 
+const sessionOptionNames: OptionNames<SessionOptions> = { ...policyOptionNames, rows: true, seed: true, directory: true, tuned: true };
+
 export interface OpenSessionOptions extends PolicyOptions {
   /** How keys and values are stored. Default: as the session was made, `bf16` for a new one. */
   readonly rows?: RowType | undefined;
@@ -101,6 +117,8 @@ export interface OpenSessionOptions extends PolicyOptions {
   readonly readOnly?: boolean | undefined;
 }
 
+const openSessionOptionNames: OptionNames<OpenSessionOptions> = { ...policyOptionNames, rows: true, seed: true, create: true, tuned: true, readOnly: true };
+
 /**
  * Loads a model: a path to a .gguf file or to a folder of safetensors, `hf:owner/name[/file][@revision]`, or a short name such as
  * `smollm2-135m`.
@@ -109,6 +127,10 @@ export interface OpenSessionOptions extends PolicyOptions {
  * UNSUPPORTED_TOKENIZER, INVALID_OPTION, OUT_OF_MEMORY, RUNTIME_FAILED, NATIVE_MISSING or ABORTED.
  */
 export async function loadModel(reference: string, options: LoadOptions = {}): Promise<Model> {
+  if (typeof reference !== 'string') {
+    throw new MagicpigError('INVALID_OPTION', `the model is ${shown(reference)}; it must be a text: a path, hf:owner/name, or a short name such as smollm2-135m`);
+  }
+  checkOptions('loadModel', options, loadOptionNames);
   const { signal, onProgress } = options;
   const threads = threadsFrom(options.threads);
   const asked = deviceFrom(options.device);
@@ -312,6 +334,7 @@ export class Model implements AsyncDisposable {
    */
   createSession(options: SessionOptions = {}): Session {
     this.#live();
+    checkOptions('createSession', options, sessionOptionNames);
     policyFrom(options, this.config.layers);
     const chosen = choose(options, () => this.tuned());
     if (this.#memory !== undefined) {
@@ -336,6 +359,7 @@ export class Model implements AsyncDisposable {
   async openSession(directory: string, options: OpenSessionOptions = {}): Promise<Session> {
     this.#live();
     folderFrom(directory);
+    checkOptions('openSession', options, openSessionOptionNames);
     policyFrom(options, this.config.layers);
     const { readOnly = false, create = !readOnly } = options;
     if (readOnly && create) throw new MagicpigError('INVALID_OPTION', 'readOnly and create exclude each other: a session that is only read is not made');
@@ -368,8 +392,10 @@ export class Model implements AsyncDisposable {
    *
    * Throws INVALID_OPTION for a session that is given twice or is another model's, and for a token that the model does not know.
    */
-  async stepBatch(sessions: readonly Session[], tokens: readonly number[], { signal }: { signal?: AbortSignal | undefined } = {}): Promise<PromiseSettledResult<Float32Array>[]> {
+  async stepBatch(sessions: readonly Session[], tokens: readonly number[], options: { signal?: AbortSignal | undefined } = {}): Promise<PromiseSettledResult<Float32Array>[]> {
     this.#live();
+    checkOptions('stepBatch', options, signalName);
+    const { signal } = options;
     if (sessions.length !== tokens.length) throw new MagicpigError('INVALID_OPTION', `${sessions.length} sessions and ${tokens.length} tokens; each session takes one token`);
     if (new Set(sessions).size < sessions.length) throw new MagicpigError('INVALID_OPTION', 'a session is in the batch twice; its second token comes after its first');
     if (sessions.some((session) => !session.isOf(this))) throw new MagicpigError('INVALID_OPTION', 'a session of the batch is another model’s');

@@ -1,5 +1,7 @@
 import { availableParallelism } from 'node:os';
 import { MagicpigError } from '../errors.js';
+import { shown } from '../shown.js';
+import type { OptionNames } from './option-names.js';
 
 /** Where the dense layers run; `auto` is the best of those that are there. */
 export const devices = ['cpu', 'webgpu', 'cuda', 'auto'] as const;
@@ -63,6 +65,25 @@ export interface PolicyOptions {
   readonly lshL?: number | undefined;
 }
 
+export const policyOptionNames: OptionNames<PolicyOptions> = {
+  policy: true,
+  budget: true,
+  targetError: true,
+  epsilon: true,
+  delta: true,
+  sketchBits: true,
+  residual: true,
+  budgetTokens: false,
+  denseLayers: true,
+  lshK: true,
+  lshL: true,
+};
+
+/** Of wider options those of a policy. */
+export function policyOptionsOf(options: PolicyOptions): PolicyOptions {
+  return Object.fromEntries(Object.entries(options).filter(([name]) => Object.hasOwn(policyOptionNames, name)));
+}
+
 export type Policy = { readonly denseLayers?: number[] } & (
   | { readonly kind: 'exact' }
   | { readonly kind: 'lsh'; readonly k: number; readonly l: number }
@@ -98,6 +119,15 @@ export interface SamplingOptions {
   readonly seed?: number | undefined;
 }
 
+export const samplingOptionNames: OptionNames<SamplingOptions> = {
+  temperature: true,
+  topK: true,
+  topP: true,
+  minP: true,
+  repetitionPenalty: true,
+  seed: true,
+};
+
 export type Sampling = { readonly [Name in keyof SamplingOptions]-?: number };
 
 /** `layers` are those of the model, where it is known. Throws INVALID_OPTION. */
@@ -107,7 +137,7 @@ export function policyFrom(options: PolicyOptions, layers = 2 ** 12): Policy {
   const [k, l] = [integer('lshK', lshK, 1, 16), integer('lshL', lshL, 2, 1000)];
   if (![1, 2, 4].includes(sketchBits)) throw outOfRange('sketchBits', sketchBits, '1, 2 or 4');
   if (typeof residual !== 'boolean') throw outOfRange('residual', residual, 'true or false');
-  if (budget !== undefined && !(budget > 0 && budget <= 1)) throw outOfRange('budget', budget, 'above 0, up to 1');
+  if (budget !== undefined && !(isNumber(budget) && budget > 0 && budget <= 1)) throw outOfRange('budget', budget, 'above 0, up to 1');
   const asked = errorFrom(errors, policy, budget);
   if (!Array.isArray(denseLayers)) throw outOfRange('denseLayers', denseLayers, 'a list of layers');
   const dense = denseLayers.length > 0 && { denseLayers: denseLayers.map((layer: number) => integer('a layer of denseLayers', layer, 0, layers - 1)) };
@@ -161,11 +191,11 @@ function errorFrom({ targetError, epsilon, delta }: Pick<PolicyOptions, 'targetE
   const ways = Object.entries({ budget, targetError, epsilon }).filter(([, value]) => value !== undefined).map(([name]) => name);
   if (ways.length > 1) throw new MagicpigError('INVALID_OPTION', `${ways.join(' and ')} exclude each other: each says how many keys are read; give one`);
   for (const [name, value] of Object.entries({ targetError, epsilon })) {
-    if (value !== undefined && !(value > 0 && value < 1)) throw outOfRange(name, value, 'above 0 and below 1');
+    if (value !== undefined && !(isNumber(value) && value > 0 && value < 1)) throw outOfRange(name, value, 'above 0 and below 1');
   }
   if (targetError !== undefined && delta === undefined) return { targetError };
   if (epsilon === undefined) throw new MagicpigError('INVALID_OPTION', 'delta says how often an interval of epsilon may be wrong; give epsilon too');
-  if (delta !== undefined && !(delta > 0 && delta <= 0.2)) throw outOfRange('delta', delta, 'above 0, up to 0.2');
+  if (delta !== undefined && !(isNumber(delta) && delta > 0 && delta <= 0.2)) throw outOfRange('delta', delta, 'above 0, up to 0.2');
   return { epsilon, delta: delta ?? 0.05 };
 }
 
@@ -208,7 +238,7 @@ export function weightsFrom(bits: string | undefined): WeightBits {
   if (bits === undefined) return 'file';
   const known = weightBits.find((name) => name === bits);
   if (known !== undefined) return known;
-  throw outOfRange('weights', JSON.stringify(bits), 'file, 8 or 4');
+  throw outOfRange('weights', bits, 'file, 8 or 4');
 }
 
 export function rowsFrom(rows: string | undefined): RowType {
@@ -226,10 +256,15 @@ export function integer(name: string, value: number, low: number, high: number):
 }
 
 function number(name: string, value: number, low: number, high: number): number {
-  if (!(value >= low && value <= high)) throw outOfRange(name, value, `from ${low} to ${high}`);
+  if (!(isNumber(value) && value >= low && value <= high)) throw outOfRange(name, value, `from ${low} to ${high}`);
   return value;
 }
 
+/** Types are no promise: JavaScript compares the text "0.5" as though it were a number. */
+function isNumber(value: unknown): boolean {
+  return typeof value === 'number';
+}
+
 function outOfRange(name: string, value: unknown, range: string): MagicpigError {
-  return new MagicpigError('INVALID_OPTION', `${name} is ${String(value)}; it must be ${range}`);
+  return new MagicpigError('INVALID_OPTION', `${name} is ${shown(value)}; it must be ${range}`);
 }

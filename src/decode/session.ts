@@ -1,18 +1,19 @@
 import { MagicpigError } from '../errors.js';
 import { localCount } from '../model/local.js';
-import type { ChatMessage } from '../model/template.js';
 import type { NativeAudit, NativeDraws, NativeSession } from '../native.js';
 import type { TokenConstraint } from './constraint.js';
 import { type TokenLogprob, logprobsOf } from './logprobs.js';
 import type { Model } from './model.js';
-import { type Policy, type PolicyName, type PolicyOptions, type SamplingOptions, integer, overSameIndex, policyFrom, samplingFrom, seedFrom } from './options.js';
+import { type OptionNames, checkOptions, signalName } from './option-names.js';
+import { type Policy, type PolicyName, type PolicyOptions, type SamplingOptions, integer, overSameIndex, policyFrom, policyOptionNames, samplingFrom, samplingOptionNames, seedFrom } from './options.js';
+import { type Prompt, checkPrompt, isTokens } from './prompt.js';
 import { Sampler } from './sampler.js';
 import { type DecodeCounts, Sequence } from './sequence.js';
 import { checkParent, folderFrom } from './sessions.js';
 import { StopWatch } from './stop.js';
 import type { Chosen } from './tuned.js';
 
-export type Prompt = string | readonly number[] | readonly ChatMessage[];
+export type { Prompt } from './prompt.js';
 
 /** Generated tokens between two checkpoints of a session in a folder. */
 const CHECKPOINT_EVERY = 16;
@@ -30,6 +31,8 @@ export interface PrefillOptions {
   readonly chunkTokens?: (() => number) | undefined;
 }
 
+const prefillOptionNames: OptionNames<PrefillOptions> = { whole: true, signal: true, onProgress: true, chunkTokens: false };
+
 export interface GenerateOptions extends SamplingOptions {
   /** Tokens to generate at most. Default: until the context is full. */
   readonly maxTokens?: number | undefined;
@@ -41,6 +44,8 @@ export interface GenerateOptions extends SamplingOptions {
   readonly logprobs?: number | undefined;
   readonly signal?: AbortSignal | undefined;
 }
+
+const generateOptionNames: OptionNames<GenerateOptions> = { maxTokens: true, ...samplingOptionNames, stop: true, constraint: true, logprobs: true, signal: true };
 
 export interface GeneratedToken {
   readonly token: number;
@@ -148,6 +153,7 @@ export class Session implements Disposable {
   /** Changes how later tokens are attended. What was read stays; a new index is built by the next prefill or token. */
   setPolicy(options: PolicyOptions): void {
     using _ = this.#exclusive();
+    checkOptions('setPolicy', options, policyOptionNames);
     const policy = policyFrom(options, this.#model.config.layers);
     this.#native.setPolicy(policy);
     this.#policy = this.#own = policy;
@@ -170,13 +176,14 @@ export class Session implements Disposable {
    * Reads a text, tokens or chat messages, after what was read before or, with `whole`, in its place as far as the two
    * differ. Attention is exact here.
    *
-   * Throws EMPTY_PROMPT, CONTEXT_EXCEEDED, TEMPLATE_FAILED, DISK_FULL, or ABORTED; the session is then as it was before, but
+   * Throws INVALID_OPTION, EMPTY_PROMPT, CONTEXT_EXCEEDED, TEMPLATE_FAILED, DISK_FULL, or ABORTED; the session is then as it was before, but
    * for what `whole` made it forget. If only its checkpoint fails, the text is read all the same.
    */
   async prefill(prompt: Prompt, options: PrefillOptions = {}): Promise<void> {
     // Not in the parameter's place: the published type of a method may not name what is internal.
-    const { whole = false, signal, onProgress, chunkTokens } = options;
     using _ = this.#exclusive();
+    checkOptions('prefill', options, prefillOptionNames);
+    const { whole = false, signal, onProgress, chunkTokens } = options;
     const tokens = this.#encode(prompt, whole || this.#length === 0);
     const kept = whole ? this.#shared(tokens) : this.#sequence.tokens.length;
     const unread = whole ? tokens.slice(kept) : this.#pending === undefined ? tokens : [this.#pending, ...tokens];
@@ -207,6 +214,7 @@ export class Session implements Disposable {
    */
   async *generate(options: GenerateOptions = {}): AsyncGenerator<GeneratedToken, void, void> {
     using _ = this.#exclusive();
+    checkOptions('generate', options, generateOptionNames);
     const { maxTokens, stop = [], signal, constraint, logprobs, ...sampling } = options;
     if (logprobs !== undefined) integer('logprobs', logprobs, 0, this.#model.config.vocabSize);
     const sampler = new Sampler(samplingFrom(sampling));
@@ -255,10 +263,11 @@ export class Session implements Disposable {
    *
    * Throws SESSION_READ_ONLY, DISK_FULL or STORE_IO; the checkpoint before is then what the folder has.
    */
-  async checkpoint({ signal }: { signal?: AbortSignal | undefined } = {}): Promise<void> {
+  async checkpoint(options: { signal?: AbortSignal | undefined } = {}): Promise<void> {
     using _ = this.#exclusive();
+    checkOptions('checkpoint', options, signalName);
     if (this.#home === 'memory') throw new MagicpigError('SESSION_READ_ONLY', 'the session is not kept in a folder; open one there, or fork it into one');
-    await this.#catchUp(signal);
+    await this.#catchUp(options.signal);
     await this.#keep();
   }
 
@@ -268,11 +277,12 @@ export class Session implements Disposable {
    *
    * Throws SESSION_EXISTS, FILE_NOT_FOUND (the folder that would hold it), DISK_FULL, PERMISSION_DENIED or STORE_IO.
    */
-  async fork(directory: string, { signal }: { signal?: AbortSignal | undefined } = {}): Promise<void> {
+  async fork(directory: string, options: { signal?: AbortSignal | undefined } = {}): Promise<void> {
     using _ = this.#exclusive();
     folderFrom(directory);
+    checkOptions('fork', options, signalName);
     await checkParent(directory);
-    await this.#catchUp(signal);
+    await this.#catchUp(options.signal);
     await this.#native.fork(directory, this.#model.fingerprint);
   }
 
@@ -280,8 +290,10 @@ export class Session implements Disposable {
    * Appends one given token under the policy and returns the logits [vocabulary] of the one after it: what an evaluation
    * needs that forces the text.
    */
-  async step(token: number, { signal }: { signal?: AbortSignal | undefined } = {}): Promise<Float32Array> {
+  async step(token: number, options: { signal?: AbortSignal | undefined } = {}): Promise<Float32Array> {
     using _ = this.#exclusive();
+    checkOptions('step', options, signalName);
+    const { signal } = options;
     this.#checkTokens([token]);
     await this.#catchUp(signal);
     await this.#sequence.step(token, signal);
@@ -446,11 +458,7 @@ export class Session implements Disposable {
   /** `first`: the text's beginning, which may have a token of its own. */
   #encode(prompt: Prompt, first: boolean): number[] {
     const { tokenizer } = this.#model;
-    // JavaScript lets anything through.
-    const given: unknown = prompt;
-    if (typeof given !== 'string' && !Array.isArray(given)) {
-      throw new MagicpigError('INVALID_OPTION', `the prompt is ${given === null ? 'null' : typeof given}; it must be a text, token ids or chat messages`);
-    }
+    checkPrompt(prompt);
     let tokens: number[];
     if (typeof prompt === 'string') {
       tokens = tokenizer.encode(prompt, first ? {} : { addBos: false });
@@ -484,10 +492,6 @@ export class Session implements Disposable {
       },
     };
   }
-}
-
-function isTokens(prompt: readonly number[] | readonly ChatMessage[]): prompt is readonly number[] {
-  return prompt.every((part) => typeof part === 'number');
 }
 
 /** What is left to show when nothing more will come. */

@@ -1,5 +1,7 @@
 import type { Model } from '../decode/model.js';
+import { type OptionNames, checkOptions } from '../decode/option-names.js';
 import { MagicpigError } from '../errors.js';
+import { shown } from '../shown.js';
 import { type TunedDefaults, writeTuned } from '../decode/tuned.js';
 import { Comparison, type FidelityRow } from './fidelity.js';
 import { type Variant, seedsFrom } from './variants.js';
@@ -30,6 +32,8 @@ export interface TuneOptions {
   readonly onTried?: ((tried: Tried) => void) | undefined;
 }
 
+const tuneOptionNames: OptionNames<TuneOptions> = { targetKl: true, prefix: true, steps: true, seeds: true, signal: true, onProgress: true, onTried: true };
+
 /** What was tried, and whether the target holds by the upper end of the interval. */
 export interface Tried extends Pick<FidelityRow, 'policy' | 'budget' | 'sketchBits' | 'lshK' | 'lshL' | 'klToExact' | 'klLow' | 'klHigh' | 'top1Agreement' | 'bytesReadFraction' | 'keysSampled'> {
   readonly denseLayers: readonly number[];
@@ -54,9 +58,10 @@ export interface Tuning {
  * Throws INVALID_OPTION (the text is too short, an option out of range), CACHE_UNWRITABLE, ABORTED, and what reading a text does.
  */
 export async function tune(model: Model, text: string, options: TuneOptions = {}): Promise<Tuning> {
+  checkOptions('tune', options, tuneOptionNames);
   const { targetKl = 0.002, prefix = 4096, steps = 96, signal, onProgress, onTried } = options;
   const seeds = seedsFrom(options.seeds ?? 2);
-  if (!(targetKl > 0 && targetKl < 100)) throw new MagicpigError('INVALID_OPTION', `targetKl is ${String(targetKl)}; it must be above 0, in nats`);
+  if (typeof targetKl !== 'number' || !(targetKl > 0 && targetKl < 100)) throw new MagicpigError('INVALID_OPTION', `targetKl is ${shown(targetKl)}; it must be above 0, in nats`);
   using comparison = await Comparison.begin(model, text, { prefix, steps, seeds, signal, onProgress: (_, done, total) => onProgress?.({ done, total }) });
   const search = new Search(comparison, targetKl, onTried);
   for (const sketchBits of [2, 4, 1] as const) await search.sketch({ policy: 'sketch', sketchBits });

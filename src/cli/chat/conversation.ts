@@ -1,5 +1,5 @@
 import type { Model, OpenSessionOptions } from '../../decode/model.js';
-import { type PolicyOptions, policyFrom } from '../../decode/options.js';
+import { type PolicyOptions, policyFrom, policyOptionsOf } from '../../decode/options.js';
 import type { GenerateOptions, Session, SessionStats } from '../../decode/session.js';
 import { withKept } from '../../decode/sessions.js';
 import { firstTurn, nextTurn } from '../../decode/turn.js';
@@ -125,7 +125,7 @@ export class Conversation implements Disposable {
     const chosen = { ...this.#policy, targetError: undefined, epsilon: undefined, delta: undefined, ...policy };
     const whole = this.#directory === undefined ? chosen : withKept(this.#directory, chosen);
     policyFrom(whole);
-    this.#session.setPolicy(whole);
+    this.#session.setPolicy(policyOptionsOf(whole));
     this.#policy = chosen;
   }
 

@@ -14,8 +14,8 @@ import { Turns } from './turns.js';
  */
 async function main(port: MessagePort, options: WorkerOptions): Promise<void> {
   const post = (message: FromWorker) => { port.postMessage(message); };
-  const { session, sessionsDir, maxSessions, parallel } = options;
-  const model = await loadModel(options.model, options);
+  const { model: reference, session, sessionsDir, maxSessions, parallel, ...load } = options;
+  const model = await loadModel(reference, load);
   const pool = new SessionPool(() => model.createSession(session), parallel);
   const named = new NamedSessions(model, { directory: sessionsDir, limit: maxSessions, session });
   const turns = new Turns();
