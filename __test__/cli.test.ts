@@ -146,10 +146,24 @@ for (const [name, args, message] of [
   ['budgets that are no numbers', ['eval', 'fidelity', '-f', 'x', '--budget', '1%'], /--budget is 1%; it takes numbers/],
   ['no command', [], /no command/],
   ['an unknown command', ['generat'], /there is no command generat; magicpig --help lists them/],
+  ['a misspelt command with an option', ['genrate', '-p', 'hi'], /there is no command genrate; magicpig --help lists them; did you mean generate\?\n/],
+  ['a command unlike any', ['foo', '--json=false'], /there is no command foo; magicpig --help lists them\n/],
+  ['an unknown command of a group, with an option', ['sessions', 'foo', '-x'], /sessions has no command foo; magicpig sessions --help/],
+  ['an option that is given twice', ['generate', '-p', 'hi', '-p', 'twice'], /--prompt is given twice/],
+  ['an option that is given by both names', ['generate', '-p', 'x', '-n', '2', '--max-tokens', '3'], /--max-tokens is given twice/],
+  ['a list of another command, given twice', ['tune', '-f', 'a', '-f', 'b'], /--text-file is given twice/],
+  ['a short option whose number is none', ['generate', '-p', 'x', '-t', 'hot'], /--temperature takes a number/],
+  ['a short option whose number is too small', ['generate', '-p', 'x', '-n', '-5'], /--max-tokens is -5/],
+  ['an option without its value', ['generate', '-p', 'x', '-n'], /--max-tokens takes a value/],
+  ['an option before another instead of its value', ['generate', '-p', '-n', '3'], /--prompt takes a value/],
+  ['a list without a value', ['generate', '-p', 'x', '--stop'], /--stop takes a value/],
+  ['a choice without its value', ['generate', '-p', 'x', '--policy'], /--policy takes a value: one of "sketch"/],
+  ['no model', ['inspect'], /inspect takes a model: a short name/],
+  ['no text', ['eval', 'fidelity'], /eval fidelity takes a text: -f FILE \(--text-file FILE\)/],
   ['an unknown command of a group', ['sessions', 'foo'], /sessions has no command foo; magicpig sessions --help/],
   ['a file without its option', ['generate', import.meta.filename], /given without an option.*-f .*cli\.test\.ts; magicpig generate --help/],
   ['a word without its option', ['generate', 'nowhere.txt'], /nowhere\.txt is given without an option before it; magicpig generate --help/],
-  ['a missing argument', ['pull'], /an argument is missing; magicpig pull --help/],
+  ['a missing argument', ['pull'], /pull takes a model: a short name/],
   ['an unknown option', ['generate', '-p', 'x', '--polcy', 'lsh'], /there is no option --polcy; magicpig generate --help/],
   ['two unknown options', ['generate', '-p', 'x', '--max-body', '1', '-q'], /there is no option --max-body, -q; magicpig generate --help/],
   ['an unknown policy', ['generate', '-p', 'x', '--policy', 'magic'], /--policy is "magic"; it must be one of "sketch"/],
@@ -168,6 +182,12 @@ for (const [name, args, message] of [
     failsWith(t, await magicpig(args), 2, message);
   });
 }
+
+test('lists stay lists, and - and negative numbers are values', async (t) => {
+  const listed = await magicpig(['generate', '-m', model(t), '-f', '-', '-n', '2', '--stop', 'a', '--stop', 'b', '--json'], { stdin: 'hello' });
+  t.is(listed.code, 0, listed.stdout);
+  failsWith(t, await magicpig(['generate', '-p', 'x', '-t', '-1']), 2, /--temperature is -1/);
+});
 
 test('an empty prompt is wrong usage', async (t) => {
   failsWith(t, await magicpig(['generate', '-m', model(t), '-p', '']), 2, /the prompt is empty/);
