@@ -1,12 +1,14 @@
 // The command line as a person or a program meets it: a process, its two streams and its exit code.
 import { spawn } from 'node:child_process';
 import { existsSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
+import { constants } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
 
 import test from 'ava';
 
 import { errorCodes } from '../src/errors.js';
-import { failsWith, magicpig, main, model } from './support/command-line.js';
+import { failsWith, magicpig, main, model, typescript } from './support/command-line.js';
 import { string, u32, writeGguf } from './support/gguf-writer.js';
 import { temporaryFolder } from './support/temporary.js';
 import { tinyLlama, withMetadata } from './support/tiny-llama.js';
@@ -169,7 +171,7 @@ for (const [name, args, message] of [
   ['an unknown policy', ['generate', '-p', 'x', '--policy', 'magic'], /--policy is "magic"; it must be one of "sketch"/],
   ['an unknown row type', ['generate', '-p', 'x', '--rows', 'int4'], /rows.*bf16/],
   ['an unknown row type of a bench', ['bench', 'attention', '--rows', 'int4'], /rows.*bf16/],
-  ['no prompt', ['generate'], /--prompt/],
+  ['no prompt', ['generate'], /give --prompt TEXT or --prompt-file FILE; -f - reads standard input\n/],
   ['two prompts', ['generate', '-p', 'x', '-f', 'y'], /not both/],
   ['K of 0', ['generate', '-p', 'x', '--lsh-k', '0'], /--lsh-k is 0.*1 .*16/],
   ['K of 17', ['generate', '-p', 'x', '--lsh-k', '17'], /--lsh-k is 17/],
@@ -283,13 +285,64 @@ test('Ctrl-C while reading or writing exits with 130 and leaves no rows behind',
   });
   let stderr = '';
   child.stderr.setEncoding('utf8').on('data', (part: string) => { stderr += part; });
-  setTimeout(() => child.kill('SIGINT'), 6000);
+  void setTimeout(6000).then(() => child.kill('SIGINT'));
   const started = performance.now();
   const code = await new Promise<number | null>((resolve) => child.once('close', resolve));
   t.is(code, 130, stderr);
   t.is(stderr, 'magicpig: interrupted\n');
   t.true(performance.now() - started < 12_000);
   t.deepEqual(readdirSync(folder).filter((name) => name.includes('magicpig')), []);
+});
+
+for (const [signal, code] of [['SIGINT', 130], ['SIGTERM', 143]] as const) {
+  // Alone, so that it has begun when the signal comes.
+  test.serial(`${signal} ends a measurement at once, though its threads go on`, async (t) => {
+    const folder = temporaryFolder(t);
+    const child = spawn(process.execPath, [...typescript, main, 'bench', 'attention', '--shape', 'llama-3.2-1b', '--context', '400000', '--threads', '1'], { env: { ...process.env, TMPDIR: folder } });
+    const text = { stdout: '', stderr: '' };
+    for (const name of ['stdout', 'stderr'] as const) child[name].setEncoding('utf8').on('data', (part: string) => { text[name] += part; });
+    const ended = new Promise<number>((resolve) => {
+      child.once('close', (exit, by) => { resolve(by === null ? exit ?? -1 : 128 + constants.signals[by]); });
+    });
+    await setTimeout(5000);
+    const sent = performance.now();
+    child.kill(signal);
+    t.is(await ended, code);
+    t.true(performance.now() - sent < 1500, `${performance.now() - sent} ms`);
+    t.deepEqual(text, { stdout: '', stderr: 'magicpig: interrupted\n' });
+    t.deepEqual(readdirSync(folder).filter((name) => name.includes('magicpig') || name.startsWith('.tmp')), []);
+  });
+}
+
+test('a file or folder here that is taken for a name is told as a path', async (t) => {
+  const folder = temporaryFolder(t);
+  writeFileSync(join(folder, 'notes.md'), 'text');
+  const told = async (ref: string) => (await magicpig(['inspect', ref], { cwd: folder })).stderr;
+  t.regex(await told('notes.md'), /no model called "notes\.md".*; \.\/notes\.md is a path\n$/);
+  t.regex(await told('.'), /no model called "\.".*; \.\/ is a path\n$/);
+  t.notRegex(await told('other.md'), /is a path/);
+});
+
+test('doctor finds a cache that cannot be used', async (t) => {
+  const file = join(temporaryFolder(t), 'file');
+  writeFileSync(file, '');
+  for (const [home, problem] of [[file, /file is no folder$/], ...(process.platform === 'linux' ? [['/proc/magicpig', /\/proc cannot be written \(E[A-Z]+\)$/] as const] : [])] as const) {
+    const { code, stdout } = await magicpig(['doctor', '--json'], { env: { HF_HOME: home, HF_HUB_CACHE: undefined, HUGGINGFACE_HUB_CACHE: undefined } });
+    const { cache, problems } = JSON.parse(stdout) as { cache: { writable: boolean }; problems: { problem: string }[] };
+    t.deepEqual([code, cache.writable, problems.length], [1, false, 1]);
+    t.regex(problems[0]?.problem ?? '', problem);
+  }
+});
+
+test('a report that cannot be written is refused before a text is read', async (t) => {
+  const folder = temporaryFolder(t);
+  for (const [report, reason] of [[join(folder, 'none', 'x.html'), /ENOENT/], [folder, /it is a folder/], ...(process.platform === 'linux' ? [['/proc/x.html', /\/proc\/x\.html/] as const] : [])] as const) {
+    // Neither the text nor the model is there.
+    const outcome = await magicpig(['eval', 'fidelity', '-f', join(folder, 'none.txt'), '-m', join(folder, 'none.gguf'), '--report', report]);
+    failsWith(t, outcome, 1, /cannot write/);
+    t.regex(outcome.stderr, reason);
+  }
+  t.deepEqual(readdirSync(folder), [], 'it only tries');
 });
 
 test('inspect shows what a file holds, and doctor what the machine has', async (t) => {
