@@ -265,7 +265,8 @@ test('with --json a failure is one object with a code of the list', async (t) =>
   }
 });
 
-test('Ctrl-C while reading or writing exits with 130 and leaves no rows behind', async (t) => {
+// Alone, so that it reads when the signal comes.
+test.serial('Ctrl-C while reading or writing exits with 130 and leaves no rows behind', async (t) => {
   const path = writeGguf(join(temporaryFolder(t), 'm.gguf'), withMetadata(
     tinyLlama({ headDim: 64, heads: 8, kvHeads: 8, hidden: 256, layers: 8 }),
     { 'llama.context_length': u32(100_000) },
