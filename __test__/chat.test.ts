@@ -93,7 +93,7 @@ test('a document that does not fit is refused with figures', async (t) => {
   writeFileSync(huge, ' '.repeat(100_000));
   const { turns } = await chat(t, ['-m', file], [`/file ${long}`, `/file ${binary}`, `/file ${huge}`, `/file ${folder}`, 'hello'], 1);
   t.deepEqual(turns.slice(0, 4).map(({ error }) => error?.code), ['CONTEXT_EXCEEDED', 'FILE_UNREADABLE', 'CONTEXT_EXCEEDED', 'FILE_UNREADABLE']);
-  t.regex(turns[0]?.error?.message ?? '', /^long\.txt has 2,\d{3} tokens, and of a context of 1,024 1,024 are free; attach a part/);
+  t.regex(turns[0]?.error?.message ?? '', /^long\.txt has 2,\d{3} tokens, and of a context of 1,024 tokens only 1,024 are free; attach a part/);
   t.is(turns[4]?.generatedTokens, 6, 'the chat goes on');
   failsWith(t, await magicpig(['chat', '-m', file, '-f', long]), 1, /long\.txt has 2,\d{3} tokens/);
 });

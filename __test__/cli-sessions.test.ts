@@ -157,8 +157,8 @@ test('a session is packed, unpacked and removed', async (t) => {
 for (const [name, args, message] of [
   ['no subcommand', [], /sessions ls, inspect, verify, export, import or rm/],
   ['an unknown one', ['lst'], /lst/],
-  ['no folder', ['inspect'], /an argument is missing/],
-  ['no file', ['export', 'x'], /an argument is missing/],
+  ['no folder', ['inspect'], /sessions inspect takes the folder of a session/],
+  ['no file', ['export', 'x'], /sessions export takes the folder of a session and the file/],
 ] as const) {
   test(`sessions with ${name} is wrong usage`, async (t) => {
     failsWith(t, await magicpig(['sessions', ...args]), 2, message);

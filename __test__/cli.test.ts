@@ -1,12 +1,14 @@
 // The command line as a person or a program meets it: a process, its two streams and its exit code.
 import { spawn } from 'node:child_process';
 import { existsSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
+import { constants } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
 
 import test from 'ava';
 
 import { errorCodes } from '../src/errors.js';
-import { failsWith, magicpig, main, model } from './support/command-line.js';
+import { failsWith, magicpig, main, model, typescript } from './support/command-line.js';
 import { string, u32, writeGguf } from './support/gguf-writer.js';
 import { temporaryFolder } from './support/temporary.js';
 import { tinyLlama, withMetadata } from './support/tiny-llama.js';
@@ -146,16 +148,30 @@ for (const [name, args, message] of [
   ['budgets that are no numbers', ['eval', 'fidelity', '-f', 'x', '--budget', '1%'], /--budget is 1%; it takes numbers/],
   ['no command', [], /no command/],
   ['an unknown command', ['generat'], /there is no command generat; magicpig --help lists them/],
+  ['a misspelt command with an option', ['genrate', '-p', 'hi'], /there is no command genrate; magicpig --help lists them; did you mean generate\?\n/],
+  ['a command unlike any', ['foo', '--json=false'], /there is no command foo; magicpig --help lists them\n/],
+  ['an unknown command of a group, with an option', ['sessions', 'foo', '-x'], /sessions has no command foo; magicpig sessions --help/],
+  ['an option that is given twice', ['generate', '-p', 'hi', '-p', 'twice'], /--prompt is given twice/],
+  ['an option that is given by both names', ['generate', '-p', 'x', '-n', '2', '--max-tokens', '3'], /--max-tokens is given twice/],
+  ['a list of another command, given twice', ['tune', '-f', 'a', '-f', 'b'], /--text-file is given twice/],
+  ['a short option whose number is none', ['generate', '-p', 'x', '-t', 'hot'], /--temperature takes a number/],
+  ['a short option whose number is too small', ['generate', '-p', 'x', '-n', '-5'], /--max-tokens is -5/],
+  ['an option without its value', ['generate', '-p', 'x', '-n'], /--max-tokens takes a value/],
+  ['an option before another instead of its value', ['generate', '-p', '-n', '3'], /--prompt takes a value/],
+  ['a list without a value', ['generate', '-p', 'x', '--stop'], /--stop takes a value/],
+  ['a choice without its value', ['generate', '-p', 'x', '--policy'], /--policy takes a value: one of "sketch"/],
+  ['no model', ['inspect'], /inspect takes a model: a short name/],
+  ['no text', ['eval', 'fidelity'], /eval fidelity takes a text: -f FILE \(--text-file FILE\)/],
   ['an unknown command of a group', ['sessions', 'foo'], /sessions has no command foo; magicpig sessions --help/],
   ['a file without its option', ['generate', import.meta.filename], /given without an option.*-f .*cli\.test\.ts; magicpig generate --help/],
   ['a word without its option', ['generate', 'nowhere.txt'], /nowhere\.txt is given without an option before it; magicpig generate --help/],
-  ['a missing argument', ['pull'], /an argument is missing; magicpig pull --help/],
+  ['a missing argument', ['pull'], /pull takes a model: a short name/],
   ['an unknown option', ['generate', '-p', 'x', '--polcy', 'lsh'], /there is no option --polcy; magicpig generate --help/],
   ['two unknown options', ['generate', '-p', 'x', '--max-body', '1', '-q'], /there is no option --max-body, -q; magicpig generate --help/],
   ['an unknown policy', ['generate', '-p', 'x', '--policy', 'magic'], /--policy is "magic"; it must be one of "sketch"/],
   ['an unknown row type', ['generate', '-p', 'x', '--rows', 'int4'], /rows.*bf16/],
   ['an unknown row type of a bench', ['bench', 'attention', '--rows', 'int4'], /rows.*bf16/],
-  ['no prompt', ['generate'], /--prompt/],
+  ['no prompt', ['generate'], /give --prompt TEXT or --prompt-file FILE; -f - reads standard input\n/],
   ['two prompts', ['generate', '-p', 'x', '-f', 'y'], /not both/],
   ['K of 0', ['generate', '-p', 'x', '--lsh-k', '0'], /--lsh-k is 0.*1 .*16/],
   ['K of 17', ['generate', '-p', 'x', '--lsh-k', '17'], /--lsh-k is 17/],
@@ -168,6 +184,12 @@ for (const [name, args, message] of [
     failsWith(t, await magicpig(args), 2, message);
   });
 }
+
+test('lists stay lists, and - and negative numbers are values', async (t) => {
+  const listed = await magicpig(['generate', '-m', model(t), '-f', '-', '-n', '2', '--stop', 'a', '--stop', 'b', '--json'], { stdin: 'hello' });
+  t.is(listed.code, 0, listed.stdout);
+  failsWith(t, await magicpig(['generate', '-p', 'x', '-t', '-1']), 2, /--temperature is -1/);
+});
 
 test('an empty prompt is wrong usage', async (t) => {
   failsWith(t, await magicpig(['generate', '-m', model(t), '-p', '']), 2, /the prompt is empty/);
@@ -243,7 +265,8 @@ test('with --json a failure is one object with a code of the list', async (t) =>
   }
 });
 
-test('Ctrl-C while reading or writing exits with 130 and leaves no rows behind', async (t) => {
+// Alone, so that it reads when the signal comes.
+test.serial('Ctrl-C while reading or writing exits with 130 and leaves no rows behind', async (t) => {
   const path = writeGguf(join(temporaryFolder(t), 'm.gguf'), withMetadata(
     tinyLlama({ headDim: 64, heads: 8, kvHeads: 8, hidden: 256, layers: 8 }),
     { 'llama.context_length': u32(100_000) },
@@ -263,13 +286,64 @@ test('Ctrl-C while reading or writing exits with 130 and leaves no rows behind',
   });
   let stderr = '';
   child.stderr.setEncoding('utf8').on('data', (part: string) => { stderr += part; });
-  setTimeout(() => child.kill('SIGINT'), 6000);
+  void setTimeout(6000).then(() => child.kill('SIGINT'));
   const started = performance.now();
   const code = await new Promise<number | null>((resolve) => child.once('close', resolve));
   t.is(code, 130, stderr);
   t.is(stderr, 'magicpig: interrupted\n');
   t.true(performance.now() - started < 12_000);
   t.deepEqual(readdirSync(folder).filter((name) => name.includes('magicpig')), []);
+});
+
+for (const [signal, code] of [['SIGINT', 130], ['SIGTERM', 143]] as const) {
+  // Alone, so that it has begun when the signal comes.
+  test.serial(`${signal} ends a measurement at once, though its threads go on`, async (t) => {
+    const folder = temporaryFolder(t);
+    const child = spawn(process.execPath, [...typescript, main, 'bench', 'attention', '--shape', 'llama-3.2-1b', '--context', '400000', '--threads', '1'], { env: { ...process.env, TMPDIR: folder } });
+    const text = { stdout: '', stderr: '' };
+    for (const name of ['stdout', 'stderr'] as const) child[name].setEncoding('utf8').on('data', (part: string) => { text[name] += part; });
+    const ended = new Promise<number>((resolve) => {
+      child.once('close', (exit, by) => { resolve(by === null ? exit ?? -1 : 128 + constants.signals[by]); });
+    });
+    await setTimeout(5000);
+    const sent = performance.now();
+    child.kill(signal);
+    t.is(await ended, code);
+    t.true(performance.now() - sent < 1500, `${performance.now() - sent} ms`);
+    t.deepEqual(text, { stdout: '', stderr: 'magicpig: interrupted\n' });
+    t.deepEqual(readdirSync(folder).filter((name) => name.includes('magicpig') || name.startsWith('.tmp')), []);
+  });
+}
+
+test('a file or folder here that is taken for a name is told as a path', async (t) => {
+  const folder = temporaryFolder(t);
+  writeFileSync(join(folder, 'notes.md'), 'text');
+  const told = async (ref: string) => (await magicpig(['inspect', ref], { cwd: folder })).stderr;
+  t.regex(await told('notes.md'), /no model called "notes\.md".*; \.\/notes\.md is a path\n$/);
+  t.regex(await told('.'), /no model called "\.".*; \.\/ is a path\n$/);
+  t.notRegex(await told('other.md'), /is a path/);
+});
+
+test('doctor finds a cache that cannot be used', async (t) => {
+  const file = join(temporaryFolder(t), 'file');
+  writeFileSync(file, '');
+  for (const [home, problem] of [[file, /file is no folder$/], ...(process.platform === 'linux' ? [['/proc/magicpig', /\/proc cannot be written \(E[A-Z]+\)$/] as const] : [])] as const) {
+    const { code, stdout } = await magicpig(['doctor', '--json'], { env: { HF_HOME: home, HF_HUB_CACHE: undefined, HUGGINGFACE_HUB_CACHE: undefined } });
+    const { cache, problems } = JSON.parse(stdout) as { cache: { writable: boolean }; problems: { problem: string }[] };
+    t.deepEqual([code, cache.writable, problems.length], [1, false, 1]);
+    t.regex(problems[0]?.problem ?? '', problem);
+  }
+});
+
+test('a report that cannot be written is refused before a text is read', async (t) => {
+  const folder = temporaryFolder(t);
+  for (const [report, reason] of [[join(folder, 'none', 'x.html'), /ENOENT/], [folder, /it is a folder/], ...(process.platform === 'linux' ? [['/proc/x.html', /\/proc\/x\.html/] as const] : [])] as const) {
+    // Neither the text nor the model is there.
+    const outcome = await magicpig(['eval', 'fidelity', '-f', join(folder, 'none.txt'), '-m', join(folder, 'none.gguf'), '--report', report]);
+    failsWith(t, outcome, 1, /cannot write/);
+    t.regex(outcome.stderr, reason);
+  }
+  t.deepEqual(readdirSync(folder), [], 'it only tries');
 });
 
 test('inspect shows what a file holds, and doctor what the machine has', async (t) => {

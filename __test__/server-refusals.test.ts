@@ -334,3 +334,30 @@ test('SIGTERM lets a stream end, keeps its session, and ends the program with 0'
   t.false(logged.join('').includes('secret'), 'no text is logged');
   t.true(logged.join('').includes('"generatedTokens"') || rest.includes('server_stopping'));
 });
+
+test('Ctrl-C while an answer is written says what is waited for, and a second one ends it', async (t) => {
+  const child = spawn(process.execPath, [...typescript, main, 'serve', '-m', tinyModelFile(t), '-p', '0', '--drain', '60', '--threads', '1']);
+  const url = await new Promise<string>((resolve) => {
+    child.stdout.setEncoding('utf8').once('data', (line: string) => { resolve(/http:[^/]*\/\/[^/]+/.exec(line)?.[0] ?? ''); });
+  });
+  const ended = new Promise<NodeJS.Signals | null>((resolve) => child.once('close', (_, signal) => { resolve(signal); }));
+  const { data: [{ id: model }] } = await (await fetch(`${url}/v1/models`)).json() as { data: [{ id: string }] };
+  const answer = await fetch(url + chat, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify({ model, messages: [{ role: 'user', content: 'a text' }], stream: true, ...longAnswer }),
+  });
+  await answer.body!.getReader().read();
+  const told = new Promise<string>((resolve) => {
+    let text = '';
+    child.stderr.setEncoding('utf8').on('data', (part: string) => {
+      text += part;
+      const [line] = /^waiting .*\n/m.exec(text) ?? [];
+      if (line !== undefined) resolve(line);
+    });
+  });
+  child.kill('SIGINT');
+  t.is(await told, 'waiting up to 60 s for 1 request; Ctrl-C again ends it now\n');
+  child.kill('SIGINT');
+  t.is(await ended, 'SIGINT');
+});

@@ -16,6 +16,7 @@ export interface Outcome {
 
 export interface RunOptions {
   readonly env?: NodeJS.ProcessEnv;
+  readonly cwd?: string;
   readonly stdin?: string | undefined;
   /** Sends SIGINT when stdout or stderr has shown this. */
   readonly interruptAt?: RegExp;
@@ -27,8 +28,8 @@ export const main = join(import.meta.dirname, '..', '..', 'src', 'cli', 'main.ts
 export const typescript = ['--import', pathToFileURL(join(import.meta.dirname, 'typescript.mjs')).href];
 
 /** Runs the program from its sources. */
-export async function magicpig(args: readonly string[], { env, stdin, interruptAt }: RunOptions = {}): Promise<Outcome> {
-  const child = spawn(process.execPath, [...typescript, main, ...args], { env: { ...process.env, ...env } });
+export async function magicpig(args: readonly string[], { env, cwd, stdin, interruptAt }: RunOptions = {}): Promise<Outcome> {
+  const child = spawn(process.execPath, [...typescript, main, ...args], { cwd, env: { ...process.env, ...env } });
   const text = { stdout: '', stderr: '' };
   let interrupted = false;
   for (const name of ['stdout', 'stderr'] as const) {

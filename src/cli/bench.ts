@@ -50,7 +50,7 @@ const attention = (terminal: Terminal): CommandModule<object, InferredOptionType
   handler: async (args) => {
     const { benchAttention } = await import('../decode/bench.js');
     const { shape, context, batch, rows, threads } = args;
-    const measured = await benchAttention({ shape, context, batch, rows, threads, ...policyOf(args.policy, args) });
+    const measured = await terminal.unstoppable(() => benchAttention({ shape, context, batch, rows, threads, ...policyOf(args.policy, args) }));
     const ms = (value: number) => `${value.toFixed(2)} ms`;
     terminal.result(measured, table([
       ['layer', `${measured.shape}, ${count(measured.context)} tokens${batch > 1 ? ` of each of ${batch} sequences` : ''}, ${measured.rows} rows, ${measured.threads} threads, ${measured.isa}`],

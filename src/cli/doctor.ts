@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process';
-import { access, constants, stat } from 'node:fs/promises';
+import { stat } from 'node:fs/promises';
 import { cpus, freemem, totalmem } from 'node:os';
 import { dirname } from 'node:path';
 import type { CommandModule } from 'yargs';
@@ -9,6 +9,7 @@ import { availableMemory } from '../decode/memory.js';
 import type { DeviceName } from '../decode/options.js';
 import { cacheFromEnvironment } from '../model/cache.js';
 import { errorCode } from '../model/file-error.js';
+import { tryFolder } from '../model/make-folder.js';
 import { bytes, table } from './format.js';
 import { DEFAULT_MODEL } from './model-option.js';
 import type { Terminal } from './terminal.js';
@@ -96,8 +97,9 @@ async function devices(): Promise<Device[]> {
 async function cache(problems: Problem[]) {
   const { hub: path, offline } = cacheFromEnvironment();
   const existing = await firstExisting(path);
-  const writable = await access(existing, constants.W_OK).then(() => true, () => false);
-  if (!writable) problems.push({ problem: `${existing} cannot be written`, remedy: 'export HF_HOME=FOLDER' });
+  const reason = await tryFolder(existing).then(() => undefined, (error: unknown) => errorCode(error) ?? String(error));
+  const writable = reason === undefined;
+  if (!writable) problems.push({ problem: `the cache of models cannot be used: ${existing} ${reason === 'ENOTDIR' ? 'is no folder' : `cannot be written (${reason})`}`, remedy: 'export HF_HOME=FOLDER' });
   const pip = spawnSync('python3', ['-m', 'pip', '--version'], { stdio: 'ignore' }).status === 0;
   return { path, writable, offline, pip };
 }

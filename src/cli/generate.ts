@@ -174,7 +174,7 @@ async function promptOf({ prompt, 'prompt-file': file, session, 'read-only': rea
 }
 
 function nothingToRead(): MagicpigError {
-  return new MagicpigError('INVALID_OPTION', 'there is nothing to read: give --prompt TEXT or --prompt-file FILE');
+  return new MagicpigError('INVALID_OPTION', 'there is nothing to read: give --prompt TEXT or --prompt-file FILE; -f - reads standard input');
 }
 
 /** What was read and written, in one line. */

@@ -6,9 +6,11 @@ import { MagicpigError } from '../errors.js';
 import { bench } from './bench.js';
 import { chat } from './chat.js';
 import { doctor } from './doctor.js';
+import { nearest } from './edit-distance.js';
 import { evaluate } from './eval.js';
 import { generate } from './generate.js';
 import { inspect } from './inspect.js';
+import { REF_HELP } from './model-option.js';
 import { pull } from './pull.js';
 import { serve } from './serve.js';
 import { sessions } from './sessions.js';
@@ -17,13 +19,34 @@ import { tune } from './tune.js';
 
 const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string };
 
-/** Options that may be given several times, whatever the command. */
-const lists = new Set(['stop', 'file', 'cors-origin', 'allowed-host']);
+const commands = ['generate', 'chat', 'pull', 'inspect', 'doctor', 'bench', 'serve', 'sessions', 'eval', 'tune'];
 
 /** Commands that have commands of their own. */
 const groups = new Set(['bench', 'sessions', 'eval']);
 
+/** What commands cannot do without. */
+const needs: Readonly<Record<string, string>> = {
+  pull: `a model: ${REF_HELP}`,
+  inspect: `a model: ${REF_HELP}`,
+  'sessions inspect': 'the folder of a session',
+  'sessions verify': 'the folder of a session',
+  'sessions rm': 'the folder of a session',
+  'sessions export': 'the folder of a session and the file to pack it into, such as book.tar.zst',
+  'sessions import': 'the file that export made and the folder to make of it',
+  'eval fidelity': 'a text: -f FILE (--text-file FILE)',
+};
+
+/** What yargs knows of the options of a command; aliases are in all of the lists. */
+interface Known {
+  readonly array: readonly string[];
+  readonly string: readonly string[];
+  readonly number: readonly string[];
+  readonly alias: Readonly<Record<string, readonly string[]>>;
+}
+
 const words = hideBin(process.argv);
+/** The options among them, by their long names. */
+const typed = new Set<string>();
 const terminal = new Terminal(words.includes('--json'));
 
 const parser = yargs(words)
@@ -41,7 +64,7 @@ const parser = yargs(words)
   .command(tune(terminal))
   .option('json', { type: 'boolean', default: false, describe: 'Print exactly one JSON object' })
   .demandCommand(1, 'no command was given; magicpig --help lists them')
-  .check((args) => checkValues(args))
+  .check((args, known) => checkValues(args, known as unknown as Known))
   .strict()
   .example('$0 chat -f notes.md', 'ask about a document')
   .example('$0 generate -f notes.md', 'continue a text')
@@ -60,38 +83,56 @@ try {
   process.exitCode = terminal.failure(named(asError(cause)));
 }
 
-/** yargs turns rubbish into NaN, and an option that is given twice into an array. */
-function checkValues(args: Record<string, unknown>): true {
+/** yargs turns rubbish into NaN, an option that is given twice into an array, and one without a value into its default. */
+function checkValues(args: Record<string, unknown>, known: Known): true {
+  const valued = new Set([...known.string, ...known.number, ...known.array]);
+  for (const [at, word] of words.entries()) {
+    if (word === '--') break;
+    const [, given, equals] = /^--?([^=-][^=]*)(=?)/.exec(word) ?? [];
+    if (given === undefined) continue;
+    const name = longName(kebab(given), known);
+    typed.add(name);
+    if (valued.has(name) && equals === '' && !isValue(words[at + 1])) throw usage(`--${name} takes a value`);
+  }
   for (const [name, value] of Object.entries(args)) {
-    const option = `--${name}`;
-    if (!words.some((word) => word === option || word.startsWith(`${option}=`))) continue;
-    if (Number.isNaN(value)) throw usage(`${option} takes a number`);
-    if (Array.isArray(value) && !repeatable(name, args)) throw usage(`${option} is given twice`);
-    if (value === '' && name !== 'prompt') throw usage(`${option} is empty`);
+    if (name === '_' || name !== longName(kebab(name), known)) continue;
+    if (Array.isArray(value) && !known.array.includes(name)) throw usage(`--${name} is given twice`);
+    if (Number.isNaN(value)) throw usage(`--${name} takes a number`);
+    if (value === '' && typed.has(name) && name !== 'prompt') throw usage(`--${name} is empty`);
   }
   return true;
 }
 
-/** Texts are several only where they are shown beside each other. */
-function repeatable(name: string, { _: command }: Record<string, unknown>): boolean {
-  return lists.has(name) || (name === 'text-file' && Array.isArray(command) && command[0] === 'eval');
+function longName(name: string, { alias }: Known): string {
+  return Object.entries(alias).find(([, others]) => others.includes(name))?.[0] ?? name;
+}
+
+/** Whether yargs takes the word for a value of the option before it: `-` and negative numbers are. */
+function isValue(word: string | undefined): boolean {
+  return word !== undefined && (!word.startsWith('-') || word === '-' || /^-(\d+(\.\d+)?|\.\d+)$/.test(word));
 }
 
 /** What yargs found wrong, with what to type instead. */
 function complaint(said: string): string {
-  const command = words.slice(0, groups.has(words[0] ?? '') ? 2 : 1).filter((word) => !word.startsWith('-')).join(' ');
-  if (said.startsWith('Not enough non-option arguments')) return `an argument is missing; magicpig ${command} --help shows which`;
+  const [first = '', second = ''] = words.filter((word) => !word.startsWith('-'));
+  const command = groups.has(first) ? `${first} ${second}`.trim() : first;
+  if (/^(Not enough non-option arguments|Missing required argument)/.test(said)) {
+    return command in needs ? `${command} takes ${needs[command] ?? ''}` : `an argument is missing; magicpig ${command} --help shows which`;
+  }
   const [, name, given, choices] = /^Invalid values: Argument: ([^,]+), Given: (.*), Choices: (.*)$/.exec(said) ?? [];
-  if (name !== undefined) return `--${name} is ${given}; it must be one of ${choices}`;
+  if (name !== undefined) return given === '""' ? `--${name} takes a value: one of ${choices}` : `--${name} is ${given}; it must be one of ${choices}`;
   const [, unknown] = /^Unknown arguments?: (.*)$/.exec(said) ?? [];
   if (unknown === undefined) return said;
-  if (unknown === words[0]) return `there is no command ${unknown}; magicpig --help lists them`;
-  if (groups.has(words[0] ?? '') && unknown === words[1]) return `${words[0]} has no command ${unknown}; magicpig ${words[0]} --help lists them`;
-  // yargs names an option as it was typed and as a program would too.
   const found = unknown.split(', ');
+  if (found.includes(first) && !commands.includes(first)) {
+    const meant = nearest(first, commands);
+    return `there is no command ${first}; magicpig --help lists them${meant === undefined ? '' : `; did you mean ${meant}?`}`;
+  }
+  if (groups.has(first) && found.includes(second)) return `${first} has no command ${second}; magicpig ${first} --help lists them`;
+  // yargs names an option as it was typed and as a program would too.
   const names = found.filter((name) => !/[A-Z]/.test(name) || !found.includes(kebab(name)));
-  const [first = ''] = names;
-  if (words.includes(first)) return `${first} is given without an option before it${existsSync(first) ? `; a file is read with -f ${first}` : ''}; magicpig ${command} --help shows the options`;
+  const [stray = ''] = names;
+  if (words.includes(stray)) return `${stray} is given without an option before it${existsSync(stray) ? `; a file is read with -f ${stray}` : ''}; magicpig ${command} --help shows the options`;
   return `there is no option ${names.map((name) => (name.length === 1 ? `-${name}` : `--${name}`)).join(', ')}; magicpig ${command} --help shows those that there are`;
 }
 
@@ -113,7 +154,6 @@ function asError(cause: unknown): MagicpigError {
 /** The package names options as programs do (`lshK`); who typed `--lsh-k` should read that. */
 function named(error: MagicpigError): MagicpigError {
   const [, name] = /^([a-z]+(?:[A-Z]\w*)?) is /.exec(error.message) ?? [];
-  if (error.code !== 'INVALID_OPTION' || name === undefined) return error;
-  const option = `--${kebab(name)}`;
-  return words.some((word) => word.startsWith(option)) ? usage(error.message.replace(name, option)) : error;
+  if (error.code !== 'INVALID_OPTION' || name === undefined || !typed.has(kebab(name))) return error;
+  return usage(error.message.replace(name, `--${kebab(name)}`));
 }

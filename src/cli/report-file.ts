@@ -1,12 +1,15 @@
 import { constants } from 'node:fs';
-import { access, writeFile } from 'node:fs/promises';
+import { access, stat, writeFile } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 import { MagicpigError } from '../errors.js';
+import { tryFolder } from '../model/make-folder.js';
 
 /** Whether a report can be written, before hours are spent on what it is about. Throws FILE_UNWRITABLE. */
 export async function checkReportFile(file: string | undefined): Promise<void> {
   if (file === undefined) return;
-  await access(dirname(resolve(file)), constants.W_OK).catch((cause: unknown) => { throw unwritable(file, cause); });
+  const found = await stat(file).catch(() => undefined);
+  if (found?.isDirectory()) throw unwritable(file, 'it is a folder');
+  await (found ? access(file, constants.W_OK) : tryFolder(dirname(resolve(file)))).catch((cause: unknown) => { throw unwritable(file, cause); });
 }
 
 /** Writes the page to `file`, where one was named. Throws FILE_UNWRITABLE. */

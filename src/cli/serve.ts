@@ -77,6 +77,8 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
   terminal.result({ url: server.url, model: server.modelName, device: server.device, pid: process.pid }, `${server.modelName} answers at ${server.url}/v1; ${server.url}/ in a browser is a chat with a document`);
   await aborted(AbortSignal.any([signal, lost.signal]));
   lost.signal.throwIfAborted();
+  const { unfinished } = server;
+  if (unfinished > 0) terminal.note(`waiting up to ${args.drain} s for ${unfinished} ${unfinished === 1 ? 'request' : 'requests'}; Ctrl-C again ends it now`);
 }
 
 async function aborted(signal: AbortSignal): Promise<void> {

@@ -1,6 +1,6 @@
 import { constants } from 'node:os';
 import cliProgress from 'cli-progress';
-import type { ErrorCode, MagicpigError } from '../errors.js';
+import { type ErrorCode, MagicpigError } from '../errors.js';
 
 /** What a command writes to, and what stops it. */
 export class Terminal {
@@ -21,7 +21,7 @@ export class Terminal {
           this.#interruptible.abort();
           return;
         }
-        if (this.#stoppedBy !== undefined) process.exit(128 + constants.signals[name]);
+        if (this.#stoppedBy !== undefined) endBy(name);
         this.#stoppedBy = name;
         controller.abort();
       });
@@ -41,6 +41,21 @@ export class Terminal {
       return await work(AbortSignal.any([this.signal, controller.signal]));
     } finally {
       this.#interruptible = undefined;
+    }
+  }
+
+  /** Waits for work that cannot be stopped and leaves nothing behind: Ctrl-C or SIGTERM says so and ends the process at once. */
+  async unstoppable<T>(work: () => Promise<T>): Promise<T> {
+    const end = () => {
+      this.failure(new MagicpigError('ABORTED', 'aborted by the caller'));
+      endBy(this.#stoppedBy ?? 'SIGTERM');
+    };
+    if (this.signal.aborted) end();
+    this.signal.addEventListener('abort', end, { once: true });
+    try {
+      return await work();
+    } finally {
+      this.signal.removeEventListener('abort', end);
     }
   }
 
@@ -75,6 +90,13 @@ export class Terminal {
   progress(): Progress {
     return new Progress(process.stderr.isTTY);
   }
+}
+
+/** Ends as if the signal had not been caught, which a shell tells as 128 + n too: `process.exit` waits for what threads still compute. */
+function endBy(name: 'SIGINT' | 'SIGTERM'): never {
+  process.removeAllListeners(name);
+  process.kill(process.pid, name);
+  process.exit(128 + constants.signals[name]);
 }
 
 /** 2 for wrong usage, 1 for what failed. */

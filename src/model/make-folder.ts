@@ -1,5 +1,5 @@
-import { mkdir, stat } from 'node:fs/promises';
-import { dirname } from 'node:path';
+import { mkdir, mkdtemp, rmdir, stat } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import { errorCode } from './file-error.js';
 
 /**
@@ -17,4 +17,9 @@ export async function makeFolder(path: string, mode = 0o777): Promise<void> {
     await makeFolder(dirname(path), mode);
     await makeFolder(path, mode);
   }
+}
+
+/** Whether a folder takes files, which its permissions do not say of /proc, to root or of a full disk: one is made there for a moment. Throws Node's own errors. */
+export async function tryFolder(path: string): Promise<void> {
+  await rmdir(await mkdtemp(join(path, '.magicpig-')));
 }

@@ -8,7 +8,7 @@ import { holds } from './download.js';
 import type { DownloadOptions } from './download.js';
 import type { KnownModel } from './known-models.js';
 import { knownModels } from './known-models.js';
-import { parseReference } from './reference.js';
+import { type ModelReference, parseReference } from './reference.js';
 
 export type { DownloadProgress } from './download.js';
 
@@ -29,11 +29,23 @@ export interface ResolveOptions extends DownloadOptions {
 export async function resolveModel(reference: string, options: ResolveOptions = {}): Promise<string> {
   const environment = cacheFromEnvironment();
   const cache = { ...environment, offline: options.offline ?? environment.offline };
-  const parsed = parseReference(reference);
+  const parsed = await parsedReference(reference);
   if (parsed.kind === 'path') return existingModel(parsed.path);
   if (parsed.kind === 'known') return knownModel(parsed.name, cache, options);
   const { hubModel } = await import('./hub.js');
   return hubModel(parsed, cache, options);
+}
+
+/** A word that is no known name may be what somebody calls a file or a folder here. */
+async function parsedReference(reference: string): Promise<ModelReference> {
+  try {
+    return parseReference(reference);
+  } catch (error) {
+    if (!MagicpigError.isInstance(error) || error.code !== 'MODEL_NOT_FOUND' || reference === '') throw error;
+    const path = /^\.\.?$/.test(reference) ? `${reference}/` : `./${reference}`;
+    if (!await stat(path).then(() => true, () => false)) throw error;
+    throw new MagicpigError(error.code, `${error.message}; ${path} is a path`, { cause: error });
+  }
 }
 
 async function existingModel(path: string): Promise<string> {

@@ -94,6 +94,12 @@ export class Server implements AsyncDisposable {
     return routesOf(this.#app);
   }
 
+  /** Requests that are worked on or wait. */
+  get unfinished(): number {
+    const { admission } = this.#context;
+    return admission.running + admission.waiting;
+  }
+
   /**
    * Takes no more requests, lets those that are worked on end, aborts what is left after the drain time, checkpoints and closes
    * every session, and frees the model.
@@ -108,9 +114,9 @@ export class Server implements AsyncDisposable {
   }
 
   async #close(): Promise<void> {
-    const { engine, admission, metrics } = this.#context;
+    const { engine, metrics } = this.#context;
     const closed = this.#app.close();
-    const idle = () => admission.running === 0 && admission.waiting === 0;
+    const idle = () => this.unfinished === 0;
     await until(idle, this.#settings.drainSeconds * 1000);
     this.#stop.abort();
     await until(idle, STOP_MS);

@@ -96,7 +96,7 @@ export class Conversation implements Disposable {
       if (used + tokens.length >= model.context) {
         throw new MagicpigError(
           'CONTEXT_EXCEEDED',
-          `${name} has ${count(tokens.length)} tokens, and of a context of ${count(model.context)} ${count(model.context - used)} are free; ${used > 0 ? '/reset frees it, ' : ''}attach a part of it, or take a --model with a longer context`,
+          `${name} has ${count(tokens.length)} tokens, and of a context of ${count(model.context)} tokens only ${count(model.context - used)} are free; ${used > 0 ? '/reset frees it, ' : ''}attach a part of it, or take a --model with a longer context`,
         );
       }
       this.#attached.push(document);
