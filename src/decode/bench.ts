@@ -133,7 +133,7 @@ export async function benchDecode(
       const steps: number[] = [];
       const attends: number[] = [];
       let keysRead = 0;
-      let before = model.deviceCounts;
+      let before: DeviceCounts | undefined;
       for (const [step, token] of tokens.entries()) {
         if (step === WARM_UP) before = model.deviceCounts;
         session.resetStats();
