@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicBool;
 
-use engine::{Attention, Budget, Policy, RowType, Session, SessionConfig, Shape};
+use engine::{Budget, Policy, Session, Shape};
 
 mod support;
 
@@ -14,15 +14,7 @@ const TOKENS: usize = 70_000;
 const CHUNK: usize = 4096;
 
 fn session() -> Session {
-    let mut session = Session::new(SessionConfig {
-        shape: SHAPE,
-        attention: Attention::default(),
-        rows: RowType::Bf16,
-        threads: 2,
-        seed: 3,
-        directory: std::env::temp_dir(),
-    })
-    .expect("a session");
+    let mut session = Session::new(support::config(SHAPE)).expect("a session");
     let policy = Policy::Sketch { bits: 4, budget: Budget::Fraction(0.01), residual: false };
     session.set_policy(policy).expect("a policy");
     session

@@ -3,9 +3,7 @@
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use engine::{
-    Access, Attention, Budget, EngineError, Folder, Policy, RowType, Session, SessionConfig, Shape,
-};
+use engine::{Access, Budget, EngineError, Folder, Policy, RowType, Session, SessionConfig, Shape};
 
 mod support;
 
@@ -18,14 +16,7 @@ const RESIDUAL: Policy = Policy::Sketch { bits: 4, budget: Budget::Fraction(0.05
 const LSH: Policy = Policy::Lsh { k: 6, l: 40 };
 
 fn config(seed: u64) -> SessionConfig {
-    SessionConfig {
-        shape: SHAPE,
-        attention: Attention::default(),
-        rows: RowType::Bf16,
-        threads: 2,
-        seed,
-        directory: std::env::temp_dir(),
-    }
+    SessionConfig { seed, ..support::config(SHAPE) }
 }
 
 fn folder(path: &Path, access: Access) -> Folder {

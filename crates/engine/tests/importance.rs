@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicBool;
 
-use engine::{Attention, Budget, EngineError, Policy, RowType, Session, SessionConfig, Shape};
+use engine::{Attention, Budget, EngineError, Policy, Session, SessionConfig, Shape};
 
 mod support;
 
@@ -13,14 +13,7 @@ const TOKENS: usize = 3000;
 const POLICY: Policy = Policy::Sketch { bits: 4, budget: Budget::Fraction(0.02), residual: false };
 
 fn config(importance: Vec<f32>) -> SessionConfig {
-    SessionConfig {
-        shape: SHAPE,
-        rows: RowType::Bf16,
-        threads: 2,
-        seed: 3,
-        directory: std::env::temp_dir(),
-        attention: Attention { importance, ..Attention::default() },
-    }
+    SessionConfig { attention: Attention { importance, ..Attention::default() }, ..support::config(SHAPE) }
 }
 
 /// The mean squared distances from exact outputs, of the heads of either KV head, and how many rows were drawn.

@@ -3,9 +3,7 @@
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use engine::{
-    Access, Attention, Budget, EngineError, Folder, Policy, RowType, Session, SessionConfig, Shape,
-};
+use engine::{Access, Attention, Budget, EngineError, Folder, Policy, Session, SessionConfig, Shape};
 use half::bf16;
 
 mod support;
@@ -25,12 +23,8 @@ const LSH: Policy = Policy::Lsh { k: 6, l: 40 };
 fn config() -> SessionConfig {
     let windows = vec![Some(WINDOWS[0]), None, Some(WINDOWS[1])];
     SessionConfig {
-        shape: SHAPE,
         attention: Attention { windows, score_cap: Some(CAP), ..Attention::default() },
-        rows: RowType::Bf16,
-        threads: 2,
-        seed: 3,
-        directory: std::env::temp_dir(),
+        ..support::config(SHAPE)
     }
 }
 

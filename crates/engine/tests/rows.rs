@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicBool;
 
-use engine::{Access, Attention, Budget, Folder, Policy, RowType, Session, SessionConfig, Shape};
+use engine::{Access, Budget, Folder, Policy, RowType, Session, SessionConfig, Shape};
 
 mod support;
 
@@ -14,14 +14,7 @@ const SKETCH: Policy = Policy::Sketch { bits: 4, budget: Budget::Fraction(0.05),
 const LSH: Policy = Policy::Lsh { k: 6, l: 40 };
 
 fn config(rows: RowType, threads: usize) -> SessionConfig {
-    SessionConfig {
-        shape: SHAPE,
-        attention: Attention::default(),
-        rows,
-        threads,
-        seed: 3,
-        directory: std::env::temp_dir(),
-    }
+    SessionConfig { rows, threads, ..support::config(SHAPE) }
 }
 
 fn session(rows: RowType, threads: usize) -> Session {

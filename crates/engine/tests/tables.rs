@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use engine::{Access, Attention, Folder, Policy, RowType, Session, SessionConfig, Shape};
+use engine::{Access, Folder, Policy, Session, SessionConfig, Shape};
 
 mod support;
 
@@ -18,14 +18,7 @@ const SEGMENT: usize = 32_768;
 const TOKENS: usize = SEGMENT + 700;
 
 fn config() -> SessionConfig {
-    SessionConfig {
-        shape: SHAPE,
-        attention: Attention::default(),
-        rows: RowType::Bf16,
-        threads: 2,
-        seed: 3,
-        directory: std::env::temp_dir(),
-    }
+    support::config(SHAPE)
 }
 
 fn open(path: &Path, access: Access) -> Session {

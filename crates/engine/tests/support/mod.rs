@@ -3,8 +3,20 @@
 
 use std::sync::atomic::AtomicBool;
 
-use engine::{Session, Shape};
+use engine::{Attention, RowType, Session, SessionConfig, Shape};
 use lsh_attn::mix::{derive_seed, mix64};
+
+/// A session of two threads with rows of bf16, where nothing else is said.
+pub fn config(shape: Shape) -> SessionConfig {
+    SessionConfig {
+        shape,
+        attention: Attention::default(),
+        rows: RowType::Bf16,
+        threads: 2,
+        seed: 3,
+        directory: std::env::temp_dir(),
+    }
+}
 
 /// Tokens of text: q, k and v of any layer and position, roughly normal, by seed.
 pub struct Text {
