@@ -9,8 +9,10 @@ import type { ExecutionContext } from 'ava';
 import { historyPath, readHistory, writeHistory } from '../src/cli/chat/history-file.js';
 import { documentTokens, firstTurn, nextTurn } from '../src/decode/turn.js';
 import { failsWith, magicpig, main, model } from './support/command-line.js';
+import { writeGguf } from './support/gguf-writer.js';
 import { tinyModel } from './support/session-folder.js';
 import { temporaryFolder } from './support/temporary.js';
+import { endless, tinyLlama } from './support/tiny-llama.js';
 
 interface Result {
   readonly tokens: number;
@@ -121,8 +123,9 @@ if (spawnSync('script', ['--version']).status === 0) {
     const state = temporaryFolder(t);
     mkdirSync(join(state, 'magicpig'));
     writeFileSync(join(state, 'magicpig', 'chat-history'), 'asked before\n');
+    const file = writeGguf(join(temporaryFolder(t), 'endless.gguf'), endless(tinyLlama({ headDim: 64, heads: 2, kvHeads: 1, context: 500_000 })));
     // `exec`: a shell that stayed would get each Ctrl-C as well, and some die of it once their child has ended.
-    const command = `exec ${process.execPath} --import tsx ${main} chat -m ${model(t)} --context 500000 -n 400000 --policy static`;
+    const command = `exec ${process.execPath} --import tsx ${main} chat -m ${file} -n 400000 --policy static`;
     const child = spawn('script', ['-qec', command, '/dev/null'], { env: { ...process.env, XDG_STATE_HOME: state, TERM: 'xterm' } });
     t.teardown(() => { child.kill(); });
     let shown = '';

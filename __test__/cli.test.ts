@@ -11,7 +11,7 @@ import { errorCodes } from '../src/errors.js';
 import { failsWith, magicpig, main, model, typescript } from './support/command-line.js';
 import { string, u32, writeGguf } from './support/gguf-writer.js';
 import { temporaryFolder } from './support/temporary.js';
-import { tinyLlama, withMetadata } from './support/tiny-llama.js';
+import { endless, tinyLlama, withMetadata } from './support/tiny-llama.js';
 
 test('generate writes the text to stdout and one line of figures to stderr', async (t) => {
   const { code, stdout, stderr } = await magicpig(['generate', '-m', model(t), '-p', 'hello world', '-n', '8']);
@@ -268,7 +268,7 @@ test('with --json a failure is one object with a code of the list', async (t) =>
 // Alone, so that it reads when the signal comes.
 test.serial('Ctrl-C while reading or writing exits with 130 and leaves no rows behind', async (t) => {
   const path = writeGguf(join(temporaryFolder(t), 'm.gguf'), withMetadata(
-    tinyLlama({ headDim: 64, heads: 8, kvHeads: 8, hidden: 256, layers: 8 }),
+    endless(tinyLlama({ headDim: 64, heads: 8, kvHeads: 8, hidden: 256, layers: 8 })),
     { 'llama.context_length': u32(100_000) },
   ));
   const folder = temporaryFolder(t);

@@ -90,3 +90,10 @@ export function withTensor(spec: GgufSpec, name: string, change: Partial<TensorS
   const tensors = spec.tensors.flatMap((tensor) => (tensor.name !== name ? [tensor] : change ? [{ ...tensor, ...change }] : []));
   return { ...spec, tensors };
 }
+
+/** A text never ends by itself: the special tokens have rows of zeros, so that another's logit is always the largest. For the F32 model, whose embedding is tied. */
+export function endless(spec: GgufSpec): GgufSpec {
+  const name = 'token_embd.weight';
+  const { shape, data } = spec.tensors.find((tensor) => tensor.name === name)!;
+  return withTensor(spec, name, { data: Buffer.from(data).fill(0, 0, 3 * 4 * (shape[1] as number)) });
+}
