@@ -388,9 +388,9 @@ export interface NativePolicy {
   k?: number
   /** `lsh`: tables, 150 by default. */
   l?: number
-  /** `sketch`: bits of a code element: 1, 2 or 4, which is the default. */
+  /** `sketch`: bits of a code element: 1, 2, 4 or 8; 4 by default, and 8 with `residual`. */
   bits?: number
-  /** `sketch`: codes of values too, which drawn rows correct: fewer rows for the same error, twice the codes. Not by default. */
+  /** `sketch`: codes of values too, of 4 bits at most, which drawn rows correct: fewer rows for the same error, more codes. Not by default. */
   residual?: boolean
   /**
    * `sketch`, `topk`, `oracle`, `quest`: mean fraction of the indexed keys that are used. By default 2% of 8,192 keys, and a number

@@ -141,7 +141,7 @@ for (const [name, args, message] of [
   ['an epsilon of 2', ['generate', '-p', 'x', '--epsilon', '2'], /--epsilon is 2/],
   ['a delta of no epsilon', ['eval', 'fidelity', '-f', 'x', '--delta', '0.1'], /--delta.*--epsilon/],
   ['an epsilon of no sketch', ['eval', 'fidelity', '-f', 'x', '--policies', 'topk', '--epsilon', '0.1'], /for the policy sketch/],
-  ['3 bits a code', ['generate', '-p', 'x', '--sketch-bits', '3'], /--sketch-bits is 3; it must be 1, 2 or 4/],
+  ['3 bits a code', ['generate', '-p', 'x', '--sketch-bits', '3'], /--sketch-bits is 3; it must be 1, 2, 4 or 8/],
   ['an evaluation of nothing', ['eval'], /fidelity or ruler/],
   ['a policy that is none', ['eval', 'ruler', '--policies', 'magic'], /policy magic is unknown; there are sketch/],
   ['a task that is none', ['eval', 'ruler', '--tasks', 'qa'], /task qa is unknown; there are all, niah_single_1/],

@@ -13,7 +13,7 @@ import { readTexts } from './fidelity/texts.mjs';
 
 const MODEL = 'smollm2-135m';
 const OPTIONS = { prefix: 8064, steps: 128, seeds: 3 };
-const BUDGETS = [0.005, 0.01, 0.02, 0.05];
+const BUDGETS = [0.0045, 0.007, 0.01, 0.02, 0.05];
 
 const root = join(import.meta.dirname, '..');
 const folder = join(root, 'target', 'fidelity');
@@ -25,8 +25,10 @@ const main = [
   ...variantsOf({ ...choices, policies: ['sketch'], budgets: BUDGETS, sketchBits: [4, 2] }),
   ...variantsOf({ ...choices, policies: ['topk', 'oracle', 'quest', 'static', 'lsh'], budgets: [0.02] }),
 ];
+const corrected = variantsOf({ ...choices, policies: ['sketch'], residual: true, budgets: [0.002, 0.0045, 0.007, 0.02], sketchBits: [8, 4] });
 const elsewhere = [
   ...variantsOf({ ...choices, lshK: [10], policies: ['sketch', 'topk', 'lsh'], budgets: [0.02], sketchBits: [4, 2] }),
+  ...variantsOf({ ...choices, lshK: [], policies: ['sketch'], residual: true, budgets: [0.002] }),
 ];
 
 /** Each layer as the only one that samples; one seed, since nothing else is random then. */
@@ -86,6 +88,7 @@ async function measureAll(model) {
   const [{ exactPerplexity }] = reference;
   return {
     policies: policiesTable(first),
+    residual: policiesTable(await measured(model, own, corrected, OPTIONS)),
     layers: layersTable(layers, first.find(({ row }) => row.policy === 'sketch' && row.sketchBits === 4 && row.budget === 0.02)),
     texts: textsTable([{ name: own.name, perplexity: exactPerplexity, rows: reference.map(({ row }) => row) }, ...heldOut]),
   };

@@ -3,8 +3,8 @@ const percent = (fraction) => `${Number((100 * fraction).toPrecision(2))}%`;
 const short = (value) => String(Number(value.toPrecision(2)));
 
 /** "`sketch` 4 bits", "`lsh` K 10, L 150". */
-function nameOf({ policy, sketchBits, lshK, lshL }) {
-  if (policy === 'sketch') return `\`sketch\` ${sketchBits} bits`;
+function nameOf({ policy, residual, sketchBits, lshK, lshL }) {
+  if (policy === 'sketch') return `\`sketch\`${residual ? ' residual' : ''} ${sketchBits} bits`;
   return policy === 'lsh' ? `\`lsh\` K ${lshK}, L ${lshL}` : `\`${policy}\``;
 }
 

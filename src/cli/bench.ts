@@ -9,7 +9,7 @@ import type { Terminal } from './terminal.js';
 
 const policyOptions = {
   budget: { type: 'number', describe: 'sketch: mean fraction of the indexed keys that a step reads [default: 0.02 of 8,192 keys, less in longer texts]' },
-  'sketch-bits': { type: 'number', default: 4, describe: 'sketch: bits of the copy of each key element: 1, 2 or 4' },
+  'sketch-bits': { type: 'number', describe: 'sketch: bits of the copy of each key element: 1, 2, 4 or 8 [default: 4, with --residual 8]' },
   residual: { type: 'boolean', default: false, describe: 'sketch: a copy of the values too, which the keys that are read correct' },
   'lsh-k': { type: 'number', default: 10, describe: 'lsh: bits a table' },
   'lsh-l': { type: 'number', default: 150, describe: 'lsh: tables' },

@@ -1,4 +1,5 @@
 import type { CommandModule, InferredOptionTypes } from 'yargs';
+import { defaultBits } from '../decode/options.js';
 import type { FidelityRow } from '../eval/fidelity.js';
 import type { HeldOutRow, NamedText, Texts } from '../eval/held-out.js';
 import { bitsName } from '../eval/variants.js';
@@ -88,7 +89,7 @@ function tableOf({ policies }: { policies: readonly (FidelityRow | HeldOutRow)[]
   ].join('\n');
 }
 
-function policyName({ policy, residual = false, sketchBits = 4, lshK = 10, lshL = 150 }: FidelityRow): string {
+function policyName({ policy, residual = false, sketchBits = defaultBits(residual), lshK = 10, lshL = 150 }: FidelityRow): string {
   if (policy === 'lsh') return `lsh K${lshK} L${lshL}`;
   return policy === 'sketch' ? `sketch${residual ? ' residual' : ''} ${bitsName(sketchBits)}` : policy;
 }

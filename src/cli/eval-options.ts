@@ -8,7 +8,7 @@ import { DEFAULT_MODEL, REF_HELP } from './model-option.js';
 /** What both evaluations take. */
 export const evalOptions = {
   model: { alias: 'm', type: 'string', default: DEFAULT_MODEL, describe: `The model: ${REF_HELP}` },
-  'sketch-bits': { type: 'string', default: '4', describe: 'sketch: bits of the copy of each key element: 1, 2 or 4; several are compared' },
+  'sketch-bits': { type: 'string', describe: 'sketch: bits of the copy of each key element: 1, 2, 4 or 8; several are compared [default: 4, with --residual 8]' },
   residual: { type: 'boolean', default: false, describe: 'sketch: a copy of the values too, which the keys that are read correct' },
   'lsh-k': { type: 'string', default: '10', describe: 'lsh: bits a table; several are compared' },
   'lsh-l': { type: 'number', default: 150, describe: 'lsh: tables' },
@@ -36,7 +36,7 @@ export function variantsFrom(args: Arguments & { policies: string; budget: strin
       ...(args['target-error'] === undefined ? [] : numbers('target-error', args['target-error']).map((targetError) => ({ targetError }))),
       ...(args.epsilon === undefined ? [] : numbers('epsilon', args.epsilon).map((epsilon) => ({ epsilon, delta: args.delta }))),
     ],
-    sketchBits: numbers('sketch-bits', args['sketch-bits']),
+    sketchBits: args['sketch-bits'] === undefined ? undefined : numbers('sketch-bits', args['sketch-bits']),
     residual: args.residual,
     lshK: numbers('lsh-k', args['lsh-k']),
     lshL: args['lsh-l'],

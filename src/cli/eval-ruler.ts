@@ -34,7 +34,7 @@ export const ruler = (terminal: Terminal): CommandModule<object, Arguments> => (
 async function run(args: Arguments, terminal: Terminal): Promise<void> {
   const { signal } = terminal;
   const variants = variantsFrom(args);
-  if (numbers('sketch-bits', args['sketch-bits']).length > 1) throw new MagicpigError('INVALID_OPTION', '--sketch-bits takes one number here');
+  if (list(args['sketch-bits'] ?? '').length > 1) throw new MagicpigError('INVALID_OPTION', '--sketch-bits takes one number here');
   await checkReportFile(args.report);
   const tasks = tasksFrom(list(args.tasks));
   const lengths = numbers('lengths', args.lengths);

@@ -9,7 +9,7 @@ export const policyOptions = {
   'target-error': { type: 'number', describe: 'sketch, instead of a budget: read as many keys as make this the mean relative error of attention, by its own prediction' },
   epsilon: { type: 'number', describe: 'sketch, instead of a budget: read more keys until the interval of every relative error of attention ends below this' },
   delta: { type: 'number', describe: 'With --epsilon: how often an interval may be wrong [default: 0.05]' },
-  'sketch-bits': { type: 'number', describe: 'sketch: bits of the copy of each key element: 1, 2 or 4 [default: 4]' },
+  'sketch-bits': { type: 'number', describe: 'sketch: bits of the copy of each key element: 1, 2, 4 or 8 [default: 4, with --residual 8]' },
   residual: { type: 'boolean', describe: 'sketch: keep a copy of the values too, which the keys that are read correct: needs fewer of them [default: false]' },
   'lsh-k': { type: 'number', describe: 'lsh: bits a table, 1 to 16; more bits, fewer keys read [default: 10]' },
   'lsh-l': { type: 'number', describe: 'lsh: tables, 2 to 1000; more tables, more keys read [default: 150]' },

@@ -57,12 +57,13 @@ function rowBytes(rows: RowType, headDim: number): number {
   return rows === 'bf16' ? 4 * headDim : 2 * headDim + 4;
 }
 
-/** Of a key: a code of each element and a factor of 16 bits, once more for its value if that is copied too; or an id in each table and a norm. */
+/** Of a key: a code of each element and a factor of 16 bits, and those of its value, of 4 bits at most, if that is copied too; or an id in each table and a norm. */
 function indexBytes(policy: Policy, headDim: number): number {
   if (policy.kind === 'lsh') return 2 * policy.l + 2;
   if (policy.kind !== 'sketch') return 0;
   const padded = 2 ** Math.ceil(Math.log2(headDim));
-  return ((padded * policy.bits) / 8 + 2) * (policy.residual ? 2 : 1);
+  const codes = (bits: number) => (padded * bits) / 8 + 2;
+  return codes(policy.bits) + (policy.residual ? codes(Math.min(policy.bits, 4)) : 0);
 }
 
 function activationBytes({ hiddenSize, intermediateSize, heads, kvHeads, headDim, vocabSize }: ModelConfig): number {
@@ -98,7 +99,7 @@ export function checkSession(model: PlannedModel, session: PlannedSession, avail
   if (tokens >= 1) ways.push(`a context of ${tokens} tokens (--context)`);
   if (session.rows === 'bf16' && fits({ rows: 'int8' })) ways.push('rows of 8 bits (--rows int8)');
   if (policy.kind === 'sketch') {
-    const fewer = ([2, 1] as const).find((bits) => bits < policy.bits && fits({ policy: { ...policy, bits } }));
+    const fewer = ([4, 2, 1] as const).find((bits) => bits < policy.bits && fits({ policy: { ...policy, bits } }));
     if (fewer !== undefined) ways.push(`an index of fewer bits (--sketch-bits ${fewer})`);
   }
   throw new MagicpigError(

@@ -45,11 +45,11 @@ export interface PolicyOptions {
   readonly epsilon?: number | undefined;
   /** With `epsilon`: how often such an interval may be wrong, above 0 and up to 0.2. Default 0.05. */
   readonly delta?: number | undefined;
-  /** `sketch`: bits of the copy for each element of a key: 1, 2 or 4. More bits, less noise and a larger index. Default 4. */
+  /** `sketch`: bits of the copy for each element of a key: 1, 2, 4 or 8. More bits, less noise and a larger index. Default 4, and 8 with `residual`. */
   readonly sketchBits?: number | undefined;
   /**
-   * `sketch`: keep a copy of the values too, take from both copies what they say of all keys, and let the sampled keys correct it. Reads twice
-   * the copies and needs a fraction of the keys for the same error: for keys on disk, or behind a slow bus. Default false.
+   * `sketch`: keep a copy of the values too, of 4 bits an element at most, take from both copies what they say of all keys, and let the sampled
+   * keys correct it. Reads more of copies and needs a fraction of the keys for the same error: for keys on disk, or behind a slow bus. Default false.
    */
   readonly residual?: boolean | undefined;
   /**
@@ -130,12 +130,17 @@ export const samplingOptionNames: OptionNames<SamplingOptions> = {
 
 export type Sampling = { readonly [Name in keyof SamplingOptions]-?: number };
 
+/** Bits of the copy of each key element where none are named. With `residual` what keys' copies get wrong is most of the error that is left. */
+export function defaultBits(residual: boolean): number {
+  return residual ? 8 : 4;
+}
+
 /** `layers` are those of the model, where it is known. Throws INVALID_OPTION. */
 export function policyFrom(options: PolicyOptions, layers = 2 ** 12): Policy {
-  const { policy = 'sketch', budget, budgetTokens, denseLayers = [], sketchBits = 4, residual = false, lshK = 10, lshL = 150, ...errors } = options;
+  const { policy = 'sketch', budget, budgetTokens, denseLayers = [], residual = false, sketchBits = defaultBits(residual), lshK = 10, lshL = 150, ...errors } = options;
   // All are checked, whichever policy takes them: what is wrong now would surprise at the next change of policy.
   const [k, l] = [integer('lshK', lshK, 1, 16), integer('lshL', lshL, 2, 1000)];
-  if (![1, 2, 4].includes(sketchBits)) throw outOfRange('sketchBits', sketchBits, '1, 2 or 4');
+  if (![1, 2, 4, 8].includes(sketchBits)) throw outOfRange('sketchBits', sketchBits, '1, 2, 4 or 8');
   if (typeof residual !== 'boolean') throw outOfRange('residual', residual, 'true or false');
   if (budget !== undefined && !(isNumber(budget) && budget > 0 && budget <= 1)) throw outOfRange('budget', budget, 'above 0, up to 1');
   const asked = errorFrom(errors, policy, budget);

@@ -1,5 +1,5 @@
 import type { Model } from '../decode/model.js';
-import { integer } from '../decode/options.js';
+import { defaultBits, integer } from '../decode/options.js';
 import { greatest } from '../decode/sampler.js';
 import type { Session } from '../decode/session.js';
 import { MagicpigError } from '../errors.js';
@@ -209,7 +209,7 @@ class Measured {
     return this.#runs.map((run) => run.kl);
   }
 
-  row({ policy, budget, targetError, epsilon, delta, sketchBits, residual, lshK, lshL, denseLayers }: Variant, { config: { layers, heads } }: Model): FidelityRow {
+  row({ policy, budget, targetError, epsilon, delta, residual = false, sketchBits = defaultBits(residual), lshK, lshL, denseLayers }: Variant, { config: { layers, heads } }: Model): FidelityRow {
     const { kl } = this;
     const interval = meanInterval(kl);
     const over = (of: (stats: ReturnType<Session['stats']>) => number) => mean(this.#stats.map(of));
@@ -219,7 +219,7 @@ class Measured {
     return {
       policy,
       budget: policy === 'exact' ? 1 : (budget ?? sampled),
-      ...(policy === 'sketch' && { sketchBits: sketchBits ?? 4, residual: residual ?? false }),
+      ...(policy === 'sketch' && { sketchBits, residual }),
       ...this.#coverage({ targetError, epsilon, delta }),
       ...(policy === 'lsh' && { lshK: lshK ?? 10, lshL: lshL ?? 150 }),
       ...(denseLayers !== undefined && { denseLayers }),

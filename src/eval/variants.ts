@@ -1,5 +1,5 @@
 import type { Model } from '../decode/model.js';
-import { type PolicyName, type PolicyOptions, integer, policyFrom, policyNames } from '../decode/options.js';
+import { type PolicyName, type PolicyOptions, defaultBits, integer, policyFrom, policyNames } from '../decode/options.js';
 import type { Session } from '../decode/session.js';
 import { MagicpigError } from '../errors.js';
 
@@ -14,7 +14,7 @@ export interface VariantChoices {
   readonly budgets: readonly (number | undefined)[];
   /** Of `sketch`, in the place of budgets: errors to aim at, and ends of intervals. */
   readonly errors?: readonly Pick<PolicyOptions, 'targetError' | 'epsilon' | 'delta'>[] | undefined;
-  /** Default 4 alone. */
+  /** Default 4 alone, and 8 with `residual`. */
   readonly sketchBits?: readonly number[] | undefined;
   readonly residual?: boolean | undefined;
   readonly lshK: readonly number[];
@@ -24,7 +24,7 @@ export interface VariantChoices {
 }
 
 /** Every policy at every budget, `sketch` with each number of bits; those without one at every K, or once. Throws INVALID_OPTION. */
-export function variantsOf({ policies, budgets, errors = [], sketchBits = [4], residual, lshK, lshL, denseLayers }: VariantChoices): Variant[] {
+export function variantsOf({ policies, budgets, errors = [], residual, sketchBits = [defaultBits(residual === true)], lshK, lshL, denseLayers }: VariantChoices): Variant[] {
   const dense = denseLayers !== undefined && { denseLayers };
   const sizes = errors.length > 0 ? errors : budgets.map((budget) => ({ budget }));
   const variants = policies.flatMap((name): Variant[] => {
@@ -59,7 +59,7 @@ export function nameOf({ policy, residual = false, budget, targetError, epsilon,
 
 /** The same with what budgets do not say: "sketch 2%, 4 bits, dense 0 16". */
 export function fullNameOf(variant: Variant): string {
-  const { policy, sketchBits = 4, denseLayers = [] } = variant;
+  const { policy, residual = false, sketchBits = defaultBits(residual), denseLayers = [] } = variant;
   return [nameOf(variant), ...(policy === 'sketch' ? [bitsName(sketchBits)] : []), ...(denseLayers.length > 0 ? [`dense ${denseLayers.join(' ')}`] : [])].join(', ');
 }
 

@@ -131,12 +131,12 @@ pub enum Policy {
     },
     /// The static set, and keys drawn by estimates from low-bit codes of all of them.
     Sketch {
-        /// Bits an element of a code: 1, 2 or 4.
+        /// Bits an element of a key's code: 1, 2, 4 or 8.
         bits: u32,
         /// How many of the indexed keys a step draws.
         budget: Budget,
-        /// Whether values have codes too, from which a step takes what they say of all keys; the drawn rows then correct it. Twice
-        /// the codes to scan, for the same error with a fraction of the rows.
+        /// Whether values have codes too, of 4 bits at most, from which a step takes what they say of all keys; the drawn rows then
+        /// correct it. More codes to scan, for the same error with a fraction of the rows.
         residual: bool,
     },
     /// The static set of `sketch`, and keys chosen by a rule to compare with.

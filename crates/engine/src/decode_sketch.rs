@@ -69,7 +69,7 @@ impl Task {
 
     /// The codes of its values.
     fn values<'a>(&self, step: Step<'a>, layer: &LayerSketch) -> ValueBlocks<'a> {
-        let bytes = layer.plan.block_bytes();
+        let bytes = layer.plan.value_block_bytes();
         let codes =
             step.storage.codes(Codes::Values, layer.plan.bits(), (step.layer, self.kv_head, self.segment));
         ValueBlocks(&codes[self.blocks.start * bytes..self.blocks.end * bytes])

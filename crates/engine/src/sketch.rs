@@ -284,7 +284,8 @@ impl SessionSketch {
 
     /// Bytes of a block's codes and factors, those of values included.
     pub fn block_bytes(&self, layer: usize) -> usize {
-        self.layers[layer].plan.block_bytes() * if self.residual { 2 } else { 1 }
+        let plan = &self.layers[layer].plan;
+        plan.block_bytes() + if self.residual { plan.value_block_bytes() } else { 0 }
     }
 
     /// Bytes of codes, factors and centres.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use kv_store::{Access, Column, Counts, Pattern, SEGMENT_ROWS, Spec, StoreError};
 use lsh_attn::rows::{RowType, Rows};
-use lsh_attn::sketch::{BLOCK_KEYS, SKETCH_BITS, SketchPlan};
+use lsh_attn::sketch::{BLOCK_KEYS, SKETCH_BITS, SketchPlan, VALUE_BITS, value_bits};
 use lsh_attn::stored_runs::{StoredRuns, stored_groups};
 
 use crate::config::{Attention, Shape};
@@ -20,7 +20,7 @@ const CODES: usize = 3;
 /// Blocks of values' codes, likewise.
 const VALUE_CODES: usize = CODES + SKETCH_BITS.len();
 /// Runs of tables and norms; only where the index is of tables.
-const TABLES: usize = VALUE_CODES + SKETCH_BITS.len();
+const TABLES: usize = VALUE_CODES + VALUE_BITS.len();
 
 /// Rows and index of every layer and KV head, in mapped files.
 #[derive(Debug)]
@@ -64,13 +64,15 @@ pub(crate) enum Codes {
 }
 
 impl Codes {
-    /// The column of those of `bits` bits.
+    /// The column of those where keys' have `bits` bits.
     fn column(self, bits: u32) -> usize {
-        let first = match self {
-            Codes::Keys => CODES,
-            Codes::Values => VALUE_CODES,
+        let place = |lengths: &[u32], bits| {
+            lengths.iter().position(|&known| known == bits).expect("a length that codes have")
         };
-        first + SKETCH_BITS.iter().position(|&known| known == bits).expect("a length that codes have")
+        match self {
+            Codes::Keys => CODES + place(&SKETCH_BITS, bits),
+            Codes::Values => VALUE_CODES + place(&VALUE_BITS, value_bits(bits)),
+        }
     }
 }
 
@@ -137,7 +139,7 @@ impl Storage {
         self.store.write(ROWS, self.region(layer, kv_head), position, bytemuck::cast_slice(rows))
     }
 
-    /// The blocks of codes of `bits` bits in one segment.
+    /// The blocks of codes in one segment, where keys' have `bits` bits.
     pub fn codes(&self, of: Codes, bits: u32, (layer, kv_head, segment): (usize, usize, usize)) -> &[u8] {
         self.store.read(of.column(bits), self.index_region(layer, kv_head), segment)
     }
@@ -282,8 +284,8 @@ impl Layout {
             column("sketch-centres", centre, 1, Pattern::Random),
             column("lsh-centres", centre, 1, Pattern::Random),
         ];
-        for name in ["codes", "value-codes"] {
-            columns.extend(SKETCH_BITS.map(|bits| {
+        for (name, lengths) in [("codes", &SKETCH_BITS[..]), ("value-codes", &VALUE_BITS[..])] {
+            columns.extend(lengths.iter().map(|&bits| {
                 let block = SketchPlan::new(shape.head_dim, bits, 0).block_bytes();
                 column(&format!("{name}-{bits}"), block, SEGMENT_ROWS / BLOCK_KEYS, Pattern::Sequential)
             }));

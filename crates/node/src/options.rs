@@ -16,8 +16,9 @@ const MOST: u32 = 4096;
 const LSH_K: f64 = 10.0;
 const LSH_L: f64 = 150.0;
 
-/// Bits of a code element of the `sketch` policy where the caller names none.
+/// Bits of a code element of the `sketch` policy where the caller names none, and with codes of values.
 const SKETCH_BITS: f64 = 4.0;
+const RESIDUAL_BITS: f64 = 8.0;
 
 /// How often an interval may be wrong where the caller names no delta.
 const DELTA: f64 = 0.05;
@@ -132,9 +133,9 @@ pub struct NativePolicy {
     pub k: Option<f64>,
     /// `lsh`: tables, 150 by default.
     pub l: Option<f64>,
-    /// `sketch`: bits of a code element: 1, 2 or 4, which is the default.
+    /// `sketch`: bits of a code element: 1, 2, 4 or 8; 4 by default, and 8 with `residual`.
     pub bits: Option<f64>,
-    /// `sketch`: codes of values too, which drawn rows correct: fewer rows for the same error, twice the codes. Not by default.
+    /// `sketch`: codes of values too, of 4 bits at most, which drawn rows correct: fewer rows for the same error, more codes. Not by default.
     pub residual: Option<bool>,
     /// `sketch`, `topk`, `oracle`, `quest`: mean fraction of the indexed keys that are used. By default 2% of 8,192 keys, and a number
     /// that goes with the root of the text's length.
@@ -167,11 +168,11 @@ impl NativePolicy {
                 k: integer("k", self.k.unwrap_or(LSH_K), u32::MAX)?,
                 l: integer("l", self.l.unwrap_or(LSH_L), u32::MAX)?,
             }),
-            "sketch" => Ok(Policy::Sketch {
-                bits: integer("bits", self.bits.unwrap_or(SKETCH_BITS), u32::MAX)? as u32,
-                budget,
-                residual: self.residual.unwrap_or(false),
-            }),
+            "sketch" => {
+                let residual = self.residual.unwrap_or(false);
+                let bits = self.bits.unwrap_or(if residual { RESIDUAL_BITS } else { SKETCH_BITS });
+                Ok(Policy::Sketch { bits: integer("bits", bits, u32::MAX)? as u32, budget, residual })
+            }
             "topk" => compare(Rule::TopK),
             "oracle" => compare(Rule::Oracle),
             "quest" => compare(Rule::Quest),

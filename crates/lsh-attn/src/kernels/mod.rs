@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 
 use crate::hash::{HashPlan, LANES, Lanes};
 use crate::rows::{RowType, Rows};
-use crate::sketch::{BLOCK_KEYS, Draw, SKETCH_BITS, SketchQueries, ValueWeights, block_bytes};
+use crate::sketch::{BLOCK_KEYS, Draw, SKETCH_BITS, SketchQueries, VALUE_BITS, ValueWeights, block_bytes};
 
 /// Runs `body::<G>` over groups of four queries and then one by one: four share each widened row.
 macro_rules! by_query_groups {
@@ -294,7 +294,7 @@ impl Kernels {
 
     /// Codes of 16 rotated values, one a lane of `x` `[padded_dim]`, into `block`. Bit-exact on every ISA.
     pub fn value_encode(self, bits: u32, x: &[Lanes], block: &mut [u8]) {
-        assert!(SKETCH_BITS.contains(&bits) && block.len() == block_bytes(x.len(), bits));
+        assert!(VALUE_BITS.contains(&bits) && block.len() == block_bytes(x.len(), bits));
         assert!(x.len().is_multiple_of(32));
         // SAFETY: features as above; the lengths were just checked.
         unsafe { (self.0.value_encode)(bits, x, block) }
@@ -305,7 +305,7 @@ impl Kernels {
     /// by at most 1/254 of the greatest; [`ValueWeights`] are what counts. Integers within a block, f32 from block to block: bit-exact on
     /// every ISA.
     pub fn value_sums(self, bits: u32, padded_dim: usize, values: &[u8], weights: &[u16], num: &mut [f32]) {
-        assert!(SKETCH_BITS.contains(&bits) && padded_dim > 0 && padded_dim.is_multiple_of(32));
+        assert!(VALUE_BITS.contains(&bits) && padded_dim > 0 && padded_dim.is_multiple_of(32));
         assert!(num.len().is_multiple_of(padded_dim), "one sum a query and element");
         let (queries, bytes) = (num.len() / padded_dim, block_bytes(padded_dim, bits));
         assert!(values.len().is_multiple_of(bytes));

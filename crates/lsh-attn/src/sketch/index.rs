@@ -4,12 +4,12 @@ use crate::hash::{LANES, Lanes};
 use crate::kernels::Kernels;
 use crate::mix::{derive_seed, mix64};
 use crate::rows::Rows;
-use crate::sketch::{BLOCK_KEYS, SKETCH_BITS, block_bytes};
+use crate::sketch::{BLOCK_KEYS, SKETCH_BITS, block_bytes, value_bits};
 
 /// Rounds of (random signs, Hadamard transform) that make a rotation.
 const ROUNDS: usize = 3;
 
-/// The rotation of one layer and the length of its codes.
+/// The rotation of one layer and the lengths of its codes.
 #[derive(Clone, Debug)]
 pub struct SketchPlan {
     dim: usize,
@@ -20,7 +20,7 @@ pub struct SketchPlan {
 }
 
 impl SketchPlan {
-    /// Codes of `bits` bits an element for keys of `dim` elements.
+    /// Codes of `bits` bits an element for keys of `dim` elements, and of [`value_bits`] for values.
     ///
     /// # Panics
     /// If `bits` is not of [`SKETCH_BITS`], or `dim` is 0.
@@ -50,6 +50,16 @@ impl SketchPlan {
     /// Bytes of a block of [`BLOCK_KEYS`] keys.
     pub fn block_bytes(&self) -> usize {
         block_bytes(self.padded_dim, self.bits)
+    }
+
+    /// Bits an element of values' codes.
+    pub fn value_bits(&self) -> u32 {
+        value_bits(self.bits)
+    }
+
+    /// Bytes of a block of [`BLOCK_KEYS`] values.
+    pub fn value_block_bytes(&self) -> usize {
+        block_bytes(self.padded_dim, self.value_bits())
     }
 
     /// Rotates [`LANES`] vectors, `element(lane, j)` their element j, into `out` `[padded_dim]`.

@@ -1,6 +1,6 @@
 //! The `sketch` proposal: a low-bit code of every key, scanned whole at each step, says how likely each key is drawn.
 //!
-//! A key is centred, rotated and rounded to 1, 2 or 4 bits an element; the estimate of q.(k - c) is `factor * q'.code`,
+//! A key is centred, rotated and rounded to 1, 2, 4 or 8 bits an element; the estimate of q.(k - c) is `factor * q'.code`,
 //! with the factor <k, k> / <k, code> that makes it right along the key itself (RaBitQ, Gao and Long 2024). From the
 //! estimated weights w^_hi of the queries h that share a KV head, key i is drawn with
 //!
@@ -28,8 +28,17 @@ pub use sample::{Draw, attend_drawn};
 /// Keys of a block: a SIMD lane each.
 pub const BLOCK_KEYS: usize = crate::hash::LANES;
 
-/// Code lengths, in bits an element.
-pub const SKETCH_BITS: [u32; 3] = [1, 2, 4];
+/// Code lengths of keys, in bits an element.
+pub const SKETCH_BITS: [u32; 4] = [1, 2, 4, 8];
+
+/// Code lengths of values.
+pub const VALUE_BITS: [u32; 3] = [1, 2, 4];
+
+/// Bits an element of values' codes beside keys' codes of `bits` bits. Four are enough: an error of a key's code is multiplied by
+/// how far scores reach, and makes seven eighths of what four bits for both get wrong.
+pub fn value_bits(bits: u32) -> u32 {
+    bits.min(4)
+}
 
 /// Bytes of the codes in a block: 64-byte lines, each with `8 / bits` groups of four dimensions at its bit positions,
 /// for each key the four bytes of a group side by side. So a line, shifted and masked, meets four elements of a query

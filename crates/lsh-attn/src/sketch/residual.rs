@@ -30,8 +30,8 @@ impl ValueBlocks<'_> {
             }
             plan.rotate(kernels, &mut work, |lane, j| values[lane * dim + j]);
             let at = blocks.len();
-            blocks.resize(at + plan.block_bytes(), 0);
-            kernels.value_encode(plan.bits(), &work, &mut blocks[at..]);
+            blocks.resize(at + plan.value_block_bytes(), 0);
+            kernels.value_encode(plan.value_bits(), &work, &mut blocks[at..]);
         }
     }
 }
@@ -71,7 +71,7 @@ impl Residual {
         weights: &[u16],
         totals: &[f32],
     ) {
-        kernels.value_sums(plan.bits(), self.padded_dim, values.0, weights, &mut self.num);
+        kernels.value_sums(plan.value_bits(), self.padded_dim, values.0, weights, &mut self.num);
         for (den, &total) in self.den.iter_mut().zip(totals) {
             *den += f64::from(total);
         }
@@ -92,7 +92,7 @@ impl Residual {
         first: usize,
         (ids, ln_pi): (&[u16], &[f32]),
     ) {
-        let (bits, bytes) = (plan.bits(), plan.block_bytes());
+        let (bits, bytes) = (plan.value_bits(), plan.value_block_bytes());
         let mask = ((1u32 << bits) - 1) as u8;
         let mut rounded = vec![ValueWeights::default(); self.den.len()];
         let mut codes = vec![0u8; self.padded_dim];

@@ -32,7 +32,8 @@ pub(super) unsafe fn sketch_weights(
         match bits {
             1 => weights_of_bits::<1>(padded_dim, blocks, queries, weights, totals),
             2 => weights_of_bits::<2>(padded_dim, blocks, queries, weights, totals),
-            _ => weights_of_bits::<4>(padded_dim, blocks, queries, weights, totals),
+            4 => weights_of_bits::<4>(padded_dim, blocks, queries, weights, totals),
+            _ => weights_of_bits::<8>(padded_dim, blocks, queries, weights, totals),
         }
     }
 }
@@ -105,10 +106,16 @@ pub(super) unsafe fn draw_keys(
     unsafe { scalar::draw::keys_body(weights, how, ids, ln_pi) }
 }
 
+/// Bits that are multiplied at once: the pairs of products that an instruction adds fit 16 bits with four and not with eight, so that a code of
+/// eight goes as two of four.
+const fn plane_bits(bits: u32) -> u32 {
+    if bits == 8 { 4 } else { bits }
+}
+
 /// 64-byte lines of codes whose products, added in pairs, fit into an i16: a line has `8 / bits` groups of two pairs, and a
 /// pair is at most twice the greatest code times 127.
 const fn lines_of_i16(bits: u32) -> usize {
-    let greatest_pair = 2 * ((1 << bits) - 1) * 127;
+    let greatest_pair = 2 * ((1 << plane_bits(bits)) - 1) * 127;
     let groups = i16::MAX as u32 / greatest_pair;
     (groups * bits / 8) as usize
 }
@@ -125,13 +132,14 @@ unsafe fn estimates<const BITS: u32, const G: usize>(
     block: &[u8],
     queries: SketchQueries<'_>,
 ) -> [[__m256i; 2]; G] {
-    let mask = _mm256_set1_epi8(((1u32 << BITS) - 1) as i8);
+    let width = const { plane_bits(BITS) };
+    let mask = _mm256_set1_epi8(((1u32 << width) - 1) as i8);
     let codes = code_bytes(padded_dim, BITS);
     let mut products = [[_mm256_setzero_si256(); 2]; G];
     let mut four = 0;
     for lines in block[..codes].chunks(64 * const { lines_of_i16(BITS) }) {
         // Sums of pairs stay 16 bits wide as long as they fit: widening them costs as much as the multiplication.
-        let mut pairs = [[_mm256_setzero_si256(); 2]; G];
+        let mut planes = [[[_mm256_setzero_si256(); 2]; G]; 2];
         for line in lines.chunks_exact(64) {
             // SAFETY: a line has 64 bytes.
             let mut halves = unsafe {
@@ -139,21 +147,23 @@ unsafe fn estimates<const BITS: u32, const G: usize>(
                 [_mm256_loadu_si256(from), _mm256_loadu_si256(from.add(1))]
             };
             for _ in 0..8 / BITS {
-                let codes = halves.map(|half| _mm256_and_si256(half, mask));
-                halves = halves.map(|half| _mm256_srl_epi16(half, _mm_cvtsi32_si128(BITS as i32)));
-                for (g, pairs) in pairs.iter_mut().enumerate() {
-                    // SAFETY: elements four..four + 4 of query first + g (caller).
-                    let q = unsafe {
-                        queries
-                            .quants
-                            .as_ptr()
-                            .add((first + g) * padded_dim + four)
-                            .cast::<i32>()
-                            .read_unaligned()
-                    };
-                    let q = _mm256_set1_epi32(q);
-                    for (pairs, codes) in pairs.iter_mut().zip(codes) {
-                        *pairs = _mm256_add_epi16(*pairs, _mm256_maddubs_epi16(codes, q));
+                for pairs in &mut planes[..const { (BITS / plane_bits(BITS)) as usize }] {
+                    let codes = halves.map(|half| _mm256_and_si256(half, mask));
+                    halves = halves.map(|half| _mm256_srl_epi16(half, _mm_cvtsi32_si128(width as i32)));
+                    for (g, pairs) in pairs.iter_mut().enumerate() {
+                        // SAFETY: elements four..four + 4 of query first + g (caller).
+                        let q = unsafe {
+                            queries
+                                .quants
+                                .as_ptr()
+                                .add((first + g) * padded_dim + four)
+                                .cast::<i32>()
+                                .read_unaligned()
+                        };
+                        let q = _mm256_set1_epi32(q);
+                        for (pairs, codes) in pairs.iter_mut().zip(codes) {
+                            *pairs = _mm256_add_epi16(*pairs, _mm256_maddubs_epi16(codes, q));
+                        }
                     }
                 }
                 four += 4;
@@ -162,8 +172,9 @@ unsafe fn estimates<const BITS: u32, const G: usize>(
         let ones = _mm256_set1_epi16(1);
         for g in 0..G {
             for half in 0..2 {
-                products[g][half] =
-                    _mm256_add_epi32(products[g][half], _mm256_madd_epi16(pairs[g][half], ones));
+                let [low, high] = planes.each_ref().map(|pairs| _mm256_madd_epi16(pairs[g][half], ones));
+                let sum = _mm256_add_epi32(low, _mm256_slli_epi32::<4>(high));
+                products[g][half] = _mm256_add_epi32(products[g][half], sum);
             }
         }
     }

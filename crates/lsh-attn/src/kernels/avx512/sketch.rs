@@ -32,7 +32,8 @@ pub(super) unsafe fn sketch_weights(
         match bits {
             1 => weights_of_bits::<1>(padded_dim, blocks, queries, weights, totals),
             2 => weights_of_bits::<2>(padded_dim, blocks, queries, weights, totals),
-            _ => weights_of_bits::<4>(padded_dim, blocks, queries, weights, totals),
+            4 => weights_of_bits::<4>(padded_dim, blocks, queries, weights, totals),
+            _ => weights_of_bits::<8>(padded_dim, blocks, queries, weights, totals),
         }
     }
 }
