@@ -162,13 +162,15 @@ test('what is no batch is refused before anything is done', async (t) => {
   const model = await tinyModel(t);
   const [a, b] = await sessionsOf(t, model, members.slice(0, 2)) as [Session, Session];
   const [stranger] = await sessionsOf(t, await tinyModel(t), members.slice(0, 1)) as [Session];
-  const refused = async (sessions: Session[], tokens: number[], message: RegExp) => {
-    await t.throwsAsync(model.stepBatch(sessions, tokens), { code: 'INVALID_OPTION', message });
+  const refused = async (sessions: unknown, tokens: unknown, message: RegExp) => {
+    await t.throwsAsync(model.stepBatch(sessions as Session[], tokens as number[]), { code: 'INVALID_OPTION', message });
   };
   await refused([a, a], [1, 2], /twice/);
   await refused([a, stranger], [1, 2], /another model/);
   await refused([a, b], [1], /2 sessions and 1 tokens/);
   await refused([a, b], [1, vocabulary], /token/);
+  await refused(undefined, undefined, /a list of sessions and a list of tokens/);
+  await refused([a, undefined], [1, 2], /another model/);
   t.is(a.tokens.length, 900);
   t.deepEqual(await model.stepBatch([], []), []);
 });

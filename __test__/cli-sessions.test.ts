@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import test from 'ava';
 import type { ExecutionContext } from 'ava';
 
-import { loadModel } from '../src/index.js';
+import { inspectSession, loadModel } from '../src/index.js';
 import { failsWith, magicpig, model } from './support/command-line.js';
 import { digests, generated } from './support/session-folder.js';
 import { temporaryFolder } from './support/temporary.js';
@@ -94,6 +94,17 @@ test('what a session cannot do is told in one line', async (t) => {
   failsWith(t, await generate('--session', folder, '-p', 'x', '--policy', 'lsh'), 1, /made with index sketch, and not with lsh/);
   const error = await json(t, ['generate', '-m', file, '--session', folder, '--sketch-bits', '2'], 1);
   t.like(error, { error: { code: 'SESSION_MISMATCH' } });
+});
+
+test('a text that cannot be read whole leaves no session behind, and one that was there as it was', async (t) => {
+  const { file, folder } = await kept(t);
+  const { tokens } = await inspectSession(folder);
+  const fresh = join(folder, '..', 'fresh');
+  for (const directory of [fresh, folder]) {
+    failsWith(t, await magicpig(['generate', '-m', file, '--session', directory, '-p', text + ' and more'.repeat(1000)]), 1, /tokens, and the context is 1024/);
+  }
+  t.false(existsSync(fresh));
+  t.is((await inspectSession(folder)).tokens, tokens);
 });
 
 test('sessions ls, inspect and verify say what is there', async (t) => {

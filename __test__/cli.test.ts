@@ -150,6 +150,7 @@ for (const [name, args, message] of [
   ['an unknown command', ['generat'], /there is no command generat; magicpig --help lists them/],
   ['a misspelt command with an option', ['genrate', '-p', 'hi'], /there is no command genrate; magicpig --help lists them; did you mean generate\?\n/],
   ['a command unlike any', ['foo', '--json=false'], /there is no command foo; magicpig --help lists them\n/],
+  ['a misspelt command of a group', ['bench', 'atention'], /bench has no command atention; magicpig bench --help lists them; did you mean attention\?\n/],
   ['an unknown command of a group, with an option', ['sessions', 'foo', '-x'], /sessions has no command foo; magicpig sessions --help/],
   ['an option that is given twice', ['generate', '-p', 'hi', '-p', 'twice'], /--prompt is given twice/],
   ['an option that is given by both names', ['generate', '-p', 'x', '-n', '2', '--max-tokens', '3'], /--max-tokens is given twice/],
@@ -198,6 +199,15 @@ test('an empty prompt is wrong usage', async (t) => {
 test('a model or a file that is not there is named', async (t) => {
   failsWith(t, await magicpig(['generate', '-m', '/nowhere/model.gguf', '-p', 'x']), 1, /\/nowhere\/model\.gguf/);
   failsWith(t, await magicpig(['generate', '-m', model(t), '-f', '/nowhere/prompt.txt']), 1, /\/nowhere\/prompt\.txt/);
+});
+
+test('a text that ends since the context is full says so', async (t) => {
+  const path = writeGguf(join(temporaryFolder(t), 'm.gguf'), endless(tinyLlama({ headDim: 64, heads: 2, kvHeads: 1, context: 1024 })));
+  const { code, stderr } = await magicpig(['generate', '-m', path, '-p', 'hello', '-n', '500', '--context', '40']);
+  t.is(code, 0, stderr);
+  t.regex(stderr, /\nthe context of 40 tokens is full; --context allows more\n$/);
+  const cut = await magicpig(['generate', '-m', path, '-p', 'hello', '-n', '5', '--context', '40']);
+  t.notRegex(cut.stderr, /full/);
 });
 
 test('a prompt longer than the context says by how much', async (t) => {
@@ -281,7 +291,9 @@ test.serial('Ctrl-C while reading or writing exits with 130 and leaves no rows b
   t.deepEqual(readdirSync(folder).filter((name) => name.includes('magicpig')), []);
 
   // Nothing is shown of reading without a terminal; a timer stops it in the middle of what takes tens of seconds.
-  const child = spawn(process.execPath, ['--import', 'tsx', main, 'generate', '-m', path, '-f', prompt], {
+  const kept = join(temporaryFolder(t), 'kept.kv');
+  t.is((await magicpig(['generate', '-m', path, '-p', 'a long', '-n', '0', '--session', kept])).code, 0);
+  const child = spawn(process.execPath, ['--import', 'tsx', main, 'generate', '-m', path, '-f', prompt, '--session', kept], {
     env: { ...process.env, TMPDIR: folder },
   });
   let stderr = '';
@@ -290,7 +302,7 @@ test.serial('Ctrl-C while reading or writing exits with 130 and leaves no rows b
   const started = performance.now();
   const code = await new Promise<number | null>((resolve) => child.once('close', resolve));
   t.is(code, 130, stderr);
-  t.is(stderr, 'magicpig: interrupted\n');
+  t.is(stderr, `the session in ${kept} stays as it was: a text is kept once it is read whole\nmagicpig: interrupted\n`);
   t.true(performance.now() - started < 12_000);
   t.deepEqual(readdirSync(folder).filter((name) => name.includes('magicpig')), []);
 });

@@ -97,7 +97,7 @@ async function parse(parser: Parser, input: Buffer, path: string): Promise<void>
     writeFileSync(path, input);
     const handle = await open(path);
     try {
-      readSafetensorsHeader({ path, handle, bytes: input.length }, 0);
+      readSafetensorsHeader({ path, fd: handle.fd, bytes: input.length }, 0);
     } finally {
       await handle.close();
     }

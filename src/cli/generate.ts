@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs';
 import type { CommandModule, InferredOptionTypes } from 'yargs';
 import type { Model, OpenSessionOptions } from '../decode/model.js';
 import type { PolicyOptions, SamplingOptions } from '../decode/options.js';
@@ -58,17 +59,24 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
   using progress = terminal.progress();
   const { policy, sampling } = await checked(args);
   await using model = await load(args, terminal, progress);
+  const begun = args.session !== undefined && !existsSync(args.session);
   using session = args.session === undefined
     ? model.createSession({ ...policy, rows: args.rows, seed: args.seed })
     : await opened(model, args.session, { ...policy, rows: args.rows, readOnly: args['read-only'], create: prompt !== undefined && !args['read-only'] });
   if (prompt === undefined && session.tokens.length === 0) throw nothingToRead();
   if (prompt !== undefined) {
     checkSameText(args.session, session.tokens, model.tokenizer.encode(prompt));
-    await session.prefill(prompt, {
-      whole: true,
-      signal,
-      onProgress: ({ done, total }) => { progress.update('reading', done, total, 'tokens'); },
-    });
+    try {
+      await session.prefill(prompt, {
+        whole: true,
+        signal,
+        onProgress: ({ done, total }) => { progress.update('reading', done, total, 'tokens'); },
+      });
+    } catch (error) {
+      progress[Symbol.dispose]();
+      if (args.session !== undefined) await leave(args.session, session, begun, signal.aborted, terminal);
+      throw error;
+    }
   }
   progress[Symbol.dispose]();
 
@@ -85,6 +93,7 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
   }
   const stats = session.stats();
   terminal.note(closingLine(stats));
+  if (stats.finishReason === 'length' && session.tokens.length >= model.context) terminal.note(contextFull(model));
   terminal.result({
     model: args.model,
     device: model.device,
@@ -151,6 +160,23 @@ async function opened(model: Model, directory: string, options: OpenSessionOptio
     if (!MagicpigError.isInstance(error) || error.code !== 'SESSION_NOT_FOUND' || options.readOnly === true) throw error;
     throw new MagicpigError(error.code, `${error.message}; begin one with --prompt TEXT or --prompt-file FILE`, { cause: error });
   });
+}
+
+/** A text that was not read to its end is not kept: of a session that began with it nothing is left, and any other is as it was. */
+async function leave(directory: string, session: Session, begun: boolean, interrupted: boolean, terminal: Terminal): Promise<void> {
+  if (!begun) {
+    if (interrupted) terminal.note(`the session in ${directory} stays as it was: a text is kept once it is read whole`);
+    return;
+  }
+  session[Symbol.dispose]();
+  const { removeSession } = await import('../decode/sessions.js');
+  removeSession(directory);
+}
+
+/** What ends a text before --max-tokens does. */
+function contextFull({ context, config }: Model): string {
+  const more = context < config.contextLength ? '; --context allows more' : '';
+  return `the context of ${count(context)} tokens is full${more}`;
 }
 
 /** A slip of the folder's name must not cost a text that took an hour to read: its second token has to be the prompt's too. */

@@ -22,7 +22,11 @@ const { version } = JSON.parse(readFileSync(new URL('../../package.json', import
 const commands = ['generate', 'chat', 'pull', 'inspect', 'doctor', 'bench', 'serve', 'sessions', 'eval', 'tune'];
 
 /** Commands that have commands of their own. */
-const groups = new Set(['bench', 'sessions', 'eval']);
+const groups: Readonly<Record<string, readonly string[]>> = {
+  bench: ['attention', 'decode'],
+  sessions: ['ls', 'inspect', 'verify', 'export', 'import', 'rm'],
+  eval: ['fidelity', 'ruler'],
+};
 
 /** What commands cannot do without. */
 const needs: Readonly<Record<string, string>> = {
@@ -115,7 +119,7 @@ function isValue(word: string | undefined): boolean {
 /** What yargs found wrong, with what to type instead. */
 function complaint(said: string): string {
   const [first = '', second = ''] = words.filter((word) => !word.startsWith('-'));
-  const command = groups.has(first) ? `${first} ${second}`.trim() : first;
+  const command = first in groups ? `${first} ${second}`.trim() : first;
   if (/^(Not enough non-option arguments|Missing required argument)/.test(said)) {
     return command in needs ? `${command} takes ${needs[command] ?? ''}` : `an argument is missing; magicpig ${command} --help shows which`;
   }
@@ -125,15 +129,20 @@ function complaint(said: string): string {
   if (unknown === undefined) return said;
   const found = unknown.split(', ');
   if (found.includes(first) && !commands.includes(first)) {
-    const meant = nearest(first, commands);
-    return `there is no command ${first}; magicpig --help lists them${meant === undefined ? '' : `; did you mean ${meant}?`}`;
+    return `there is no command ${first}; magicpig --help lists them${didYouMean(first, commands)}`;
   }
-  if (groups.has(first) && found.includes(second)) return `${first} has no command ${second}; magicpig ${first} --help lists them`;
+  const group = groups[first];
+  if (group !== undefined && found.includes(second)) return `${first} has no command ${second}; magicpig ${first} --help lists them${didYouMean(second, group)}`;
   // yargs names an option as it was typed and as a program would too.
   const names = found.filter((name) => !/[A-Z]/.test(name) || !found.includes(kebab(name)));
   const [stray = ''] = names;
   if (words.includes(stray)) return `${stray} is given without an option before it${existsSync(stray) ? `; a file is read with -f ${stray}` : ''}; magicpig ${command} --help shows the options`;
   return `there is no option ${names.map((name) => (name.length === 1 ? `-${name}` : `--${name}`)).join(', ')}; magicpig ${command} --help shows those that there are`;
+}
+
+function didYouMean(word: string, names: readonly string[]): string {
+  const meant = nearest(word, names);
+  return meant === undefined ? '' : `; did you mean ${meant}?`;
 }
 
 function kebab(name: string): string {

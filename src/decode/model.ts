@@ -396,9 +396,11 @@ export class Model implements AsyncDisposable {
     this.#live();
     checkOptions('stepBatch', options, signalName);
     const { signal } = options;
+    // Types are no promise where the caller is JavaScript.
+    if (![sessions, tokens].every((list: unknown) => Array.isArray(list))) throw new MagicpigError('INVALID_OPTION', 'stepBatch takes a list of sessions and a list of tokens, one for each session');
     if (sessions.length !== tokens.length) throw new MagicpigError('INVALID_OPTION', `${sessions.length} sessions and ${tokens.length} tokens; each session takes one token`);
     if (new Set(sessions).size < sessions.length) throw new MagicpigError('INVALID_OPTION', 'a session is in the batch twice; its second token comes after its first');
-    if (sessions.some((session) => !session.isOf(this))) throw new MagicpigError('INVALID_OPTION', 'a session of the batch is another model’s');
+    if (!sessions.every((session) => session instanceof Session && session.isOf(this))) throw new MagicpigError('INVALID_OPTION', 'a session of the batch is another model’s');
     for (const token of tokens) integer('a token', token, 0, this.config.vocabSize - 1);
     return await Promise.allSettled(sessions.map((session, i) => session.step(tokens[i] as number, { signal })));
   }

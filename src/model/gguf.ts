@@ -22,7 +22,7 @@ import type { ModelConfig, ModelFile } from './types.js';
 export async function openGguf(path: string): Promise<ModelFile> {
   const file = await openRegularFile(path);
   try {
-    const header = readGgufHeader(file.handle.fd, path, file.bytes);
+    const header = readGgufHeader(file.fd, path, file.bytes);
     const { metadata } = header;
     const architecture = readArchitecture(metadata);
     const config = readConfig(metadata, architecture, ggufLayout(metadata, architecture));

@@ -1,4 +1,4 @@
-import { readFile, readdir, realpath } from 'node:fs/promises';
+import { readdir, realpath } from 'node:fs/promises';
 import { basename, dirname, join, sep } from 'node:path';
 import { MagicpigError } from '../errors.js';
 import { fileError } from './file-error.js';
@@ -7,7 +7,7 @@ import { readJson } from './json-file.js';
 import type { JsonLimits } from './json-file.js';
 import { indexName, readIndex, weightsAmong } from './safetensors-index.js';
 import { malformedSafetensors } from './safetensors-error.js';
-import { closeAll, openRegularFile } from './tensor-files.js';
+import { closeAll, openRegularFile, readWhole } from './tensor-files.js';
 import type { OpenFile } from './tensor-files.js';
 import { maxTokenizerBytes } from './tokenizer-json.js';
 
@@ -78,9 +78,10 @@ export class HubFolder {
     const name = 'chat_template.jinja';
     if (!this.names.includes(name)) return undefined;
     const file = await this.file(name);
+    const malformed = (what: string) => malformedSafetensors(file.path, what);
     try {
-      if (file.bytes > maxTemplateBytes) throw malformedSafetensors(file.path, `it has ${file.bytes} bytes; ${maxTemplateBytes} are read at most`);
-      return await readFile(file.handle, 'utf8');
+      if (file.bytes > maxTemplateBytes) throw malformed(`it has ${file.bytes} bytes; ${maxTemplateBytes} are read at most`);
+      return readWhole(file, malformed).toString();
     } finally {
       await closeAll([file]);
     }
@@ -107,7 +108,7 @@ export class HubFolder {
   async #json(name: string, limits: JsonLimits): Promise<HubKeys> {
     const file = await this.file(name);
     try {
-      return new HubKeys(await readJson(file.handle, file.path, limits, (what) => malformedSafetensors(file.path, what)), file.path);
+      return new HubKeys(readJson(file, limits, (what) => malformedSafetensors(file.path, what)), file.path);
     } finally {
       await closeAll([file]);
     }

@@ -1,6 +1,6 @@
-import type { FileHandle } from 'node:fs/promises';
 import { MagicpigError } from '../errors.js';
-import { fileError } from './file-error.js';
+import { readWhole } from './tensor-files.js';
+import type { OpenFile } from './tensor-files.js';
 
 export type JsonObject = Readonly<Record<string, unknown>>;
 
@@ -49,17 +49,10 @@ export function parseJson(text: Buffer, { maxBytes, maxDepth, maxKeys }: JsonLim
   return json;
 }
 
-/** The object in a JSON file that was opened by a path. Throws as `parseJson` does, and FILE_UNREADABLE. */
-export async function readJson(handle: FileHandle, path: string, limits: JsonLimits, malformed: (what: string) => MagicpigError): Promise<JsonObject> {
-  try {
-    const { size } = await handle.stat();
-    if (size > limits.maxBytes) throw malformed(`it has ${size} bytes; ${limits.maxBytes} are read at most`);
-    const text = Buffer.alloc(size);
-    const { bytesRead } = await handle.read(text, 0, size, 0);
-    return parseJson(text.subarray(0, bytesRead), limits, malformed);
-  } catch (error) {
-    throw MagicpigError.isInstance(error) ? error : fileError(error, path);
-  }
+/** The object in a JSON file. Throws as `parseJson` does, and FILE_UNREADABLE. */
+export function readJson(file: OpenFile, limits: JsonLimits, malformed: (what: string) => MagicpigError): JsonObject {
+  if (file.bytes > limits.maxBytes) throw malformed(`it has ${file.bytes} bytes; ${limits.maxBytes} are read at most`);
+  return parseJson(readWhole(file, malformed), limits, malformed);
 }
 
 export function isObject(value: unknown): value is JsonObject {

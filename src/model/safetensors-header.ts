@@ -25,16 +25,16 @@ export type DescribedSpan = Omit<Span, 'type'> & { readonly type: string };
  *
  * Throws SAFETENSORS_MALFORMED naming the path and what is wrong.
  */
-export function readSafetensorsHeader({ path, handle, bytes }: OpenFile, file: number): DescribedSpan[] {
+export function readSafetensorsHeader({ path, fd, bytes }: OpenFile, file: number): DescribedSpan[] {
   const malformed = (what: string) => malformedSafetensors(path, what);
   if (bytes < 8) throw malformed(`it has ${bytes} bytes, too few for a safetensors file`);
   const prefix = Buffer.alloc(8);
-  readFully(handle.fd, prefix, 0);
+  readFully(fd, prefix, 0);
   const length = prefix.readBigUInt64LE();
   if (length > BigInt(bytes - 8)) throw malformed(`its header claims ${length.toString()} bytes of a file of ${bytes} (no safetensors file, or a download cut short?)`);
   if (length > BigInt(limits.maxBytes)) throw malformed(`its header has ${length.toString()} bytes; ${limits.maxBytes} are read at most`);
   const text = Buffer.alloc(Number(length));
-  readFully(handle.fd, text, 8);
+  readFully(fd, text, 8);
   const header = parseJson(text, limits, (what) => malformed(`of its header, ${what}`));
 
   const start = 8 + text.length;

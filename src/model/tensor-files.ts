@@ -1,5 +1,6 @@
-import { open, stat } from 'node:fs/promises';
-import type { FileHandle } from 'node:fs/promises';
+import { close, fstatSync, open } from 'node:fs';
+import { stat } from 'node:fs/promises';
+import { promisify } from 'node:util';
 import { MagicpigError } from '../errors.js';
 import { OutOfBytes, readFully } from './byte-cursor.js';
 import { fileError } from './file-error.js';
@@ -16,10 +17,10 @@ export interface Span {
   readonly bytes: number;
 }
 
-/** An open file of tensors. */
+/** An open file. A descriptor and no `FileHandle`, of which Node complains where somebody lets go of a model without disposing of it. */
 export interface OpenFile {
   readonly path: string;
-  readonly handle: FileHandle;
+  readonly fd: number;
   readonly bytes: number;
 }
 
@@ -30,11 +31,23 @@ export async function openRegularFile(path: string): Promise<OpenFile> {
     throw fileError(error, path);
   });
   if (!found.isFile()) throw new MagicpigError('FILE_UNREADABLE', `${path} is not a regular file`);
-  const handle = await open(path).catch((error: unknown) => {
+  try {
+    const fd = await promisify(open)(path, 'r');
+    return { path, fd, bytes: fstatSync(fd).size };
+  } catch (error) {
     throw fileError(error, path);
-  });
-  const { size } = await handle.stat();
-  return { path, handle, bytes: size };
+  }
+}
+
+/** All bytes of an open file. `malformed` makes the error of one that became shorter. Throws that, and FILE_UNREADABLE. */
+export function readWhole({ path, fd, bytes }: OpenFile, malformed: (what: string) => MagicpigError): Buffer {
+  const whole = Buffer.alloc(bytes);
+  try {
+    readFully(fd, whole, 0);
+  } catch (error) {
+    throw error instanceof OutOfBytes ? malformed('it became shorter while it was read') : fileError(error, path);
+  }
+  return whole;
 }
 
 /** Tensors in one file or several, read when asked for. */
@@ -83,11 +96,11 @@ export class TensorFiles implements AsyncDisposable {
   }
 
   #read(span: Span): Uint8Array {
-    const { path, handle } = this.files[span.file] as OpenFile;
+    const { path, fd } = this.files[span.file] as OpenFile;
     if (this.#closed) throw new MagicpigError('DISPOSED', `${path} was closed before ${span.name} was read`);
     const bytes = new Uint8Array(span.bytes);
     try {
-      readFully(handle.fd, bytes, span.start);
+      readFully(fd, bytes, span.start);
     } catch (error) {
       if (error instanceof OutOfBytes) throw this.malformed(path, `it became shorter while it was open, and ${span.name} is cut off`);
       throw fileError(error, path);
@@ -97,7 +110,7 @@ export class TensorFiles implements AsyncDisposable {
 }
 
 export async function closeAll(files: readonly OpenFile[]): Promise<void> {
-  await Promise.all(files.map(({ handle }) => handle.close()));
+  await Promise.all(files.map(({ fd }) => promisify(close)(fd)));
 }
 
 /** The bytes of row `index` of a tensor, as a span of their own. */

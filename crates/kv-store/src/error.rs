@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 #[non_exhaustive]
 pub enum StoreError {
     /// The file system has no room, or a quota or limit stands in the way.
-    #[error("no room for {needed} more bytes in {}: {source}; free some space or choose another directory", path.display())]
+    #[error("no room{} in {}: {source}; free some space or choose another directory", for_bytes(*needed), path.display())]
     DiskFull {
         /// The file, or the directory that holds the files.
         path: PathBuf,
-        /// Bytes that were to be written.
+        /// Bytes that were to be written; 0 where that is not known.
         needed: u64,
         /// What the system said.
         source: io::Error,
@@ -58,7 +58,7 @@ pub enum StoreError {
         owner: String,
     },
     /// The session was made for something else. There is no way around it: its bytes would be misread.
-    #[error("the session in {} was made with {field} {stored}, and not with {expected}; open it as it was made, or choose another folder", path.display())]
+    #[error("the session in {} was made with {}; open it as it was made, or choose another folder", path.display(), difference(field, stored, expected))]
     Fingerprint {
         /// The folder.
         path: PathBuf,
@@ -189,6 +189,25 @@ impl StoreError {
     /// Bytes at `offset` of `path` are not what was written.
     pub(crate) fn corrupt(path: &Path, offset: u64, what: impl Into<String>) -> StoreError {
         StoreError::Corrupt { path: path.to_owned(), offset, what: what.into() }
+    }
+}
+
+/// " for 755 MB more", where the number is known.
+fn for_bytes(needed: u64) -> String {
+    match needed {
+        0 => String::new(),
+        1..1_000_000 => format!(" for {needed} more bytes"),
+        _ => format!(" for {} MB more", needed.div_ceil(1_000_000)),
+    }
+}
+
+/// What a field was and what it was to be; digests say nothing to anybody.
+fn difference(field: &str, stored: &str, expected: &str) -> String {
+    let digest = |value: &str| value.len() >= 16 && value.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if digest(stored) && digest(expected) {
+        format!("a model of other {field}")
+    } else {
+        format!("{field} {stored}, and not with {expected}")
     }
 }
 

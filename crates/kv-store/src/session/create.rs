@@ -89,10 +89,10 @@ impl<'a> Nursery<'a> {
         match backend.create_dir(&directory) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !parent.is_dir() => {
                 return Err(StoreError::NotFound { path: parent });
             }
-            Err(error) => return Err(failed("make a folder", &directory)(error)),
+            Err(error) => return Err(failed("make a session", &parent)(error)),
         }
         let lock = Some(Lock::take(&directory)?);
         for entry in entries(&directory)?.filter(|name| name != LOCK) {
@@ -112,7 +112,8 @@ impl<'a> Nursery<'a> {
         bytes: u64,
         write: impl FnOnce(&fs::File) -> io::Result<()>,
     ) -> Result<(), StoreError> {
-        let sorted = |error| StoreError::from_io("write a file", path, bytes, error);
+        // The folder's name for people is the one that it will have.
+        let sorted = |error| StoreError::from_io("write a file", &self.target, bytes, error);
         let file = self.backend.create(path, bytes).map_err(sorted)?;
         write(&file).map_err(sorted)?;
         self.backend.sync(&file).map_err(failed("sync a file", path))
