@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use kv_store::SEGMENT_ROWS;
 use lsh_attn::hash::{HashPlan, Hasher, LANES};
 use lsh_attn::kernels::Kernels;
+use lsh_attn::rows::Rows;
 use lsh_attn::sampled::{SampleScratch, SampledQuery, attend_retrieved, retrieve};
 use lsh_attn::softmax::Partial;
 use team::Team;
@@ -150,16 +151,21 @@ pub(crate) fn hash_queries(step: Step<'_>, plan: &HashPlan, q: &[f32]) -> Vec<u1
 pub(crate) fn attend_rows(step: Step<'_>, kv_head: usize, rows: Range<usize>, q: &[f32]) -> Partial {
     let (group, d) = (step.shape.group(), step.shape.head_dim);
     let mut partial = step.partial(group);
-    let mut start = rows.start;
-    while start < rows.end {
-        let (segment, first) = (start / SEGMENT_ROWS, start % SEGMENT_ROWS);
-        let end = (rows.end - segment * SEGMENT_ROWS).min(SEGMENT_ROWS);
-        let stored = step.storage.rows(step.layer, kv_head, segment).slice(first..end);
+    for rows in stored(step, kv_head, rows) {
         let q = &q[kv_head * group * d..][..group * d];
-        LOGITS.with_borrow_mut(|logits| partial.add_rows(step.kernels, q, stored, logits));
-        start = segment * SEGMENT_ROWS + end;
+        LOGITS.with_borrow_mut(|logits| partial.add_rows(step.kernels, q, rows, logits));
     }
     partial
+}
+
+/// Consecutive rows of a KV head, segment by segment.
+pub(crate) fn stored(step: Step<'_>, kv_head: usize, rows: Range<usize>) -> impl Iterator<Item = Rows<'_>> {
+    let segments = rows.start / SEGMENT_ROWS..rows.end.div_ceil(SEGMENT_ROWS);
+    segments.map(move |segment| {
+        let first = segment * SEGMENT_ROWS;
+        let within = rows.start.max(first) - first..rows.end.min(first + SEGMENT_ROWS) - first;
+        step.storage.rows(step.layer, kv_head, segment).slice(within)
+    })
 }
 
 /// The queries times 1/sqrt(d).

@@ -12,7 +12,7 @@ use lsh_attn::softmax::Partial;
 use team::Team;
 
 use crate::config::{Budget, SINKS};
-use crate::decode::{RowsRead, Step, attend_rows, scaled};
+use crate::decode::{RowsRead, Step, attend_rows, scaled, stored};
 use crate::decode_verified::Assessed;
 use crate::sketch::{HeadSketch, LayerSketch, SessionSketch};
 use crate::storage::Codes;
@@ -105,31 +105,44 @@ pub(crate) fn sketched(
     let started = Instant::now();
     let mut buffer = WEIGHTS.take();
     buffer.resize(all_keys * group, 0);
-    let mut first: Vec<First<'_>> =
-        (0..kv_heads).map(|kv_head| First::Static { kv_head, attended: None }).collect();
+    let mut first: Vec<First<'_>> = Vec::new();
     let block_weights = group * BLOCK_KEYS;
     let mut rest = buffer.as_mut_slice();
-    for (number, task) in tasks.iter().enumerate() {
-        // What values' codes add is summed up over a task.
-        let piece = if sketch.residual() { TASK_BLOCKS } else { SCAN_BLOCKS };
-        for from in (0..task.blocks.len()).step_by(piece) {
-            let blocks = from..task.blocks.len().min(from + piece);
-            let weights = rest.split_off_mut(..blocks.len() * block_weights).expect("a place for each key");
-            first.push(First::Scan(Scan {
-                task: number,
-                blocks,
-                weights,
-                totals: vec![0.0; group],
-                residual: None,
-            }));
+    for kv_head in 0..kv_heads {
+        for (number, task) in tasks.iter().enumerate().filter(|(_, task)| task.kv_head == kv_head) {
+            // What values' codes add is summed up over a task.
+            let piece = if sketch.residual() { TASK_BLOCKS } else { SCAN_BLOCKS };
+            for from in (0..task.blocks.len()).step_by(piece) {
+                let blocks = from..task.blocks.len().min(from + piece);
+                let weights =
+                    rest.split_off_mut(..blocks.len() * block_weights).expect("a place for each key");
+                first.push(First::Scan(Scan {
+                    task: number,
+                    blocks,
+                    last: false,
+                    weights,
+                    totals: vec![0.0; group],
+                    residual: None,
+                }));
+            }
         }
+        if let Some(First::Scan(scan)) = first.last_mut() {
+            scan.last = true;
+        }
+        first.push(First::Static { kv_head, attended: None });
     }
     team.each_mut(&mut first, |part| match part {
         First::Static { kv_head, attended } => {
             *attended = Some(attend_static(step, &layer.heads[*kv_head], *kv_head, &q));
         }
-        First::Scan(Scan { task, blocks, weights, totals, residual }) => {
+        First::Scan(Scan { task, blocks, last, weights, totals, residual }) => {
             let task = &tasks[*task];
+            if *last {
+                // A short walk, over before any prefetcher has seen it: it comes while codes are scanned.
+                for rows in static_rows(step, &layer.heads[task.kv_head]) {
+                    stored(step, task.kv_head, rows).for_each(|rows| step.kernels.prefetch_rows(rows));
+                }
+            }
             let heads = task.kv_head * group..(task.kv_head + 1) * group;
             let centre = task.index(layer).centre();
             let relative = |head: usize| dot(&q[head * d..][..d], centre) - references[head];
@@ -164,8 +177,8 @@ pub(crate) fn sketched(
                     let before = |cap| before_soft_cap(cap, partial.max(query));
                     let max = step.score_cap.map_or(partial.max(query), before);
                     let relative = f64::from(max - references[head]);
-                    weight[head] = f64::from(partial.den(query)) * relative.exp();
-                    fixed_weight[head] = weight[head];
+                    fixed_weight[head] = f64::from(partial.den(query)) * relative.exp();
+                    weight[head] += fixed_weight[head];
                 }
                 fixed.push(partial);
             }
@@ -280,6 +293,8 @@ struct Scan<'a> {
     task: usize,
     /// Of its blocks.
     blocks: Range<usize>,
+    /// Whether its KV head's static set comes next.
+    last: bool,
     /// `[blocks, group, 16]`, bf16
     weights: &'a mut [u16],
     /// Their sums, `[group]`.
@@ -288,12 +303,18 @@ struct Scan<'a> {
     residual: Option<Residual>,
 }
 
-/// All queries of a KV head over what its index leaves out: the first rows and the newest.
-fn attend_static(step: Step<'_>, head: &HeadSketch, kv_head: usize, q: &[f32]) -> (Partial, usize) {
+/// The rows that a KV head's index leaves out: the first ones and the newest.
+fn static_rows(step: Step<'_>, head: &HeadSketch) -> [Range<usize>; 2] {
     let tail = head.end().max(SINKS).min(step.tokens)..step.tokens;
     let first = head.segments.first().map_or(0, SketchIndex::first).max(SINKS).min(tail.start);
-    let rows = first + tail.len();
-    let mut partial = attend_rows(step, kv_head, 0..first, q);
+    [0..first, tail]
+}
+
+/// All queries of a KV head over them.
+fn attend_static(step: Step<'_>, head: &HeadSketch, kv_head: usize, q: &[f32]) -> (Partial, usize) {
+    let [first, tail] = static_rows(step, head);
+    let rows = first.len() + tail.len();
+    let mut partial = attend_rows(step, kv_head, first, q);
     partial.merge(0, &attend_rows(step, kv_head, tail, q));
     (partial, rows)
 }

@@ -235,6 +235,11 @@ impl Kernels {
         unsafe { (self.0.prefetch)(bytemuck::cast_slice(values)) }
     }
 
+    /// Asks for the cache lines of rows, likewise.
+    pub fn prefetch_rows(self, rows: Rows<'_>) {
+        self.prefetch(rows.stored());
+    }
+
     /// Appends the places of `counts` that hold 2 or more, ascending, and sets all of them to 0. Exact.
     ///
     /// `counts` has a multiple of 64 elements, at most 65,536.
