@@ -36,7 +36,7 @@ fn products(c: &mut Criterion) {
                 let name = kernels.isa().name();
                 let kernels = DenseKernels::from(kernels);
                 let mut x = Activations::default();
-                x.set(kernels, &values.repeat(tokens), INPUTS);
+                Team::assemble(&pool, |team| x.set(Cores { team, kernels }, &values.repeat(tokens), INPUTS));
                 let mut y = vec![0.0; ROWS * tokens];
                 let packed = packed.as_deref().filter(|_| kernels.prefers_packed(kind));
                 let packed = packed.and_then(|bytes| Matrix::from_packed(kind, INPUTS, bytes));

@@ -215,20 +215,20 @@ impl Transformer {
         for (number, (layer, vectors)) in self.config.layers.iter().zip(&self.layers).enumerate() {
             let Scratch { x, normed, activations, added, q, k, v, attended, gate, up, .. } = scratch;
             self.norm(cores, x, &vectors.attention_norm, normed);
-            activations.set(cores.kernels, normed, hidden);
+            activations.set(cores, normed, hidden);
             self.linear(cores, activations, [(layer.query, q), (layer.key, k), (layer.value, v)]);
             self.finish_heads(cores.kernels, number, &angles[layer.rope], (q, k, v));
             attended.resize(q.len(), 0.0);
             attend(number, q, k, v, attended)?;
 
-            activations.set(cores.kernels, attended, heads * head_dim);
+            activations.set(cores, attended, heads * head_dim);
             self.linear(cores, activations, [(layer.attention_output, normed)]);
             self.add(cores, x, normed, vectors.attention_post_norm.as_deref(), added);
             self.norm(cores, x, &vectors.mlp_norm, normed);
-            activations.set(cores.kernels, normed, hidden);
+            activations.set(cores, normed, hidden);
             self.linear(cores, activations, [(layer.gate, gate), (layer.up, up)]);
             cores.kernels.gate(self.config.activation, gate, up);
-            activations.set(cores.kernels, gate, self.config.intermediate);
+            activations.set(cores, gate, self.config.intermediate);
             self.linear(cores, activations, [(layer.down, normed)]);
             self.add(cores, x, normed, vectors.mlp_post_norm.as_deref(), added);
         }
@@ -255,7 +255,7 @@ impl Transformer {
         logits: &mut [f32],
     ) {
         self.norm(cores, residual, &self.final_norm, normed);
-        activations.set(cores.kernels, normed, self.config.hidden);
+        activations.set(cores, normed, self.config.hidden);
         multiply(cores, activations, &mut [(self.matrix(self.config.lm_head), &mut *logits)]);
         if let Some(cap) = self.config.logit_cap {
             soft_cap(cores.kernels.base(), cap, logits);

@@ -68,7 +68,7 @@ fn isa_dense_products() {
                 for &isa in &here {
                     let kernels = DenseKernels::from(Kernels::of(isa).expect("available"));
                     let mut x = Activations::default();
-                    x.set(kernels, &values, size);
+                    Team::assemble(&pool, |team| x.set(Cores { team, kernels }, &values, size));
                     let mut y = vec![f32::NAN; rows * tokens];
                     Team::assemble(&pool, |team| {
                         multiply(Cores { team, kernels }, &x, &mut [(matrix, &mut y)])
@@ -86,7 +86,7 @@ fn isa_dense_products() {
                     for (token, (y, values)) in
                         y.chunks_exact(rows).zip(values.chunks_exact(size)).enumerate()
                     {
-                        x.set(kernels, values, size);
+                        Team::assemble(&pool, |team| x.set(Cores { team, kernels }, values, size));
                         let mut alone = vec![f32::NAN; rows];
                         Team::assemble(&pool, |team| {
                             multiply(Cores { team, kernels }, &x, &mut [(matrix, &mut alone)])
@@ -151,7 +151,7 @@ fn activations_keep_fifteen_bits_and_zeros_stay_zero() {
     let pool = pool();
     let kernels = DenseKernels::from(Kernels::detect().expect("a kernel"));
     let mut x = Activations::default();
-    x.set(kernels, &values, 64);
+    Team::assemble(&pool, |team| x.set(Cores { team, kernels }, &values, 64));
     let mut y = vec![0.0; 32];
     Team::assemble(&pool, |team| multiply(Cores { team, kernels }, &x, &mut [(identity, &mut y)]));
     for (y, x) in y.iter().zip(&values) {

@@ -3,7 +3,7 @@
 use core::arch::x86_64::*;
 
 use super::{GateActivation, STREAM_AHEAD, Table, by_token_groups, format, panels, scalar};
-use crate::activations::{Activations, BLOCK, Factors};
+use crate::activations::{Activations, BLOCK, Factors, Part};
 use crate::blocks::IQ4_NL_VALUES;
 use crate::matrix::WeightType;
 use crate::quantise;
@@ -46,7 +46,7 @@ fn gate(activation: GateActivation, gate: &mut [f32], up: &[f32]) {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn quantise(x: &mut Activations) {
+fn quantise(x: &mut Part<'_>) {
     panels::quantise(x);
 }
 

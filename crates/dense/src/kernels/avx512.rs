@@ -3,7 +3,7 @@
 use core::arch::x86_64::*;
 
 use super::{GateActivation, Multiply, STREAM_AHEAD, Table, by_token_groups, format, panels};
-use crate::activations::Activations;
+use crate::activations::{Activations, Part};
 use crate::matrix::WeightType;
 use crate::quantise;
 
@@ -64,7 +64,7 @@ fn gate(activation: GateActivation, gate: &mut [f32], up: &[f32]) {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-fn quantise(x: &mut Activations) {
+fn quantise(x: &mut Part<'_>) {
     panels::quantise(x);
 }
 

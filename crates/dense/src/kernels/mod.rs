@@ -7,7 +7,7 @@
 
 use lsh_attn::kernels::{Isa, Kernels};
 
-use crate::activations::{Activations, BLOCK};
+use crate::activations::{Activations, BLOCK, Part};
 use crate::blocks::GROUP;
 use crate::matrix::{Matrix, WeightType};
 
@@ -77,7 +77,7 @@ type Multiply = unsafe fn(bytes: &[u8], row_bytes: usize, x: &Activations, y: &m
 type Norm = unsafe fn(x: &[f32], weights: &[f32], epsilon: f32, out: &mut [f32]);
 type Gate = unsafe fn(activation: GateActivation, gate: &mut [f32], up: &[f32]);
 /// Rounds the values to 16 bits a block.
-type Quantise = unsafe fn(&mut Activations);
+type Quantise = unsafe fn(&mut Part<'_>);
 /// Weights as blocks of `kind`, of which there is a way to round to.
 type Round = unsafe fn(kind: WeightType, elements: &[f32], out: &mut [u8]);
 /// Blocks as bf16.
@@ -185,8 +185,8 @@ impl DenseKernels {
         unsafe { (self.table.gate)(activation, gate, up) }
     }
 
-    /// Rounds the values of `x`, of whole blocks and without quants yet, to 16 bits.
-    pub(crate) fn quantise(self, x: &mut Activations) {
+    /// Rounds the values of `x`, of whole blocks, to 16 bits.
+    pub(crate) fn quantise(self, x: &mut Part<'_>) {
         // SAFETY: the CPU has the features (`From`); there is no other precondition.
         unsafe { (self.table.quantise)(x) }
     }

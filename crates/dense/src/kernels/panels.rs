@@ -4,7 +4,7 @@
 use lsh_attn::kernels::PANEL;
 use lsh_attn::rounding::{narrow, round};
 
-use crate::activations::{Activations, BLOCK, Factors, GREATEST, QuantBytes};
+use crate::activations::{BLOCK, Factors, GREATEST, Part, QuantBytes};
 use crate::blocks::{self, GROUP};
 use crate::kernels::GateActivation;
 use crate::matrix::WeightType;
@@ -99,15 +99,16 @@ fn tree_sum(group: [f32; GROUP]) -> f32 {
 }
 
 #[inline(always)]
-pub(super) fn quantise(x: &mut Activations) {
-    let Activations { values, quants, bytes, quant_sums, factors, group_sums, .. } = x;
-    for block in values.as_chunks::<BLOCK>().0 {
-        let (block_quants, block_bytes, scale, sums) = quantise_block(block);
-        quants.extend(block_quants);
-        bytes.push(block_bytes);
-        quant_sums.push(block_quants.iter().map(|&quant| i32::from(quant)).sum());
-        factors.push(Factors { scale, sum: sums[0] + sums[1] });
-        group_sums.extend(sums);
+pub(super) fn quantise(x: &mut Part<'_>) {
+    let Part { values, quants, bytes, quant_sums, factors, group_sums } = x;
+    let sums = quant_sums.iter_mut().zip(group_sums.as_chunks_mut().0);
+    let quants = quants.as_chunks_mut().0.iter_mut().zip(bytes.iter_mut());
+    let blocks = values.as_chunks::<BLOCK>().0.iter().zip(quants).zip(sums).zip(factors.iter_mut());
+    for (((block, (quants, bytes)), (quant_sum, group_sums)), factors) in blocks {
+        let scale;
+        (*quants, *bytes, scale, *group_sums) = quantise_block(block);
+        *quant_sum = quants.iter().map(|&quant| i32::from(quant)).sum();
+        *factors = Factors { scale, sum: group_sums[0] + group_sums[1] };
     }
 }
 

@@ -236,7 +236,7 @@ pub(super) fn hash_body(plan: &HashPlan, input: &[Lanes], work: &mut [Lanes], co
 
 /// Fast Hadamard transform over the first index, unnormalised, in place: two levels a pass.
 #[inline(always)]
-fn hadamard(x: &mut [Lanes]) {
+pub(super) fn hadamard(x: &mut [Lanes]) {
     let mut half = 1;
     while half * 4 <= x.len() {
         for block in x.chunks_exact_mut(half * 4) {

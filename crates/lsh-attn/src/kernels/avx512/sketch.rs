@@ -8,7 +8,15 @@ use crate::sketch::{Draw, SketchQueries, block_bytes, code_bytes};
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(super) fn rotate(signs: &[f32], x: &mut [Lanes]) {
-    scalar::rotate_body(signs, x);
+    for signs in signs.chunks_exact(x.len()) {
+        // Of the portable loop the compiler makes vectors of sixteen coordinates, gathered and scattered, in place of sixteen lanes.
+        for (x, &sign) in x.iter_mut().zip(signs) {
+            let lanes = x.0.as_mut_ptr();
+            // SAFETY: 16 lanes are read and written, aligned as a register is.
+            unsafe { _mm512_store_ps(lanes, _mm512_mul_ps(_mm512_load_ps(lanes), _mm512_set1_ps(sign))) };
+        }
+        scalar::hadamard(x);
+    }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
