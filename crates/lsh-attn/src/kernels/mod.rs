@@ -412,6 +412,17 @@ impl Kernels {
     }
 }
 
+/// Elements `at..at + 4` of the queries side by side, as an instruction takes them.
+///
+/// # Safety
+/// - there are as many.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn four_quants(queries: SketchQueries<'_>, at: usize) -> i32 {
+    // SAFETY: the caller's promise.
+    unsafe { queries.quants.as_ptr().add(at).cast::<i32>().read_unaligned() }
+}
+
 /// The number of blocks, once everything agrees.
 fn check_sketch(bits: u32, padded_dim: usize, blocks: &[u8], queries: SketchQueries<'_>) -> usize {
     assert!(SKETCH_BITS.contains(&bits) && padded_dim > 0 && padded_dim.is_multiple_of(32));

@@ -2,7 +2,7 @@
 
 use core::arch::x86_64::*;
 
-use super::super::{SCAN_AHEAD, scalar};
+use super::super::{SCAN_AHEAD, four_quants, scalar};
 use crate::hash::{LANES, Lanes};
 use crate::sketch::{Draw, SketchQueries, block_bytes, code_bytes};
 
@@ -152,14 +152,7 @@ unsafe fn estimates<const BITS: u32, const G: usize>(
                     halves = halves.map(|half| _mm256_srl_epi16(half, _mm_cvtsi32_si128(width as i32)));
                     for (g, pairs) in pairs.iter_mut().enumerate() {
                         // SAFETY: elements four..four + 4 of query first + g (caller).
-                        let q = unsafe {
-                            queries
-                                .quants
-                                .as_ptr()
-                                .add((first + g) * padded_dim + four)
-                                .cast::<i32>()
-                                .read_unaligned()
-                        };
+                        let q = unsafe { four_quants(queries, (first + g) * padded_dim + four) };
                         let q = _mm256_set1_epi32(q);
                         for (pairs, codes) in pairs.iter_mut().zip(codes) {
                             *pairs = _mm256_add_epi16(*pairs, _mm256_maddubs_epi16(codes, q));

@@ -2,7 +2,7 @@
 
 use core::arch::x86_64::*;
 
-use super::super::{SCAN_AHEAD, scalar};
+use super::super::{SCAN_AHEAD, four_quants, scalar};
 use crate::hash::{LANES, Lanes};
 use crate::sketch::{Draw, SketchQueries, block_bytes, code_bytes};
 
@@ -134,14 +134,7 @@ unsafe fn estimates<const BITS: u32, const G: usize>(
             line = _mm512_srli_epi16::<BITS>(line);
             for (g, product) in products.iter_mut().enumerate() {
                 // SAFETY: elements four..four + 4 of query first + g (caller).
-                let q = unsafe {
-                    queries
-                        .quants
-                        .as_ptr()
-                        .add((first + g) * padded_dim + four)
-                        .cast::<i32>()
-                        .read_unaligned()
-                };
+                let q = unsafe { four_quants(queries, (first + g) * padded_dim + four) };
                 *product = _mm512_dpbusd_epi32(*product, codes, _mm512_set1_epi32(q));
             }
             four += 4;
