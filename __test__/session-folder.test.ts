@@ -73,6 +73,37 @@ test('a text that is longer than a later context is not gone on with, and says s
   t.true(session.tokens.length >= 300, 'it is as it was');
 });
 
+for (const options of [{ policy: 'sketch' }, { policy: 'lsh', lshK: 6, lshL: 40 }] as const) {
+  test(`a whole text whose reading was interrupted is gone on with from its last 8,192 tokens: ${options.policy}`, async (t) => {
+    const model = await tinyModel(t, 1, 12_000);
+    const text = longText(10_000);
+    const interrupt = async (session: Session, whole: boolean) => {
+      const controller = new AbortController();
+      const onProgress = ({ done }: { done: number }) => { if (done > 9000) controller.abort(); };
+      await t.throwsAsync(session.prefill(text, { whole, signal: controller.signal, onProgress }), { code: 'ABORTED' });
+      return session.tokens.length;
+    };
+    const folder = join(temporaryFolder(t), 'session');
+    {
+      using session = await model.openSession(folder, options);
+      t.is(await interrupt(session, true), 8192);
+    }
+    using again = await model.openSession(folder);
+    t.deepEqual(again.tokens, text.slice(0, 8192));
+    await again.prefill(text, { whole: true });
+    t.is(again.stats().reusedTokens, 8192);
+    using never = model.createSession(options);
+    await never.prefill(text);
+    t.deepEqual(await generated(again, drawn(16)), await generated(never, drawn(16)), 'it is the one that was read at once');
+
+    // Controls: what follows on a text is kept whole or not at all, and a session in memory has nowhere to go on from.
+    using appended = await model.openSession(join(temporaryFolder(t), 'appended'));
+    t.is(await interrupt(appended, false), 0);
+    using inMemory = model.createSession();
+    t.is(await interrupt(inMemory, true), 0);
+  });
+}
+
 test('it checkpoints by itself: after reading, while it writes, and when it ends, is left or aborted', async (t) => {
   const model = await tinyModel(t);
   const folder = join(temporaryFolder(t), 'session');

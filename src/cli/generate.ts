@@ -74,7 +74,7 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
       });
     } catch (error) {
       progress[Symbol.dispose]();
-      if (args.session !== undefined) await leave(args.session, session, begun, signal.aborted, terminal);
+      if (args.session !== undefined) await leave(args.session, session, begun, terminal);
       throw error;
     }
   }
@@ -162,12 +162,11 @@ async function opened(model: Model, directory: string, options: OpenSessionOptio
   });
 }
 
-/** A text that was not read to its end is not kept: of a session that began with it nothing is left, and any other is as it was. */
-async function leave(directory: string, session: Session, begun: boolean, interrupted: boolean, terminal: Terminal): Promise<void> {
-  if (!begun) {
-    if (interrupted) terminal.note(`the session in ${directory} stays as it was: a text is kept once it is read whole`);
-    return;
-  }
+/** After a text that was not read to its end: says what is kept, and leaves no session behind that began with it and has nothing. */
+async function leave(directory: string, session: Session, begun: boolean, terminal: Terminal): Promise<void> {
+  const kept = session.tokens.length;
+  if (terminal.signal.aborted) terminal.note(kept === 0 ? 'nothing of the text is kept yet' : `${directory} has ${count(kept)} tokens; the same command goes on from there`);
+  if (kept > 0 || !begun) return;
   session[Symbol.dispose]();
   const { removeSession } = await import('../decode/sessions.js');
   removeSession(directory);

@@ -11,6 +11,20 @@ export const CHUNK = 512;
 /** So many tokens at most go through the layers as a step's token does. Of more, all but the last are read. */
 const FEW = 32;
 
+/** Tokens after which what was read is kept, where it can be: of a book that takes an hour, no more than its last pages are read twice. */
+export const KEEP_EVERY = 8192;
+
+/** How tokens are read. */
+export interface Reading {
+  readonly signal: AbortSignal | undefined;
+  /** Is told how many are done; the next chunk waits for it. */
+  readonly onProgress: (done: number) => unknown;
+  /** How many tokens the next chunk may have. */
+  readonly chunkTokens?: (() => number) | undefined;
+  /** Makes what was read last; none where a text is read whole or not at all. */
+  readonly keep?: (() => Promise<void>) | undefined;
+}
+
 /** What a sequence's decoding has cost since the counts were reset. */
 export interface DecodeCounts {
   steps: number;
@@ -66,27 +80,33 @@ export class Sequence {
   }
 
   /**
-   * Appends tokens, attended exactly. All of them or, when it fails or is aborted, none. `chunkTokens` is asked before each chunk how many tokens it
-   * may have.
+   * Appends tokens, attended exactly. All of them or, when it fails or is aborted, none but those before the last `keep`, which is called
+   * every {@link KEEP_EVERY} tokens on the CPU. `chunkTokens` is asked before each chunk how many tokens it may have.
    */
-  async prefill(tokens: readonly number[], signal: AbortSignal | undefined, onProgress: (done: number) => unknown, chunkTokens: () => number = () => CHUNK): Promise<void> {
+  async prefill(tokens: readonly number[], { signal, onProgress, chunkTokens = () => CHUNK, keep }: Reading): Promise<void> {
     const before = this.#tokens.length;
     const { weights, dense } = this.#batcher;
-    await this.#orTakeBack(before, signal, async () => {
+    await this.#orTakeBack(before, signal, async (kept) => {
       if (dense !== undefined) {
         this.#logits = await prefillOnDevice(dense, this.#native, { tokens, position: before, chunk: CHUNK, signal, onProgress });
         for (const token of tokens) this.#tokens.push(token);
       } else {
         const read = tokens.length <= FEW ? 0 : tokens.length - 1;
+        let next = KEEP_EVERY;
         for (let first = 0; first < tokens.length;) {
           signal?.throwIfAborted();
-          const chunk = tokens.slice(first, Math.min(first + chunkTokens(), first < read ? read : tokens.length));
+          const chunk = tokens.slice(first, Math.min(first + chunkTokens(), first < read ? Math.min(next, read) : tokens.length));
           if (first < read) await this.#native.readTokens(weights, chunk);
           else this.#logits = await this.#native.prefillTokens(weights, chunk);
           this.#tokens.push(...chunk);
           first += chunk.length;
           // The last token takes no time that is worth a word of its own.
           if (first !== tokens.length - 1) await onProgress(first);
+          if (first === next && keep !== undefined) {
+            await keep();
+            kept(this.#tokens.length);
+          }
+          if (first === next) next += KEEP_EVERY;
         }
       }
       signal?.throwIfAborted();
@@ -121,16 +141,16 @@ export class Sequence {
     this.#native.resetStats();
   }
 
-  /** Runs `work`; if it fails or `signal` aborts it, the sequence is as it was with `tokens` tokens. */
-  async #orTakeBack(tokens: number, signal: AbortSignal | undefined, work: () => Promise<void>): Promise<void> {
-    const logits = this.#logits;
+  /** Runs `work`; if it fails or `signal` aborts it, the sequence is as it was with `tokens` tokens, or as many as `work` says that it keeps. */
+  async #orTakeBack(tokens: number, signal: AbortSignal | undefined, work: (kept: (tokens: number) => void) => Promise<void>): Promise<void> {
+    let { logits, kept } = { logits: this.#logits, kept: tokens };
     const cancel = () => { this.#native.cancel(); };
     signal?.addEventListener('abort', cancel);
     try {
       signal?.throwIfAborted();
-      await work();
+      await work((tokens) => { [kept, logits] = [tokens, undefined]; });
     } catch (cause) {
-      this.truncate(tokens);
+      this.truncate(kept);
       this.#logits = logits;
       if (signal?.aborted === true) throw new MagicpigError('ABORTED', 'aborted by the caller', { cause });
       throw cause;

@@ -177,7 +177,8 @@ export class Session implements Disposable {
    * differ. Attention is exact here.
    *
    * Throws INVALID_OPTION, EMPTY_PROMPT, CONTEXT_EXCEEDED, TEMPLATE_FAILED, DISK_FULL, or ABORTED; the session is then as it was before, but
-   * for what `whole` made it forget. If only its checkpoint fails, the text is read all the same.
+   * for what `whole` made it forget. A session in a folder then keeps of a `whole` text what was read, to the last 8,192 tokens: the
+   * same call goes on from there. If only its checkpoint fails, the text is read all the same.
    */
   async prefill(prompt: Prompt, options: PrefillOptions = {}): Promise<void> {
     // Not in the parameter's place: the published type of a method may not name what is internal.
@@ -196,9 +197,21 @@ export class Session implements Disposable {
       );
     }
     const started = performance.now();
-    if (kept < this.#sequence.tokens.length) this.#sequence.truncate(kept);
+    if (kept < this.#sequence.tokens.length) {
+      this.#sequence.truncate(kept);
+      this.#pending = undefined;
+    }
     if (unread.length > 0) {
-      await this.#sequence.prefill(unread, signal, (done) => onProgress?.({ done: kept + done, total: after }), chunkTokens);
+      const keep = async () => {
+        this.#pending = undefined;
+        await this.#keep();
+      };
+      await this.#sequence.prefill(unread, {
+        signal,
+        onProgress: (done) => onProgress?.({ done: kept + done, total: after }),
+        chunkTokens,
+        keep: whole && this.#home === 'folder' ? keep : undefined,
+      });
     }
     this.#pending = undefined;
     this.#promptTokens += tokens.length;
