@@ -119,7 +119,8 @@ function isValue(word: string | undefined): boolean {
 /** What yargs found wrong, with what to type instead. */
 function complaint(said: string): string {
   const [first = '', second = ''] = words.filter((word) => !word.startsWith('-'));
-  const command = first in groups ? `${first} ${second}`.trim() : first;
+  const group = Object.hasOwn(groups, first) ? groups[first] : undefined;
+  const command = group === undefined ? first : `${first} ${second}`.trim();
   if (/^(Not enough non-option arguments|Missing required argument)/.test(said)) {
     return command in needs ? `${command} takes ${needs[command] ?? ''}` : `an argument is missing; magicpig ${command} --help shows which`;
   }
@@ -131,7 +132,6 @@ function complaint(said: string): string {
   if (found.includes(first) && !commands.includes(first)) {
     return `there is no command ${first}; magicpig --help lists them${didYouMean(first, commands)}`;
   }
-  const group = groups[first];
   if (group !== undefined && found.includes(second)) return `${first} has no command ${second}; magicpig ${first} --help lists them${didYouMean(second, group)}`;
   // yargs names an option as it was typed and as a program would too.
   const names = found.filter((name) => !/[A-Z]/.test(name) || !found.includes(kebab(name)));

@@ -143,12 +143,16 @@ export class Sequence {
 
   /** Runs `work`; if it fails or `signal` aborts it, the sequence is as it was with `tokens` tokens, or as many as `work` says that it keeps. */
   async #orTakeBack(tokens: number, signal: AbortSignal | undefined, work: (kept: (tokens: number) => void) => Promise<void>): Promise<void> {
-    let { logits, kept } = { logits: this.#logits, kept: tokens };
+    let logits = this.#logits;
+    let kept = tokens;
     const cancel = () => { this.#native.cancel(); };
     signal?.addEventListener('abort', cancel);
     try {
       signal?.throwIfAborted();
-      await work((tokens) => { [kept, logits] = [tokens, undefined]; });
+      await work((more) => {
+        kept = more;
+        logits = undefined;
+      });
     } catch (cause) {
       this.truncate(kept);
       this.#logits = logits;

@@ -161,7 +161,7 @@ pub(crate) fn attend_rows(step: Step<'_>, kv_head: usize, rows: Range<usize>, q:
 /// Consecutive rows of a KV head, segment by segment.
 pub(crate) fn stored(step: Step<'_>, kv_head: usize, rows: Range<usize>) -> impl Iterator<Item = Rows<'_>> {
     let segments = rows.start / SEGMENT_ROWS..rows.end.div_ceil(SEGMENT_ROWS);
-    segments.map(move |segment| {
+    segments.filter(move |_| rows.start < rows.end).map(move |segment| {
         let first = segment * SEGMENT_ROWS;
         let within = rows.start.max(first) - first..rows.end.min(first + SEGMENT_ROWS) - first;
         step.storage.rows(step.layer, kv_head, segment).slice(within)
