@@ -15,7 +15,7 @@ export async function throughOnnx(file: ModelFile, text: readonly number[], devi
   try {
     native.setPolicy({ kind: 'exact' });
     const sequence = new Sequence(file.config, new Batcher(NativeModel.open(nativeOptions(file, { threads: 2 })), dense), native);
-    await sequence.prefill(text.slice(0, -1), undefined, () => undefined);
+    await sequence.prefill(text.slice(0, -1), { signal: undefined, onProgress: () => undefined });
     await sequence.step(text.at(-1)!, undefined);
     return sequence.logits;
   } finally {
