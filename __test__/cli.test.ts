@@ -302,7 +302,7 @@ test.serial('Ctrl-C while reading or writing exits with 130 and leaves no rows b
   const started = performance.now();
   const code = await new Promise<number | null>((resolve) => child.once('close', resolve));
   t.is(code, 130, stderr);
-  t.is(stderr, `${kept} has 6 tokens; the same command goes on from there\nmagicpig: interrupted\n`);
+  t.regex(stderr, /^.*kept\.kv has [\d,]+ tokens; the same command goes on from there\nmagicpig: interrupted\n$/);
   t.true(performance.now() - started < 12_000);
   t.deepEqual(readdirSync(folder).filter((name) => name.includes('magicpig')), []);
 });

@@ -1,12 +1,13 @@
 // Where models come from, over a hub on this machine that can be made to fail.
 import { createHash } from 'node:crypto';
-import { existsSync, linkSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, readlinkSync, rmSync, symlinkSync, unlinkSync, writeFileSync } from 'node:fs';
+import { existsSync, linkSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, readlinkSync, rmSync, statSync, symlinkSync, unlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 import test from 'ava';
 import type { ExecutionContext } from 'ava';
 
+import { makeFolder } from '../src/model/make-folder.js';
 import { openModel } from '../src/model/open.js';
 import { resolveModel } from '../src/model/resolve.js';
 import { seededRandom } from './support/gguf-writer.js';
@@ -156,6 +157,16 @@ test.serial('an abort ends the download at once and keeps what came', async (t) 
   }));
   t.like(error, { code: 'ABORTED' });
   t.deepEqual(readdirSync(join(folder, 'blobs')), [`${sha256}.incomplete`]);
+});
+
+test.serial('folders that many make at the same time are made, and one that takes none says so', async (t) => {
+  for (let round = 0; round < 20; round++) {
+    const above = temporaryFolder(t);
+    const paths = ['a/b/c/d', 'a/b/c', 'a/b', 'a'].map((path) => join(above, path));
+    await Promise.all([...paths, ...paths].map((path) => makeFolder(path)));
+    t.true(paths.every((path) => statSync(path).isDirectory()));
+  }
+  if (process.platform === 'linux') await t.throwsAsync(makeFolder('/proc/magicpig/a/b'), { code: 'ENOENT' });
 });
 
 test.serial('two that want the same file fetch it once', async (t) => {

@@ -13,9 +13,12 @@ export async function makeFolder(path: string, mode = 0o777): Promise<void> {
   } catch (error) {
     const isFolder = async (folder: string) => stat(folder).then((found) => found.isDirectory(), () => false);
     if (await isFolder(path)) return;
-    if (errorCode(error) !== 'ENOENT' || await isFolder(dirname(path))) throw error;
-    await makeFolder(dirname(path), mode);
-    await makeFolder(path, mode);
+    if (errorCode(error) !== 'ENOENT') throw error;
+    if (!(await isFolder(dirname(path)))) await makeFolder(dirname(path), mode);
+    // Once more, also where the folder above is there: somebody else may have made it since. One that takes no others says the same again.
+    await mkdir(path, mode).catch(async (again: unknown) => {
+      if (!(await isFolder(path))) throw again;
+    });
   }
 }
 
