@@ -268,12 +268,15 @@ test.serial('200 sessions leave neither files nor memory behind', async (t) => {
   };
   for (let warm = 0; warm < 60; warm++) await use();
   const files = openFiles();
-  const memory = residentMemory();
-  for (let i = 0; i < 200; i++) await use();
+  // Had each of them kept its rows or its index, it would be over 100 MB, in every round; what the allocator keeps for its threads comes once.
+  const rounds: number[] = [];
+  while (rounds.length < 3 && !rounds.some((grown) => grown < 25e6)) {
+    const memory = residentMemory();
+    for (let i = 0; i < 200; i++) await use();
+    rounds.push(residentMemory() - memory);
+  }
   t.is(openFiles(), files);
-  // Had each of them kept its rows or its index, it would be over 100 MB.
-  const grown = residentMemory() - memory;
-  t.true(grown < 25e6, `${grown} bytes`);
+  t.true(rounds.some((grown) => grown < 25e6), `${rounds.join(', ')} bytes`);
 });
 
 test.serial('cpuInfo names the kernels that are used', (t) => {
