@@ -102,11 +102,12 @@ export class Sequence {
           first += chunk.length;
           // The last token takes no time that is worth a word of its own.
           if (first !== tokens.length - 1) await onProgress(first);
-          if (first === next && keep !== undefined) {
+          if (first === next) {
+            next += KEEP_EVERY;
+            if (keep === undefined) continue;
             await keep();
             kept(this.#tokens.length);
           }
-          if (first === next) next += KEEP_EVERY;
         }
       }
       signal?.throwIfAborted();
