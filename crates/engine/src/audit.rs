@@ -133,17 +133,18 @@ fn lsh_bytes(step: Step<'_>, index: &LshIndex, q: &[f32]) -> f64 {
             let own = &q[kv_head * group * d..][..group * d];
             let first = number * kv_store::SEGMENT_ROWS;
             let scores = scores(step, kv_head, first + segment.first()..first + segment.end(), own);
+            let keys: Vec<u16> = (segment.first()..segment.end()).map(|key| key as u16).collect();
+            let mut norms = Vec::new();
+            segment.norms_of(&keys, &mut norms);
             for (query, q) in own.chunks_exact(d).enumerate() {
                 ids.clear();
                 let codes = &codes[(kv_head * group + query) * tables..][..tables];
-                segment.sample(step.kernels, codes, &mut collisions, &mut ids);
+                segment.sample(step.kernels, codes, &mut collisions, &mut ids, || ());
                 ids.iter().for_each(|&id| drawn[usize::from(id)] = true);
                 let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
                 let (q_norm, q_centre) = (dot(q, q).sqrt(), dot(q, segment.centre()));
-                let keys = segment.end() - segment.first();
-                let scores = &scores[query * keys..][..keys];
-                let expected = scores.iter().enumerate().map(|(key, score)| {
-                    let norm = segment.norm((segment.first() + key) as u16);
+                let scores = &scores[query * keys.len()..][..keys.len()];
+                let expected = scores.iter().zip(&norms).map(|(score, norm)| {
                     let cosine = (score - q_centre) / (q_norm * norm).max(f32::MIN_POSITIVE);
                     f64::from((1.0 - cosine.clamp(-1.0, 1.0).acos() / PI).powi(bits))
                 });

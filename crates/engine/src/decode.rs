@@ -8,7 +8,7 @@ use kv_store::SEGMENT_ROWS;
 use lsh_attn::hash::{HashPlan, Hasher, LANES};
 use lsh_attn::kernels::Kernels;
 use lsh_attn::rows::Rows;
-use lsh_attn::sampled::{SampleScratch, SampledQuery, attend_retrieved, retrieve};
+use lsh_attn::sampled::{Sample, SampleScratch, SampledQuery, attend_samples};
 use lsh_attn::softmax::Partial;
 use team::Team;
 
@@ -21,6 +21,9 @@ use crate::storage::Storage;
 const TASK_ROWS: usize = 2048;
 /// And at least: enough work to be worth handing to a thread.
 const LEAST_TASK_ROWS: usize = 256;
+/// Tasks that samples are shared out to for each thread, if there are as many: few, since the last sample of a task has no other beside
+/// which its rows could come.
+const TASKS_A_THREAD: usize = 4;
 
 thread_local! {
     static SCRATCH: RefCell<SampleScratch> = RefCell::default();
@@ -90,8 +93,9 @@ pub(crate) struct RowsRead {
 enum Task {
     /// All query heads of a KV head over consecutive rows of a segment.
     Rows { kv_head: usize, segment: usize, rows: Range<usize> },
-    /// One query head over the rows of a segment that it samples.
-    Sample { kv_head: usize, query: usize, segment: usize },
+    /// Query heads of a KV head, each over the rows of a segment that it samples: a segment's first query, the next one, ...,
+    /// the next segment's first.
+    Samples { kv_head: usize, samples: Range<usize> },
 }
 
 /// Attends all rows, or those of the layer's window.
@@ -119,10 +123,12 @@ pub(crate) fn sampled(
         push_rows(&mut tasks, kv_head, 0..SINKS.min(step.tokens));
         push_rows(&mut tasks, kv_head, head.end().max(SINKS)..step.tokens);
         // Segment by segment, so that the rows which several query heads draw are read from memory once.
-        for segment in 0..head.segments.len() {
-            let queries = 0..step.shape.group();
-            tasks.extend(queries.map(|query| Task::Sample { kv_head, query, segment }));
-        }
+        let samples = head.segments.len() * step.shape.group();
+        let share = (samples * step.shape.kv_heads / (TASKS_A_THREAD * team.threads())).max(1);
+        tasks.extend((0..samples).step_by(share).map(|first| Task::Samples {
+            kv_head,
+            samples: first..samples.min(first + share),
+        }));
     }
     let started = Instant::now();
     let codes = hash_queries(step, &layer.plan, &q);
@@ -203,36 +209,44 @@ fn run(
             let first = segment * SEGMENT_ROWS;
             let partial = attend_rows(step, *kv_head, first + rows.start..first + rows.end, q);
             let fixed = (rows.len() * group) as u64;
-            (kv_head * group, partial, RowsRead { fixed, ..RowsRead::default() })
+            (vec![(kv_head * group, partial)], RowsRead { fixed, ..RowsRead::default() })
         }
-        Task::Sample { kv_head, query, segment } => {
+        Task::Samples { kv_head, samples } => {
             let index = index.expect("only a step with an index samples");
-            let segment_index = index.layer(step.layer).head(*kv_head).segments[*segment]
-                .view(step.storage, (step.layer, *kv_head, *segment));
-            let head = kv_head * group + query;
-            let tables = index.layer(step.layer).plan.tables();
-            let query = SampledQuery { q: &q[head * d..][..d], codes: &codes[head * tables..][..tables] };
-            let rows = step.storage.rows(step.layer, *kv_head, *segment);
-            let mut partial = step.partial(1);
-            let (sampled, retrieve) = SCRATCH.with_borrow_mut(|scratch| {
-                let started = Instant::now();
-                let sampled = retrieve(step.kernels, segment_index, query, scratch) as u64;
-                let elapsed = started.elapsed();
-                step.note_drawn(*segment, scratch.ids().iter().map(|&id| usize::from(id)), 1);
-                let inclusion = &index.inclusion;
-                attend_retrieved(step.kernels, inclusion, segment_index, rows, query, scratch, &mut partial);
-                (sampled, elapsed)
+            let layer = index.layer(step.layer);
+            let head = |number: usize| kv_head * group + number % group;
+            let sample = |number: usize| {
+                let (segment, head) = (number / group, head(number));
+                let codes = &codes[head * layer.plan.tables()..][..layer.plan.tables()];
+                Sample {
+                    query: SampledQuery { q: &q[head * d..][..d], codes },
+                    index: layer.head(*kv_head).segments[segment]
+                        .view(step.storage, (step.layer, *kv_head, segment)),
+                    rows: step.storage.rows(step.layer, *kv_head, segment),
+                }
+            };
+            let of_task: Vec<Sample<'_>> = samples.clone().map(sample).collect();
+            let (mut parts, mut read) = (Vec::with_capacity(of_task.len()), RowsRead::default());
+            let mut done = |number: usize, ids: &[u16], partial| {
+                let number = samples.start + number;
+                step.note_drawn(number / group, ids.iter().map(|&id| usize::from(id)), 1);
+                read.sampled += ids.len() as u64;
+                parts.push((head(number), partial));
+            };
+            let retrieve = SCRATCH.with_borrow_mut(|scratch| {
+                let empty = || step.partial(1);
+                attend_samples(step.kernels, &index.inclusion, &of_task, scratch, empty, &mut done)
             });
-            let indexed = (segment_index.end() - segment_index.first()) as u64;
-            (head, partial, RowsRead { sampled, indexed, retrieve, ..RowsRead::default() })
+            let indexed = of_task.iter().map(|sample| (sample.index.end() - sample.index.first()) as u64).sum();
+            (parts, RowsRead { indexed, retrieve, ..read })
         }
     };
-    let parts = team.map(tasks.len(), |number| attend(&tasks[number]));
+    let done = team.map(tasks.len(), |number| attend(&tasks[number]));
 
     let mut whole = Partial::new(step.shape.heads, d);
     let mut read = RowsRead::default();
-    for (first, part, counts) in &parts {
-        whole.merge(*first, part);
+    for (parts, counts) in &done {
+        parts.iter().for_each(|(first, part)| whole.merge(*first, part));
         read.fixed += counts.fixed;
         read.sampled += counts.sampled;
         read.indexed += counts.indexed;

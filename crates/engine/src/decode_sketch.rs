@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use kv_store::SEGMENT_ROWS;
+use lsh_attn::kernels::prefetch;
 use lsh_attn::mix::{derive_seed, mix64};
 use lsh_attn::sketch::{BLOCK_KEYS, Draw, QueryCodes, Residual, SketchIndex, ValueBlocks, attend_drawn};
 use lsh_attn::soft_cap::before_soft_cap;
@@ -140,7 +141,7 @@ pub(crate) fn sketched(
             if *last {
                 // A short walk, over before any prefetcher has seen it: it comes while codes are scanned.
                 for rows in static_rows(step, &layer.heads[task.kv_head]) {
-                    stored(step, task.kv_head, rows).for_each(|rows| step.kernels.prefetch_rows(rows));
+                    stored(step, task.kv_head, rows).for_each(prefetch::rows);
                 }
             }
             let heads = task.kv_head * group..(task.kv_head + 1) * group;

@@ -5,31 +5,44 @@
 use crate::SEGMENT_ROWS;
 use crate::kernels::Kernels;
 
-/// How often each id of a segment has occurred, up to 255.
+/// Buckets whose ids are counted before counts are cut to [`ENOUGH`], so that none goes beyond 255: a bucket has an id once.
+const BUCKETS: usize = 250;
+/// Occurrences beyond these need not be told apart.
+const ENOUGH: u8 = 2;
+
+/// How often each id of a segment has occurred.
 #[derive(Debug)]
 pub struct Collisions {
     counts: Box<[u8; SEGMENT_ROWS]>,
+    /// Buckets since counts were cut.
+    buckets: usize,
 }
 
 impl Default for Collisions {
     fn default() -> Self {
-        Collisions { counts: Box::new([0; SEGMENT_ROWS]) }
+        Collisions { counts: Box::new([0; SEGMENT_ROWS]), buckets: 0 }
     }
 }
 
 impl Collisions {
-    /// Notes one occurrence of each id, which is below [`SEGMENT_ROWS`].
+    /// Notes one occurrence of each id of a bucket; all are below [`SEGMENT_ROWS`].
     #[inline]
-    pub fn record(&mut self, ids: &[u16]) {
-        for &id in ids {
+    pub fn record(&mut self, bucket: &[u16]) {
+        if self.buckets == BUCKETS {
+            self.counts.iter_mut().for_each(|count| *count = (*count).min(ENOUGH));
+            self.buckets = 0;
+        }
+        self.buckets += 1;
+        for &id in bucket {
             // No id is as great; saying so spares a comparison for each.
             let count = &mut self.counts[usize::from(id) % SEGMENT_ROWS];
-            *count = count.saturating_add(1);
+            *count = count.wrapping_add(1);
         }
     }
 
     /// Appends the ids that occurred at least twice to `out`, ascending, and forgets everything.
     pub fn drain_into(&mut self, kernels: Kernels, out: &mut Vec<u16>) {
+        self.buckets = 0;
         kernels.take_repeated(&mut self.counts[..], out);
     }
 }

@@ -6,9 +6,14 @@
 
 use std::f64::consts::PI;
 
+use crate::kernels::Kernels;
+
 /// Intervals of the table. With 2,048 the linear interpolation of ln u is within 1e-3 for cosines from -0.9 up;
 /// below, u falls to 0 at cosine -1 and ln u with it.
 const INTERVALS: usize = 2048;
+
+/// Places in the table: a power of two, so that no place needs to be compared with the end.
+pub(crate) const NODES: usize = 4096;
 
 /// ln u of a key that is never drawn in practice: keeps the arithmetic finite at theta = pi, where u is 0.
 const LN_U_FLOOR: f64 = -69.0;
@@ -36,34 +41,46 @@ pub fn ln_inclusion(cosine: f64, bits_per_table: usize, tables: usize) -> f64 {
 /// smooth in it where theta is small, and in the cosine itself it is not.
 #[derive(Clone, Debug)]
 pub struct InclusionTable {
-    /// `[INTERVALS + 2]`: value at the start of each interval and one beyond, so that no lookup is at the edge.
-    nodes: Vec<f32>,
+    /// Value at the start of each interval and one beyond, so that no lookup is at the edge; then zeroes.
+    nodes: Box<[f32; NODES]>,
 }
 
 impl InclusionTable {
     /// The table for K = `bits_per_table` and L = `tables`.
     pub fn new(bits_per_table: usize, tables: usize) -> InclusionTable {
-        let node = |index: usize| {
+        let mut nodes = Box::new([0.0; NODES]);
+        for (index, node) in nodes[..INTERVALS + 2].iter_mut().enumerate() {
             let sine = (index.min(INTERVALS) as f64) / INTERVALS as f64;
-            ln_inclusion(1.0 - 2.0 * sine * sine, bits_per_table, tables) as f32
-        };
-        InclusionTable { nodes: (0..INTERVALS + 2).map(node).collect() }
+            *node = ln_inclusion(1.0 - 2.0 * sine * sine, bits_per_table, tables) as f32;
+        }
+        InclusionTable { nodes }
     }
 
-    /// ln u at `cosine`; outside [-1, 1], and NaN, are taken as the nearest end.
-    #[inline]
-    pub fn ln_u(&self, cosine: f32) -> f32 {
-        let half_sine = (0.5 - 0.5 * cosine).max(0.0).sqrt().min(1.0);
-        let place = half_sine * INTERVALS as f32;
-        let index = place as usize;
-        let (low, high) = (self.nodes[index], self.nodes[index + 1]);
-        low + (place - index as f32) * (high - low)
+    /// Turns cosines into ln u; outside [-1, 1], and NaN, they are taken as the nearest end.
+    pub fn ln_u(&self, kernels: Kernels, cosines: &mut [f32]) {
+        kernels.ln_inclusion(&self.nodes, cosines);
     }
+}
+
+/// The value of `nodes` at one cosine.
+#[inline(always)]
+pub(crate) fn interpolate(nodes: &[f32; NODES], cosine: f32) -> f32 {
+    let half_sine = (0.5 - 0.5 * cosine).max(0.0).sqrt().min(1.0);
+    let place = half_sine * INTERVALS as f32;
+    let index = place as i32 as usize;
+    let (low, high) = (nodes[index % NODES], nodes[(index + 1) % NODES]);
+    low + (place - index as i32 as f32) * (high - low)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn ln_u(table: &InclusionTable, cosine: f32) -> f32 {
+        let mut x = [cosine];
+        table.ln_u(Kernels::detect().expect("a kernel"), &mut x);
+        x[0]
+    }
 
     #[test]
     fn closed_form_agrees_with_the_binomial_sum() {
@@ -91,7 +108,7 @@ mod tests {
                 let cosine = -1.0 + step as f32 / 10_000.0;
                 let exact = ln_inclusion(f64::from(cosine), k, l);
                 if cosine >= -0.9 {
-                    let error = (f64::from(table.ln_u(cosine)) - exact).abs();
+                    let error = (f64::from(ln_u(&table, cosine)) - exact).abs();
                     assert!(error < 1e-3, "K {k} L {l} cos {cosine}: {error}");
                 }
             }
@@ -102,8 +119,8 @@ mod tests {
     fn ends_and_nonsense_stay_finite() {
         let table = InclusionTable::new(10, 150);
         for cosine in [-1.0, 1.0, -1.5, 1.5, f32::INFINITY, f32::NEG_INFINITY, f32::NAN] {
-            assert!(table.ln_u(cosine).is_finite(), "{cosine}");
+            assert!(ln_u(&table, cosine).is_finite(), "{cosine}");
         }
-        assert_eq!(table.ln_u(1.0), 0.0);
+        assert_eq!(ln_u(&table, 1.0), 0.0);
     }
 }

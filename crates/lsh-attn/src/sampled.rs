@@ -4,9 +4,11 @@
 //! e^(s_i) / u_i and e^(s_i) / u_i v_i are unbiased for those over all keys. They enter the softmax as logits
 //! s_i - ln u_i.
 
+use std::time::{Duration, Instant};
+
 use crate::collisions::Collisions;
 use crate::inclusion::InclusionTable;
-use crate::kernels::Kernels;
+use crate::kernels::{Kernels, prefetch};
 use crate::rows::Rows;
 use crate::segment_index::SegmentView;
 use crate::softmax::Partial;
@@ -23,64 +25,103 @@ pub struct SampledQuery<'a> {
     pub codes: &'a [u16],
 }
 
-/// Scratch space of [`retrieve`] and [`attend_retrieved`], kept by a thread between calls.
+/// What one query samples of one segment.
+#[derive(Clone, Copy, Debug)]
+pub struct Sample<'a> {
+    /// Who samples.
+    pub query: SampledQuery<'a>,
+    /// From what.
+    pub index: SegmentView<'a>,
+    /// The segment's rows from its start.
+    pub rows: Rows<'a>,
+}
+
+/// Scratch space of [`attend_samples`], kept by a thread between calls.
 #[derive(Debug, Default)]
 pub struct SampleScratch {
     collisions: Collisions,
-    ids: Vec<u16>,
-    /// Scores before their cap, from which angles follow.
-    products: Vec<f32>,
+    found: Vec<u16>,
+    next: Vec<u16>,
+    terms: Terms,
+}
+
+/// Numbers for each key of a sample, or of a chunk of it.
+#[derive(Debug, Default)]
+struct Terms {
+    norms: Vec<f32>,
+    /// Scores before their cap, then the cosines that follow from them, then ln u.
+    ln_u: Vec<f32>,
     logits: Vec<f32>,
 }
 
-impl SampleScratch {
-    /// The keys that [`retrieve`] found last, numbers of rows in their segment.
-    pub fn ids(&self) -> &[u16] {
-        &self.ids
-    }
-}
-
-/// Finds the keys of a segment that `query` samples, for [`attend_retrieved`]; returns how many there are.
-pub fn retrieve(
-    kernels: Kernels,
-    index: SegmentView<'_>,
-    query: SampledQuery<'_>,
-    scratch: &mut SampleScratch,
-) -> usize {
-    let SampleScratch { collisions, ids, .. } = scratch;
-    ids.clear();
-    index.sample(kernels, query.codes, collisions, ids);
-    ids.len()
-}
-
-/// Adds the keys that [`retrieve`] found to `partial`, which is of one query.
+/// Finds the keys of each of `samples` and adds them to a partial of their own, which `empty` makes; hands out its number, the
+/// keys' numbers in their segment, and the partial. Returns the time that went into finding keys.
 ///
-/// `rows` are the segment's rows from its start.
-pub fn attend_retrieved(
+/// Counting collisions keeps a core busy and leaves the memory idle, and rows come as fast as memory brings them: so the rows
+/// of a sample are asked for while the next one's keys are found.
+pub fn attend_samples(
     kernels: Kernels,
     inclusion: &InclusionTable,
-    index: SegmentView<'_>,
-    rows: Rows<'_>,
-    query: SampledQuery<'_>,
+    samples: &[Sample<'_>],
     scratch: &mut SampleScratch,
+    empty: impl Fn() -> Partial,
+    mut done: impl FnMut(usize, &[u16], Partial),
+) -> Duration {
+    let SampleScratch { collisions, found, next, terms } = scratch;
+    let mut finding = Duration::ZERO;
+    found.clear();
+    for number in 0..=samples.len() {
+        let before = number.checked_sub(1).map(|before| samples[before]);
+        if let Some(sample) = samples.get(number) {
+            let started = Instant::now();
+            next.clear();
+            let mut share = found.chunks(found.len().div_ceil(sample.query.codes.len()).max(1));
+            sample.index.sample(kernels, sample.query.codes, collisions, next, || {
+                if let (Some(before), Some(ids)) = (before, share.next()) {
+                    prefetch::gathered(before.rows, ids);
+                }
+            });
+            finding += started.elapsed();
+        }
+        if let Some(before) = before {
+            let mut partial = empty();
+            attend(kernels, inclusion, before, found, terms, &mut partial);
+            done(number - 1, found, partial);
+        }
+        std::mem::swap(found, next);
+    }
+    finding
+}
+
+/// Adds the keys `ids` of a sample to `partial`, which is of one query.
+fn attend(
+    kernels: Kernels,
+    inclusion: &InclusionTable,
+    sample: Sample<'_>,
+    ids: &[u16],
+    terms: &mut Terms,
     partial: &mut Partial,
 ) {
+    let Sample { query, index, rows } = sample;
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
     let q_norm = dot(query.q, query.q).sqrt();
     let q_centre = dot(query.q, index.centre());
-    let SampleScratch { ids, products, logits, .. } = scratch;
+    let Terms { norms, ln_u, logits } = terms;
+    index.norms_of(ids, norms);
     // In chunks: the V of a row is still in a near cache when its weight is known.
-    for first in (0..ids.len()).step_by(CHUNK) {
-        let (from, count) = (&ids[first..], CHUNK.min(ids.len() - first));
+    for (first, norms) in (0..ids.len()).step_by(CHUNK).zip(norms.chunks(CHUNK)) {
+        let from = &ids[first..];
         logits.clear();
-        logits.resize(count, 0.0);
+        logits.resize(norms.len(), 0.0);
         kernels.dot_gathered(query.q, rows, from, logits);
-        products.clone_from(logits);
+        ln_u.clear();
+        let cosine = |(product, norm): (&f32, &f32)| (product - q_centre) / (q_norm * norm).max(f32::MIN_POSITIVE);
+        ln_u.extend(logits.iter().zip(norms).map(cosine));
+        inclusion.ln_u(kernels, ln_u);
         partial.cap(kernels, logits);
-        for ((logit, product), &id) in logits.iter_mut().zip(&*products).zip(from) {
-            let cosine = (product - q_centre) / (q_norm * index.norm(id)).max(f32::MIN_POSITIVE);
-            *logit -= inclusion.ln_u(cosine);
+        for (logit, ln_u) in logits.iter_mut().zip(&*ln_u) {
+            *logit -= ln_u;
         }
-        partial.add_gathered(kernels, rows, &from[..count], logits);
+        partial.add_gathered(kernels, rows, &from[..norms.len()], logits);
     }
 }

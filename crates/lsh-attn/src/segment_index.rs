@@ -1,6 +1,7 @@
 //! The `lsh` index of one segment: tables over its centred keys, grown as rows arrive.
 
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 
 use crate::collisions::Collisions;
 use crate::hash::{HashPlan, Hasher, LANES};
@@ -175,10 +176,20 @@ impl<'a> SegmentView<'a> {
     }
 
     /// Ids of the rows that collide with `codes` (one a table) in at least two tables, ascending, appended to
-    /// `ids`.
-    pub fn sample(&self, kernels: Kernels, codes: &[u16], collisions: &mut Collisions, ids: &mut Vec<u16>) {
+    /// `ids`. Calls `beside` between buckets, once for each table of a run.
+    pub fn sample(
+        &self,
+        kernels: Kernels,
+        codes: &[u16],
+        collisions: &mut Collisions,
+        ids: &mut Vec<u16>,
+        mut beside: impl FnMut(),
+    ) {
         let mut record = |tables: Tables<'_>| {
-            tables.each_bucket(kernels, codes, |bucket| collisions.record(bucket));
+            tables.each_bucket(codes, |bucket| {
+                beside();
+                collisions.record(bucket);
+            });
         };
         self.stored.iter().for_each(|(tables, _)| record(tables));
         self.runs.iter().for_each(|run| record(run.tables()));
@@ -192,9 +203,17 @@ impl<'a> SegmentView<'a> {
         self.centre
     }
 
-    /// |k - c| of an indexed row.
-    #[inline]
-    pub fn norm(&self, id: u16) -> f32 {
-        self.norms[usize::from(id).saturating_sub(self.first)].to_f32()
+    /// |k - c| of indexed rows, in the place of what `norms` had.
+    pub fn norms_of(&self, ids: &[u16], norms: &mut Vec<f32>) {
+        norms.clear();
+        norms.resize(ids.len(), 0.0);
+        let mut halves = [f16::ZERO; LANES];
+        for (ids, norms) in ids.chunks(LANES).zip(norms.chunks_mut(LANES)) {
+            for (half, &id) in halves.iter_mut().zip(ids) {
+                *half = self.norms[usize::from(id).saturating_sub(self.first)];
+            }
+            // Many at once: the processor's instruction for one is behind a call.
+            halves[..ids.len()].convert_to_f32_slice(norms);
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Hash tables of consecutive rows of a segment: for each table, the rows' ids grouped by bucket.
 
 use crate::SEGMENT_ROWS;
-use crate::kernels::Kernels;
+use crate::kernels::prefetch;
 use crate::pages::Pages;
 
 /// Tables between asking for a bucket's place and reading it, and between asking for its ids and reading those.
@@ -49,16 +49,16 @@ impl<'a> Tables<'a> {
 
     /// Hands `use_bucket` the bucket of `codes[table]` of every table. Each is a jump through memory, and what it needs is
     /// asked for a few tables ahead: the bucket's place, then its ids.
-    pub fn each_bucket(&self, kernels: Kernels, codes: &[u16], mut use_bucket: impl FnMut(&[u16])) {
+    pub fn each_bucket(&self, codes: &[u16], mut use_bucket: impl FnMut(&[u16])) {
         let tables = codes.len();
         for table in 0..tables + IDS_AHEAD + PLACES_AHEAD {
             if table < tables {
-                kernels.prefetch(&self.table(table)[usize::from(codes[table])..][..2]);
+                prefetch::near(&self.table(table)[usize::from(codes[table])..][..2]);
             }
             if let Some(table) = table.checked_sub(PLACES_AHEAD)
                 && table < tables
             {
-                kernels.prefetch(self.bucket(table, codes[table]));
+                prefetch::near(self.bucket(table, codes[table]));
             }
             if let Some(table) = table.checked_sub(PLACES_AHEAD + IDS_AHEAD) {
                 use_bucket(self.bucket(table, codes[table]));

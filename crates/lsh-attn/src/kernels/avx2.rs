@@ -7,14 +7,15 @@ mod sketch;
 pub(super) mod values;
 
 use self::sketch::{draw_keys, rotate, sketch_encode, sketch_weights};
-use super::{GATHER_AHEAD, GemmShape, Isa, PANEL, RowKernels, STREAM_AHEAD, Table, scalar};
+use super::{GATHER_AHEAD, GemmShape, Isa, PANEL, RowKernels, STREAM_AHEAD, Table, prefetch, scalar};
 use crate::hash::{HashPlan, LANES, Lanes};
+use crate::inclusion::NODES;
 
 pub(super) static TABLE: Table = Table {
     isa: Isa::Avx2,
     hash,
-    prefetch: prefetch_bytes,
     take_repeated,
+    ln_inclusion,
     rotate,
     sketch_encode,
     sketch_weights,
@@ -77,20 +78,8 @@ fn take_repeated(counts: &mut [u8], out: &mut Vec<u16>) {
 }
 
 #[target_feature(enable = "avx2,fma")]
-fn prefetch_bytes(bytes: &[u8]) {
-    for line in (0..bytes.len()).step_by(64) {
-        _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(line).cast());
-    }
-}
-
-/// Asks for the cache lines of `units` of 16 bits at `from`, into the second-level cache.
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-fn prefetch(from: *const u16, units: usize) {
-    for line in (0..units).step_by(32) {
-        // A prefetch never faults, so the address need not even be valid.
-        _mm_prefetch::<_MM_HINT_T1>(from.wrapping_add(line).cast());
-    }
+fn ln_inclusion(nodes: &[f32; NODES], cosines: &mut [f32]) {
+    scalar::ln_inclusion_body(nodes, cosines);
 }
 
 /// Rows whose products with a group of queries are summed together.
@@ -132,7 +121,7 @@ unsafe fn dot_gathered_of<const G: usize>(
             let out = out.as_mut_ptr().add(first * count + i);
             if first == 0 {
                 for &next in ids.iter().skip(i + GATHER_AHEAD).take(ROWS) {
-                    prefetch(rows.as_ptr().wrapping_add(usize::from(next) * 2 * head_dim), 2 * head_dim);
+                    prefetch::far(rows.as_ptr().wrapping_add(usize::from(next) * 2 * head_dim), 2 * head_dim);
                 }
             }
             if count - i >= ROWS {
@@ -287,7 +276,7 @@ unsafe fn dot_block_of<const G: usize>(
 ) {
     let count = rows.len() / (2 * head_dim);
     for i in 0..count {
-        prefetch(rows.as_ptr().wrapping_add(i * 2 * head_dim + STREAM_AHEAD), 2 * head_dim);
+        prefetch::far(rows.as_ptr().wrapping_add(i * 2 * head_dim + STREAM_AHEAD), 2 * head_dim);
         let mut sums = [_mm256_setzero_ps(); G];
         for j in (0..head_dim).step_by(WIDTH) {
             // SAFETY: i < count and j + 8 <= head_dim, in row i and in query first + g.

@@ -7,16 +7,17 @@ pub(super) mod bf16;
 mod sketch;
 
 use self::sketch::{draw_keys, rotate, sketch_encode, sketch_weights};
-use super::{GATHER_AHEAD, GemmShape, Isa, PANEL, RowKernels, STREAM_AHEAD, Table, avx2, scalar};
+use super::{GATHER_AHEAD, GemmShape, Isa, PANEL, RowKernels, STREAM_AHEAD, Table, avx2, prefetch, scalar};
 use crate::hash::{HashPlan, LANES, Lanes};
+use crate::inclusion::NODES;
 
 pub(super) static TABLE: Table = BASE;
 
 const BASE: Table = Table {
     isa: Isa::Avx512,
     hash,
-    prefetch: prefetch_bytes,
     take_repeated,
+    ln_inclusion,
     rotate,
     sketch_encode,
     sketch_weights,
@@ -56,33 +57,37 @@ unsafe fn load_bf16(from: *const u16) -> __m512 {
 fn take_repeated(counts: &mut [u8], out: &mut Vec<u16>) {
     for (chunk, counts) in counts.chunks_exact_mut(64).enumerate() {
         // SAFETY: a chunk has 64 bytes.
-        let mut repeated = unsafe {
+        let repeated = unsafe {
             let values = _mm512_loadu_si512(counts.as_ptr().cast());
             _mm512_storeu_si512(counts.as_mut_ptr().cast(), _mm512_setzero_si512());
             _mm512_cmpgt_epu8_mask(values, _mm512_set1_epi8(1))
         };
-        while repeated != 0 {
-            out.push((64 * chunk) as u16 + repeated.trailing_zeros() as u16);
-            repeated &= repeated - 1;
+        // Whether a place is repeated is a coin's toss to the processor: all are written, and those that are not, over again.
+        out.reserve(64);
+        for part in 0..4 {
+            let mask = (repeated >> (WIDTH * part)) as u16;
+            let places = _mm512_add_epi32(_mm512_set1_epi32((64 * chunk + WIDTH * part) as i32), lanes());
+            // SAFETY: there is room for 64 more than there were, and `mask` says how many of these are places.
+            unsafe {
+                let to = out.as_mut_ptr().add(out.len());
+                let packed = _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(mask, places));
+                _mm256_storeu_si256(to.cast(), packed);
+                out.set_len(out.len() + mask.count_ones() as usize);
+            }
         }
     }
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-fn prefetch_bytes(bytes: &[u8]) {
-    for line in (0..bytes.len()).step_by(64) {
-        _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(line).cast());
-    }
-}
-
-/// Asks for the cache lines of `elements` bf16 at `from`, into the second-level cache.
+/// The numbers of a register's lanes.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-fn prefetch(from: *const u16, elements: usize) {
-    for line in (0..elements).step_by(32) {
-        // A prefetch never faults, so the address need not even be valid.
-        _mm_prefetch::<_MM_HINT_T1>(from.wrapping_add(line).cast());
-    }
+fn lanes() -> __m512i {
+    _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+fn ln_inclusion(nodes: &[f32; NODES], cosines: &mut [f32]) {
+    scalar::ln_inclusion_body(nodes, cosines);
 }
 
 /// Rows whose products with a group of queries are summed together.
@@ -138,7 +143,7 @@ unsafe fn dot_gathered_of<const G: usize>(
             let out = out.as_mut_ptr().add(first * count + i);
             if first == 0 {
                 for &next in ids.iter().skip(i + GATHER_AHEAD).take(ROWS) {
-                    prefetch(rows.as_ptr().wrapping_add(usize::from(next) * 2 * head_dim), 2 * head_dim);
+                    prefetch::far(rows.as_ptr().wrapping_add(usize::from(next) * 2 * head_dim), 2 * head_dim);
                 }
             }
             if count - i >= ROWS {
@@ -293,7 +298,7 @@ unsafe fn dot_block_of<const G: usize>(
 ) {
     let count = rows.len() / (2 * head_dim);
     for i in 0..count {
-        prefetch(rows.as_ptr().wrapping_add(i * 2 * head_dim + STREAM_AHEAD), 2 * head_dim);
+        prefetch::far(rows.as_ptr().wrapping_add(i * 2 * head_dim + STREAM_AHEAD), 2 * head_dim);
         let mut sums = [_mm512_setzero_ps(); G];
         for j in (0..head_dim).step_by(WIDTH) {
             // SAFETY: i < count and j + 16 <= head_dim, in row i and in query first + g.

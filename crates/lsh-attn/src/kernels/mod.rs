@@ -12,6 +12,7 @@ use std::str::FromStr;
 use std::sync::OnceLock;
 
 use crate::hash::{HashPlan, LANES, Lanes};
+use crate::inclusion::NODES;
 use crate::rows::{RowType, Rows};
 use crate::sketch::{BLOCK_KEYS, Draw, SKETCH_BITS, SketchQueries, VALUE_BITS, ValueWeights, block_bytes};
 
@@ -37,6 +38,7 @@ macro_rules! by_query_groups {
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+pub mod prefetch;
 mod scalar;
 
 /// An instruction set that there are kernels for.
@@ -101,8 +103,8 @@ pub enum IsaError {
 }
 
 type Hash = unsafe fn(&HashPlan, &[Lanes], &mut [Lanes], &mut [[u16; LANES]]);
-type Prefetch = unsafe fn(bytes: &[u8]);
 type TakeRepeated = unsafe fn(counts: &mut [u8], out: &mut Vec<u16>);
+type LnInclusion = unsafe fn(nodes: &[f32; NODES], cosines: &mut [f32]);
 type Rotate = unsafe fn(signs: &[f32], x: &mut [Lanes]);
 type SketchEncode = unsafe fn(bits: u32, x: &[Lanes], block: &mut [u8]);
 type SketchWeights = unsafe fn(
@@ -138,8 +140,8 @@ struct RowKernels {
 struct Table {
     isa: Isa,
     hash: Hash,
-    prefetch: Prefetch,
     take_repeated: TakeRepeated,
+    ln_inclusion: LnInclusion,
     rotate: Rotate,
     sketch_encode: SketchEncode,
     sketch_weights: SketchWeights,
@@ -229,17 +231,6 @@ impl Kernels {
         unsafe { (self.0.hash)(plan, input, work, codes) }
     }
 
-    /// Asks for the cache lines of `values`, which are needed soon. Changes nothing but time.
-    pub fn prefetch<T: bytemuck::NoUninit>(self, values: &[T]) {
-        // SAFETY: features as above; there is no other precondition.
-        unsafe { (self.0.prefetch)(bytemuck::cast_slice(values)) }
-    }
-
-    /// Asks for the cache lines of rows, likewise.
-    pub fn prefetch_rows(self, rows: Rows<'_>) {
-        self.prefetch(rows.stored());
-    }
-
     /// Appends the places of `counts` that hold 2 or more, ascending, and sets all of them to 0. Exact.
     ///
     /// `counts` has a multiple of 64 elements, at most 65,536.
@@ -247,6 +238,12 @@ impl Kernels {
         assert!(counts.len().is_multiple_of(64) && counts.len() <= 1 << 16);
         // SAFETY: features as above; the length was just checked.
         unsafe { (self.0.take_repeated)(counts, out) }
+    }
+
+    /// Cosines as what [`InclusionTable`](crate::inclusion::InclusionTable) has for them, in place. Bit-exact on every ISA.
+    pub fn ln_inclusion(self, nodes: &[f32; NODES], cosines: &mut [f32]) {
+        // SAFETY: features as above; there is no other precondition.
+        unsafe { (self.0.ln_inclusion)(nodes, cosines) }
     }
 
     /// Rotates 16 vectors at once, one a lane: `signs` is a number of rounds times `x.len()`, a power of two. Bit-exact on

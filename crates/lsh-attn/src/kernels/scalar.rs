@@ -6,6 +6,7 @@ pub(super) mod values;
 
 use super::{GemmShape, Isa, PANEL, RowKernels, Table};
 use crate::hash::{HashPlan, LANES, Lanes};
+use crate::inclusion::{NODES, interpolate};
 use crate::rounding;
 use crate::rows::widen;
 use crate::sketch::{SketchQueries, block_bytes, code_bytes, middle};
@@ -14,9 +15,8 @@ use half::f16;
 pub(super) static TABLE: Table = Table {
     isa: Isa::Scalar,
     hash,
-    // Nothing portable asks for memory.
-    prefetch: |_| {},
     take_repeated,
+    ln_inclusion,
     rotate,
     sketch_encode,
     sketch_weights,
@@ -42,6 +42,16 @@ fn take_repeated(counts: &mut [u8], out: &mut Vec<u16>) {
         }
         *count = 0;
     }
+}
+
+fn ln_inclusion(nodes: &[f32; NODES], cosines: &mut [f32]) {
+    ln_inclusion_body(nodes, cosines);
+}
+
+/// Inlined into each instruction set's `ln_inclusion`.
+#[inline(always)]
+pub(super) fn ln_inclusion_body(nodes: &[f32; NODES], cosines: &mut [f32]) {
+    cosines.iter_mut().for_each(|x| *x = interpolate(nodes, *x));
 }
 
 fn rotate(signs: &[f32], x: &mut [Lanes]) {

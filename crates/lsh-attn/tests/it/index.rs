@@ -44,7 +44,7 @@ fn a_grown_index_samples_what_counting_says() {
             |id: &usize| codes(&centred(*id)).iter().zip(&query).filter(|(a, b)| a == b).count() >= 2;
         let expected: Vec<u16> = (first..end).filter(collides).map(|id| id as u16).collect();
         let mut sample = Vec::new();
-        index.view(StoredRuns::NONE).sample(kernels, &query, &mut Collisions::default(), &mut sample);
+        index.view(StoredRuns::NONE).sample(kernels, &query, &mut Collisions::default(), &mut sample, || ());
         assert!(
             !sample.is_empty() && sample.len() < end / 2,
             "a test of {} of {end} shows little",
@@ -62,11 +62,13 @@ fn a_grown_index_samples_what_counting_says() {
         let stored = StoredRuns::new(6, 40, &words, &rooms).expect("as many words as they need");
         assert_eq!(stored.iter().count(), rooms.len());
         sample.clear();
-        kept.view(stored).sample(kernels, &query, &mut Collisions::default(), &mut sample);
+        kept.view(stored).sample(kernels, &query, &mut Collisions::default(), &mut sample, || ());
         assert_eq!(sample, expected);
 
         let norm: f32 = centred(end - 1).iter().map(|x| x * x).sum::<f32>().sqrt();
-        assert!((index.view(StoredRuns::NONE).norm((end - 1) as u16) / norm - 1.0).abs() < 5e-4);
+        let mut norms = Vec::new();
+        index.view(StoredRuns::NONE).norms_of(&[(end - 1) as u16], &mut norms);
+        assert!((norms[0] / norm - 1.0).abs() < 5e-4);
     }
     assert!(rooms.len() > 1 && kept.rows_here() > 0);
     let ids_and_norms = (count - first) * (2 * plan.tables() + 2);

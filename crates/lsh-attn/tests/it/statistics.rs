@@ -7,7 +7,7 @@ use lsh_attn::hash::{HashPlan, Hasher, LANES};
 use lsh_attn::inclusion::{InclusionTable, ln_inclusion};
 use lsh_attn::kernels::Kernels;
 use lsh_attn::rows::widen;
-use lsh_attn::sampled::{SampleScratch, SampledQuery, attend_retrieved, retrieve};
+use lsh_attn::sampled::{Sample, SampleScratch, SampledQuery, attend_samples};
 use lsh_attn::segment_index::SegmentIndex;
 use lsh_attn::softmax::Partial;
 use lsh_attn::stored_runs::StoredRuns;
@@ -197,17 +197,16 @@ fn numerator_and_denominator_are_unbiased() {
     let worst = worst_deviation(&scene, SEEDS, |seed, directions| {
         let Drawn { index, codes } = draw(&scene, seed);
         let query = SampledQuery { q: &scene.q, codes: &codes };
+        let sample =
+            Sample { query, index: index.view(StoredRuns::NONE), rows: bf16(&scene.rows, scene.dim) };
         let mut partial = Partial::new(1, scene.dim);
-        let mut scratch = SampleScratch::default();
-        retrieve(kernels(), index.view(StoredRuns::NONE), query, &mut scratch);
-        attend_retrieved(
+        attend_samples(
             kernels(),
             &inclusion,
-            index.view(StoredRuns::NONE),
-            bf16(&scene.rows, scene.dim),
-            query,
-            &mut scratch,
-            &mut partial,
+            &[sample],
+            &mut SampleScratch::default(),
+            || Partial::new(1, scene.dim),
+            |_, _, of_sample| partial = of_sample,
         );
         if partial.den(0) == 0.0 {
             return vec![0.0; 1 + directions.len()];
@@ -228,7 +227,7 @@ fn the_originals_offset_fails_the_same_test() {
         worst_deviation(&scene, SEEDS, |seed, directions| {
             let Drawn { index, codes } = draw(&scene, seed);
             let mut ids = Vec::new();
-            index.view(StoredRuns::NONE).sample(kernels(), &codes, &mut Collisions::default(), &mut ids);
+            index.view(StoredRuns::NONE).sample(kernels(), &codes, &mut Collisions::default(), &mut ids, || ());
             let mut sums = vec![0.0; 1 + directions.len()];
             for id in ids.into_iter().map(usize::from) {
                 let key = scene.key(id);

@@ -27,7 +27,7 @@ unsafe fn dot_gathered(q: &[f32], rows: &[u16], head_dim: usize, ids: &[u16], ou
     let units = RowType::Int8.units(head_dim);
     let ask = |i: usize| {
         for &next in ids.iter().skip(i + GATHER_AHEAD).take(ROWS) {
-            prefetch(rows.as_ptr().wrapping_add(usize::from(next) * units), units);
+            prefetch::far(rows.as_ptr().wrapping_add(usize::from(next) * units), units);
         }
     };
     // SAFETY: the caller's promise.
@@ -39,7 +39,7 @@ unsafe fn dot_gathered(q: &[f32], rows: &[u16], head_dim: usize, ids: &[u16], ou
 #[target_feature(enable = "avx2,fma")]
 unsafe fn dot_block(q: &[f32], rows: &[u16], head_dim: usize, out: &mut [f32]) {
     let units = RowType::Int8.units(head_dim);
-    let ask = |i: usize| prefetch(rows.as_ptr().wrapping_add(i * units + STREAM_AHEAD), ROWS * units);
+    let ask = |i: usize| prefetch::far(rows.as_ptr().wrapping_add(i * units + STREAM_AHEAD), ROWS * units);
     // SAFETY: the caller's promise.
     unsafe { dot(q, rows, head_dim, |i| i, ask, out) }
 }
