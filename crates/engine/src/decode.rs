@@ -125,10 +125,11 @@ pub(crate) fn sampled(
         // Segment by segment, so that the rows which several query heads draw are read from memory once.
         let samples = head.segments.len() * step.shape.group();
         let share = (samples * step.shape.kv_heads / (TASKS_A_THREAD * team.threads())).max(1);
-        tasks.extend((0..samples).step_by(share).map(|first| Task::Samples {
-            kv_head,
-            samples: first..samples.min(first + share),
-        }));
+        tasks.extend(
+            (0..samples)
+                .step_by(share)
+                .map(|first| Task::Samples { kv_head, samples: first..samples.min(first + share) }),
+        );
     }
     let started = Instant::now();
     let codes = hash_queries(step, &layer.plan, &q);
@@ -237,7 +238,8 @@ fn run(
                 let empty = || step.partial(1);
                 attend_samples(step.kernels, &index.inclusion, &of_task, scratch, empty, &mut done)
             });
-            let indexed = of_task.iter().map(|sample| (sample.index.end() - sample.index.first()) as u64).sum();
+            let indexed =
+                of_task.iter().map(|sample| (sample.index.end() - sample.index.first()) as u64).sum();
             (parts, RowsRead { indexed, retrieve, ..read })
         }
     };

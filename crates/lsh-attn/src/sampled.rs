@@ -115,7 +115,8 @@ fn attend(
         logits.resize(norms.len(), 0.0);
         kernels.dot_gathered(query.q, rows, from, logits);
         ln_u.clear();
-        let cosine = |(product, norm): (&f32, &f32)| (product - q_centre) / (q_norm * norm).max(f32::MIN_POSITIVE);
+        let cosine =
+            |(product, norm): (&f32, &f32)| (product - q_centre) / (q_norm * norm).max(f32::MIN_POSITIVE);
         ln_u.extend(logits.iter().zip(norms).map(cosine));
         inclusion.ln_u(kernels, ln_u);
         partial.cap(kernels, logits);

@@ -3,6 +3,7 @@
 
 use crate::support::{Random, bf16};
 use lsh_attn::hash::{HashPlan, Hasher, LANES};
+use lsh_attn::inclusion::InclusionTable;
 use lsh_attn::kernels::{GemmShape, Isa, Kernels, PANEL};
 use lsh_attn::rows::widen;
 
@@ -34,6 +35,21 @@ fn scalar() -> Kernels {
 /// bf16 numbers, one element into their allocation so that vectors are not aligned.
 fn unaligned_rows(random: &mut Random, elements: usize) -> Vec<u16> {
     (0..elements + 1).map(|_| half::bf16::from_f32(random.normal()).to_bits()).collect()
+}
+
+#[test]
+fn isa_ln_inclusion() {
+    let table = InclusionTable::new(10, 150);
+    let cosines: Vec<f32> = (-1100..=1100).map(|x| x as f32 / 1000.0).chain([f32::NAN, f32::INFINITY]).collect();
+    let mut want = cosines.clone();
+    table.ln_u(scalar(), &mut want);
+    // Not all the same: a table of one value would be bit-exact too.
+    assert!(want[100] < -60.0 && want[2100] == 0.0);
+    on_each_isa("ln_inclusion", |kernels| {
+        let mut got = cosines.clone();
+        table.ln_u(kernels, &mut got);
+        assert_eq!(got, want, "{kernels:?}");
+    });
 }
 
 #[test]

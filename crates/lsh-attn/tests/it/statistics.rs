@@ -227,7 +227,13 @@ fn the_originals_offset_fails_the_same_test() {
         worst_deviation(&scene, SEEDS, |seed, directions| {
             let Drawn { index, codes } = draw(&scene, seed);
             let mut ids = Vec::new();
-            index.view(StoredRuns::NONE).sample(kernels(), &codes, &mut Collisions::default(), &mut ids, || ());
+            index.view(StoredRuns::NONE).sample(
+                kernels(),
+                &codes,
+                &mut Collisions::default(),
+                &mut ids,
+                || (),
+            );
             let mut sums = vec![0.0; 1 + directions.len()];
             for id in ids.into_iter().map(usize::from) {
                 let key = scene.key(id);
