@@ -55,34 +55,60 @@ unsafe fn load_bf16(from: *const u16) -> __m512 {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 fn take_repeated(counts: &mut [u8], out: &mut Vec<u16>) {
+    if is_x86_feature_detected!("avx512vbmi2") {
+        // SAFETY: the processor has what it takes.
+        return unsafe { take_repeated_compressed(counts, out) };
+    }
     for (chunk, counts) in counts.chunks_exact_mut(64).enumerate() {
-        // SAFETY: a chunk has 64 bytes.
-        let repeated = unsafe {
-            let values = _mm512_loadu_si512(counts.as_ptr().cast());
-            _mm512_storeu_si512(counts.as_mut_ptr().cast(), _mm512_setzero_si512());
-            _mm512_cmpgt_epu8_mask(values, _mm512_set1_epi8(1))
-        };
-        // Whether a place is repeated is a coin's toss to the processor: all are written, and those that are not, over again.
-        out.reserve(64);
-        for part in 0..4 {
-            let mask = (repeated >> (WIDTH * part)) as u16;
-            let places = _mm512_add_epi32(_mm512_set1_epi32((64 * chunk + WIDTH * part) as i32), lanes());
-            // SAFETY: there is room for 64 more than there were, and `mask` says how many of these are places.
-            unsafe {
-                let to = out.as_mut_ptr().add(out.len());
-                let packed = _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(mask, places));
-                _mm256_storeu_si256(to.cast(), packed);
-                out.set_len(out.len() + mask.count_ones() as usize);
-            }
+        let mut repeated = take_repeated_of(counts);
+        while repeated != 0 {
+            out.push((64 * chunk) as u16 + repeated.trailing_zeros() as u16);
+            repeated &= repeated - 1;
         }
     }
 }
 
-/// The numbers of a register's lanes.
+/// The same without a branch for each place: whether one is repeated is a coin's toss to the processor.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi2")]
+fn take_repeated_compressed(counts: &mut [u8], out: &mut Vec<u16>) {
+    const HALF: usize = 32;
+    let numbers: [u8; 64] = std::array::from_fn(|number| number as u8);
+    // SAFETY: there are 64.
+    let numbers = unsafe { _mm512_loadu_si512(numbers.as_ptr().cast()) };
+    // Stores are of whole registers, of which only what counts is kept.
+    out.reserve(counts.len() + 2 * HALF);
+    let from = out.as_mut_ptr().wrapping_add(out.len());
+    let mut to = from;
+    for (chunk, counts) in counts.chunks_exact_mut(64).enumerate() {
+        let repeated = take_repeated_of(counts);
+        let places = _mm512_maskz_compress_epi8(repeated, numbers);
+        let first = _mm512_set1_epi16((64 * chunk) as i16);
+        // SAFETY: no more places came before than counts, so that there is room for two registers.
+        unsafe {
+            let low = _mm512_cvtepu8_epi16(_mm512_castsi512_si256(places));
+            _mm512_storeu_si512(to.cast(), _mm512_add_epi16(first, low));
+            if repeated.count_ones() as usize > HALF {
+                let high = _mm512_cvtepu8_epi16(_mm512_extracti64x4_epi64::<1>(places));
+                _mm512_storeu_si512(to.add(HALF).cast(), _mm512_add_epi16(first, high));
+            }
+            to = to.add(repeated.count_ones() as usize);
+        }
+    }
+    // SAFETY: so many places were written from the end on.
+    unsafe { out.set_len(out.len() + to.offset_from(from) as usize) };
+}
+
+/// Which of 64 counts are 2 or more; sets them to 0.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-fn lanes() -> __m512i {
-    _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
+fn take_repeated_of(counts: &mut [u8]) -> u64 {
+    assert_eq!(counts.len(), 64);
+    // SAFETY: there are 64 bytes.
+    unsafe {
+        let values = _mm512_loadu_si512(counts.as_ptr().cast());
+        _mm512_storeu_si512(counts.as_mut_ptr().cast(), _mm512_setzero_si512());
+        _mm512_cmpgt_epu8_mask(values, _mm512_set1_epi8(1))
+    }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
