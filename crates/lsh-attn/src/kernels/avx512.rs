@@ -57,8 +57,14 @@ unsafe fn load_bf16(from: *const u16) -> __m512 {
 fn take_repeated(counts: &mut [u8], out: &mut Vec<u16>) {
     if is_x86_feature_detected!("avx512vbmi2") {
         // SAFETY: the processor has what it takes.
-        return unsafe { take_repeated_compressed(counts, out) };
+        unsafe { take_repeated_compressed(counts, out) }
+    } else {
+        take_repeated_singly(counts, out);
     }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+fn take_repeated_singly(counts: &mut [u8], out: &mut Vec<u16>) {
     for (chunk, counts) in counts.chunks_exact_mut(64).enumerate() {
         let mut repeated = take_repeated_of(counts);
         while repeated != 0 {
@@ -494,6 +500,36 @@ unsafe fn gemm_rows<const R: usize>(
         for (r, [even, odd]) in sums.into_iter().enumerate() {
             let to = to.add(r * n);
             _mm512_storeu_ps(to, _mm512_add_ps(_mm512_loadu_ps(to), _mm512_add_ps(even, odd)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mix::mix64;
+
+    #[test]
+    fn repeated_places_are_the_same_with_and_without_compression_if_the_processor_has_it() {
+        if !Isa::Avx512.is_available() || !is_x86_feature_detected!("avx512vbmi2") {
+            println!("needs AVX-512 with VBMI2: nothing was compared");
+            return;
+        }
+        // From no place repeated to all of them, so that a chunk has more than half a register's too.
+        for most in [1, 2, 3, 4, 9] {
+            let random = |place: u64| (mix64(place) % most) as u8;
+            let counts: Vec<u8> = (0..32_768).map(|place| random(place) + u8::from(most == 9)).collect();
+            let [mut one, mut other] = [counts.clone(), counts.clone()];
+            let (mut singly, mut compressed) = (vec![7], vec![7]);
+            // SAFETY: the processor has what both take.
+            unsafe {
+                take_repeated_singly(&mut one, &mut singly);
+                take_repeated_compressed(&mut other, &mut compressed);
+            }
+            let expected = (0..).zip(&counts).filter(|(_, count)| **count > 1).map(|(place, _)| place);
+            assert!(singly.iter().copied().eq([7].into_iter().chain(expected)));
+            assert_eq!(singly, compressed);
+            assert!(one.iter().chain(&other).all(|&count| count == 0));
         }
     }
 }

@@ -40,7 +40,8 @@ fn unaligned_rows(random: &mut Random, elements: usize) -> Vec<u16> {
 #[test]
 fn isa_ln_inclusion() {
     let table = InclusionTable::new(10, 150);
-    let cosines: Vec<f32> = (-1100..=1100).map(|x| x as f32 / 1000.0).chain([f32::NAN, f32::INFINITY]).collect();
+    let cosines: Vec<f32> =
+        (-1100..=1100).map(|x| x as f32 / 1000.0).chain([f32::NAN, f32::INFINITY]).collect();
     let mut want = cosines.clone();
     table.ln_u(scalar(), &mut want);
     // Not all the same: a table of one value would be bit-exact too.
