@@ -78,11 +78,14 @@ mod tests {
     #[test]
     fn a_thousand_collisions_are_still_at_least_two() {
         let mut collisions = Collisions::default();
-        for _ in 0..1000 {
-            collisions.record(&[7]);
+        // Also those after which a count of 8 bits would begin again.
+        for times in [1, 2, BUCKETS, BUCKETS + 1, 255, 256, 257, 512, 513, 1000] {
+            for _ in 0..times {
+                collisions.record(&[7]);
+            }
+            let mut drained = Vec::new();
+            collisions.drain_into(Kernels::detect().expect("a kernel"), &mut drained);
+            assert_eq!(drained, if times == 1 { vec![] } else { vec![7] }, "{times} times");
         }
-        let mut drained = Vec::new();
-        collisions.drain_into(Kernels::detect().expect("a kernel"), &mut drained);
-        assert_eq!(drained, [7]);
     }
 }
