@@ -120,9 +120,7 @@ unsafe fn dot_gathered_of<const G: usize>(
         unsafe {
             let out = out.as_mut_ptr().add(first * count + i);
             if first == 0 {
-                for &next in ids.iter().skip(i + GATHER_AHEAD).take(ROWS) {
-                    prefetch::far(rows.as_ptr().wrapping_add(usize::from(next) * 2 * head_dim), 2 * head_dim);
-                }
+                prefetch::units_gathered(rows, 2 * head_dim, ids.iter().skip(i + GATHER_AHEAD).take(ROWS));
             }
             if count - i >= ROWS {
                 dot_rows::<G, ROWS>(q, rows, head_dim, &ids[i..], out, count);

@@ -25,11 +25,7 @@ const ROWS: usize = 4;
 #[target_feature(enable = "avx2,fma")]
 unsafe fn dot_gathered(q: &[f32], rows: &[u16], head_dim: usize, ids: &[u16], out: &mut [f32]) {
     let units = RowType::Int8.units(head_dim);
-    let ask = |i: usize| {
-        for &next in ids.iter().skip(i + GATHER_AHEAD).take(ROWS) {
-            prefetch::far(rows.as_ptr().wrapping_add(usize::from(next) * units), units);
-        }
-    };
+    let ask = |i: usize| prefetch::units_gathered(rows, units, ids.iter().skip(i + GATHER_AHEAD).take(ROWS));
     // SAFETY: the caller's promise.
     unsafe { dot(q, rows, head_dim, |i| usize::from(ids[i]), ask, out) }
 }

@@ -2,7 +2,7 @@
 
 use core::arch::x86_64::*;
 
-use super::super::{LEAST_WEIGHT, SCAN_AHEAD, scalar};
+use super::super::{LEAST_WEIGHT, SCAN_AHEAD, prefetch, scalar};
 use super::load_bf16;
 use crate::hash::{LANES, Lanes};
 use crate::sketch::{block_bytes, code_bytes, middle};
@@ -55,10 +55,7 @@ unsafe fn sums_of<const BITS: u32, const G: usize>(
     let num = &mut num[first * padded_dim..][..G * padded_dim];
     let blocks = values.chunks_exact(bytes).zip(weights.chunks_exact(block_weights));
     for (values, weights) in blocks {
-        for line in (0..bytes).step_by(64) {
-            // A prefetch never faults, so the address need not even be valid.
-            _mm_prefetch::<_MM_HINT_T1>(values.as_ptr().wrapping_add(SCAN_AHEAD + line).cast());
-        }
+        prefetch::far(values.as_ptr().wrapping_add(SCAN_AHEAD), bytes);
         let mut widened = [[_mm256_setzero_ps(); 2]; G];
         for (g, widened) in widened.iter_mut().enumerate() {
             for (half, widened) in widened.iter_mut().enumerate() {

@@ -2,7 +2,7 @@
 
 use core::arch::x86_64::*;
 
-use super::super::{SCAN_AHEAD, four_quants, scalar};
+use super::super::{SCAN_AHEAD, four_quants, prefetch, scalar};
 use crate::hash::{LANES, Lanes};
 use crate::sketch::{Draw, SketchQueries, block_bytes, code_bytes};
 
@@ -76,10 +76,7 @@ unsafe fn weights_of<const BITS: u32, const G: usize>(
     let mut lanes = [_mm512_setzero_ps(); G];
     let blocks = blocks.chunks_exact(bytes).zip(weights.chunks_exact_mut(count * LANES));
     for (block, weights_of_block) in blocks {
-        for line in (0..bytes).step_by(64) {
-            // A prefetch never faults, so the address need not even be valid.
-            _mm_prefetch::<_MM_HINT_T1>(block.as_ptr().wrapping_add(SCAN_AHEAD + line).cast());
-        }
+        prefetch::far(block.as_ptr().wrapping_add(SCAN_AHEAD), bytes);
         // SAFETY: a whole block, and queries that exist (caller).
         let estimates = unsafe { estimates::<BITS, G>(first, padded_dim, block, queries) };
         for (g, weights) in estimates.into_iter().enumerate() {
