@@ -17,7 +17,8 @@ pub struct Activations {
     /// `[tokens, size]`
     pub(crate) values: Vec<f32>,
     /// `[tokens, size]`: value / scale of its block, rounded. At most [`GREATEST`], so that a product with 8 bits of
-    /// weight, summed in pairs and over the two halves of a block, is exact in f32 as in i32.
+    /// weight, summed in pairs and over the two halves of a block, is exact in f32 as in i32. Of each four, the second and third are
+    /// the other way round: what 16 bits at a time make of bytes is the even ones and the odd ones.
     pub(crate) quants: Vec<i16>,
     /// `[tokens, size / BLOCK]`: the same as 256 high + low, for instructions that multiply bytes.
     pub(crate) bytes: Vec<QuantBytes>,
@@ -126,7 +127,8 @@ mod tests {
         let kernels = DenseKernels::from(Kernels::detect().expect("a kernel"));
         Team::alone(|team| x.set(Cores { team, kernels }, &values, 64));
         for (block, quants) in x.bytes.iter().zip(x.quants.chunks_exact(32)) {
-            for (i, &quant) in quants.iter().enumerate() {
+            for i in 0..32 {
+                let quant = quants[[0, 2, 1, 3][i % 4] + i / 4 * 4];
                 assert_eq!(256 * i32::from(block.high[i]) + i32::from(block.low[i]), i32::from(quant));
             }
         }

@@ -2,7 +2,9 @@
 
 use core::arch::x86_64::*;
 
-use super::{GateActivation, Multiply, STREAM_AHEAD, Table, by_token_groups, format, panels};
+use super::{
+    GateActivation, Multiply, STREAM_AHEAD, Table, by_token_groups, format, packed_products, panels,
+};
 use crate::activations::{Activations, Part};
 use crate::matrix::WeightType;
 use crate::quantise;
@@ -37,20 +39,7 @@ pub(super) static TABLE: Table = Table {
 };
 
 fn packed(kind: WeightType) -> Option<Multiply> {
-    match kind {
-        WeightType::Q8_0 => Some(small::blocks::<{ format::Q8_0 }, true>),
-        WeightType::Q4_0 => Some(small::blocks::<{ format::Q4_0 }, true>),
-        WeightType::Q4_1 => Some(small::blocks::<{ format::Q4_1 }, true>),
-        WeightType::Q5_0 => Some(small::blocks::<{ format::Q5_0 }, true>),
-        WeightType::Q5_1 => Some(small::blocks::<{ format::Q5_1 }, true>),
-        WeightType::Iq4Nl => Some(small::blocks::<{ format::IQ4_NL }, true>),
-        WeightType::Q2K => Some(large::blocks::<{ format::Q2_K }, true>),
-        WeightType::Q3K => Some(large::blocks::<{ format::Q3_K }, true>),
-        WeightType::Q4K => Some(large::blocks::<{ format::Q4_K }, true>),
-        WeightType::Q5K => Some(large::blocks::<{ format::Q5_K }, true>),
-        WeightType::Q6K => Some(large::blocks::<{ format::Q6_K }, true>),
-        WeightType::F32 | WeightType::F16 | WeightType::Bf16 => None,
-    }
+    packed_products!(kind)
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]

@@ -15,6 +15,8 @@ use crate::matrix::{Matrix, WeightType};
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod lanes;
 mod panels;
 mod scalar;
 
@@ -44,22 +46,28 @@ macro_rules! by_token_groups {
 }
 pub(crate) use by_token_groups;
 
-/// Runs `body::<.., B>` for each of the eight stretches of 32 elements of a large block: shifts by a constant are cheaper.
+/// The products of packed rows of a format by an instruction set's `small` and `large`, but for formats without blocks.
 #[cfg(target_arch = "x86_64")]
-macro_rules! each_stretch {
-    ($body:ident::<$($constant:tt),+>($($argument:expr),*)) => {
-        $body::<$($constant,)+ 0>($($argument),*);
-        $body::<$($constant,)+ 1>($($argument),*);
-        $body::<$($constant,)+ 2>($($argument),*);
-        $body::<$($constant,)+ 3>($($argument),*);
-        $body::<$($constant,)+ 4>($($argument),*);
-        $body::<$($constant,)+ 5>($($argument),*);
-        $body::<$($constant,)+ 6>($($argument),*);
-        $body::<$($constant,)+ 7>($($argument),*);
+macro_rules! packed_products {
+    ($kind:expr) => {
+        match $kind {
+            WeightType::Q8_0 => Some(small::blocks::<{ format::Q8_0 }, true>),
+            WeightType::Q4_0 => Some(small::blocks::<{ format::Q4_0 }, true>),
+            WeightType::Q4_1 => Some(small::blocks::<{ format::Q4_1 }, true>),
+            WeightType::Q5_0 => Some(small::blocks::<{ format::Q5_0 }, true>),
+            WeightType::Q5_1 => Some(small::blocks::<{ format::Q5_1 }, true>),
+            WeightType::Iq4Nl => Some(small::blocks::<{ format::IQ4_NL }, true>),
+            WeightType::Q2K => Some(large::blocks::<{ format::Q2_K }, true>),
+            WeightType::Q3K => Some(large::blocks::<{ format::Q3_K }, true>),
+            WeightType::Q4K => Some(large::blocks::<{ format::Q4_K }, true>),
+            WeightType::Q5K => Some(large::blocks::<{ format::Q5_K }, true>),
+            WeightType::Q6K => Some(large::blocks::<{ format::Q6_K }, true>),
+            WeightType::F32 | WeightType::F16 | WeightType::Bf16 => None,
+        }
     };
 }
 #[cfg(target_arch = "x86_64")]
-pub(crate) use each_stretch;
+pub(crate) use packed_products;
 
 /// What a gate of an MLP goes through before it meets `up`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -107,6 +107,9 @@ pub(super) fn quantise(x: &mut Part<'_>) {
     for (((block, (quants, bytes)), (quant_sum, group_sums)), factors) in blocks {
         let scale;
         (*quants, *bytes, scale, *group_sums) = quantise_block(block);
+        for four in quants.as_chunks_mut::<4>().0 {
+            four.swap(1, 2);
+        }
         *quant_sum = quants.iter().map(|&quant| i32::from(quant)).sum();
         *factors = Factors { scale, sum: group_sums[0] + group_sums[1] };
     }

@@ -54,6 +54,16 @@ pub(super) fn element<const FORMAT: u8>(row: &[u8], i: usize) -> f32 {
     }
 }
 
+/// The product of weights with quants of activations, of which each four has its second and third the other way round.
+fn product(weights: &[i8], quants: &[i16]) -> i32 {
+    let fours = weights.as_chunks::<4>().0.iter().zip(quants.as_chunks::<4>().0);
+    fours
+        .map(|(&[a, b, c, d], &quants)| {
+            [a, c, b, d].iter().zip(quants).map(|(&w, x)| i32::from(w) * i32::from(x)).sum::<i32>()
+        })
+        .sum()
+}
+
 fn blocks<const FORMAT: u8>(bytes: &[u8], row_bytes: usize, x: &Activations, y: &mut [&mut [f32]]) {
     let count = x.size / BLOCK;
     let block_bytes = row_bytes / count;
@@ -64,11 +74,7 @@ fn blocks<const FORMAT: u8>(bytes: &[u8], row_bytes: usize, x: &Activations, y: 
             for (i, block) in row.chunks_exact(block_bytes).enumerate() {
                 let Small { quants, scale, offset } = small::<FORMAT>(block);
                 let at = token * count + i;
-                let product: i32 = quants
-                    .iter()
-                    .zip(&x.quants[at * BLOCK..])
-                    .map(|(&w, &x)| i32::from(w) * i32::from(x))
-                    .sum();
+                let product = product(&quants, &x.quants[at * BLOCK..][..BLOCK]);
                 *y += product as f32 * (scale * x.factors[at].scale) + offset * x.factors[at].sum;
             }
         }
@@ -85,11 +91,7 @@ fn large_blocks<const FORMAT: u8>(bytes: &[u8], row_bytes: usize, x: &Activation
                 let first = (token * count + i) * LARGE / GROUP;
                 for (g, quants) in quants.as_chunks::<GROUP>().0.iter().enumerate() {
                     let at = first + g;
-                    let product: i32 = quants
-                        .iter()
-                        .zip(&x.quants[at * GROUP..])
-                        .map(|(&w, &x)| i32::from(w) * i32::from(x))
-                        .sum();
+                    let product = product(quants, &x.quants[at * GROUP..][..GROUP]);
                     let scale = scales[g] * x.factors[at * GROUP / BLOCK].scale;
                     y[number] += product as f32 * scale + offsets[g] * x.group_sums[at];
                 }

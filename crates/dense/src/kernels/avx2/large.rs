@@ -1,29 +1,50 @@
-//! Large blocks: their quants come 32 at a time, and scales of all their groups at once.
+//! Large blocks: the scales of sixteen rows' groups, and their quants by pairs of columns of 16 bytes, of which each stretch of 32 elements
+//! has its own bits.
 
 use core::arch::x86_64::*;
 
-use super::{horizontal_sum, prefetch};
-use crate::activations::{Activations, BLOCK, Factors};
-use crate::blocks::{Codes, GROUP, LARGE, codes, large_bytes, layout, wide_groups};
-use crate::kernels::{by_token_groups, each_stretch, format};
+use super::lanes::{Lanes, Numbers, RowLanes, add_products, lower_halves, store, unsigned, upper_halves};
+use crate::activations::{Activations, BLOCK};
+use crate::blocks::{GROUP, LARGE, large_bytes, layout, wide_groups};
+use crate::kernels::{ROW_GROUP, by_token_groups, format};
+
+const GROUPS: usize = LARGE / GROUP;
+
+/// What the sums of a block go into.
+struct Block<'a, const T: usize> {
+    x: &'a Activations,
+    /// Its number in each token's vector.
+    at: [usize; T],
+    factors: &'a Factors,
+    sums: &'a mut [Numbers; T],
+}
+
+/// Scales and minima of groups; where groups are of 32 elements, there are half as many.
+struct Factors {
+    scales: [Numbers; GROUPS],
+    minima: [Numbers; GROUPS],
+}
+
+/// Two columns of 16 bytes.
+type Columns = [[Lanes; 4]; 2];
 
 /// # Safety
-/// - `bytes`, `row_bytes`, `x` and `y` agree, as `DenseKernels::multiply` checks.
+/// - `bytes`, `row_bytes`, `x` and `y` agree, as `DenseKernels::multiply` checks; `PACKED` bytes are of a packed matrix.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(in crate::kernels) unsafe fn blocks<const FORMAT: u8>(
+pub(in crate::kernels) unsafe fn blocks<const FORMAT: u8, const PACKED: bool>(
     bytes: &[u8],
     row_bytes: usize,
     x: &Activations,
     y: &mut [&mut [f32]],
 ) {
-    by_token_groups!(x.tokens, blocks_of::<FORMAT>, bytes, row_bytes, x, y)
+    by_token_groups!(x.tokens, blocks_of::<FORMAT, PACKED>, bytes, row_bytes, x, y)
 }
 
 /// # Safety
 /// - as [`blocks`], and tokens `first..first + T` exist.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn blocks_of<const FORMAT: u8, const T: usize>(
+unsafe fn blocks_of<const FORMAT: u8, const PACKED: bool, const T: usize>(
     first: usize,
     bytes: &[u8],
     row_bytes: usize,
@@ -31,172 +52,244 @@ unsafe fn blocks_of<const FORMAT: u8, const T: usize>(
     y: &mut [&mut [f32]],
 ) {
     let count = x.size / LARGE;
-    for (number, row) in bytes.chunks_exact(row_bytes).enumerate() {
-        prefetch(row);
-        let mut products = [_mm256_setzero_ps(); T];
-        let mut offsets = [_mm256_setzero_ps(); T];
-        for (i, block) in row.chunks_exact(large_bytes(FORMAT)).enumerate() {
-            // SAFETY: the block is whole, and block i of each token exists (caller).
+    let block_bytes = large_bytes(FORMAT);
+    let part = block_bytes.div_ceil(pairs_of_columns(FORMAT));
+    for (number, rows) in bytes.chunks(ROW_GROUP * row_bytes).enumerate() {
+        let height = rows.len() / row_bytes;
+        let rows = RowLanes::<PACKED>::new(rows, row_bytes);
+        let mut sums = [[_mm256_setzero_ps(); 2]; T];
+        for i in 0..count {
+            let from = i * block_bytes;
+            // SAFETY: block i of each row, and block i of each token, exist (caller).
             unsafe {
-                let factors = factors::<FORMAT>(block);
-                let scales = std::array::from_fn(|t| {
-                    scaled::<FORMAT>(factors, x, (first + t) * count + i, &mut offsets[t])
-                });
+                let factors = factors::<FORMAT, PACKED>(&rows, from);
                 let at = std::array::from_fn(|t| (first + t) * count + i);
-                let block = block.as_ptr();
-                each_stretch!(add_stretch::<FORMAT, T>(block, &scales, x, &at, &mut products));
-            }
-        }
-        for t in 0..T {
-            y[first + t][number] = horizontal_sum(_mm256_add_ps(products[t], offsets[t]));
-        }
-    }
-}
-
-/// Adds the products of the 32 elements `B` of a block with those of the blocks `at` of the activations.
-///
-/// # Safety
-/// - `block` is valid for reads of a block of the format, and the activations have the blocks.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn add_stretch<const FORMAT: u8, const T: usize, const B: usize>(
-    block: *const u8,
-    scales: &[[f32; LARGE / GROUP]; T],
-    x: &Activations,
-    at: &[usize; T],
-    products: &mut [__m256; T],
-) {
-    // SAFETY: all within the block and the activations (caller).
-    unsafe {
-        let quants = quants::<FORMAT, B>(block);
-        let first = _mm256_cvtepu8_epi16(_mm256_castsi256_si128(quants));
-        let second = _mm256_cvtepu8_epi16(_mm256_extracti128_si256::<1>(quants));
-        for t in 0..T {
-            let from: *const __m256i = x.quants.as_ptr().add(at[t] * LARGE + B * BLOCK).cast();
-            let first = _mm256_madd_epi16(first, _mm256_loadu_si256(from));
-            let second = _mm256_madd_epi16(second, _mm256_loadu_si256(from.add(1)));
-            if wide_groups(FORMAT) {
-                let product = _mm256_cvtepi32_ps(_mm256_add_epi32(first, second));
-                products[t] = _mm256_fmadd_ps(product, _mm256_set1_ps(scales[t][B]), products[t]);
-            } else {
-                for (g, product) in [first, second].into_iter().enumerate() {
-                    let scale = _mm256_set1_ps(scales[t][2 * B + g]);
-                    products[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(product), scale, products[t]);
+                let mut block = Block { x, at, factors: &factors, sums: &mut sums };
+                for pair in 0..pairs_of_columns(FORMAT) {
+                    // Not all at once: a core has no room for so many misses, and waits.
+                    rows.prefetch(from + pair * part, part);
+                    block.add_columns::<FORMAT, PACKED>(&rows, from, pair);
                 }
             }
         }
-    }
-}
-
-/// Scales and minima of the groups, the first 8 and the last; with groups of 32 there are only the first.
-type GroupFactors = [[__m256; 2]; 2];
-
-/// # Safety
-/// - `block` is one of the format.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn factors<const FORMAT: u8>(block: &[u8]) -> GroupFactors {
-    let Codes { scales, minima } = codes::<FORMAT>(block);
-    // SAFETY: the layout is within the block (caller), and codes are 16 bytes.
-    let (scale, zero, scales, minima) = unsafe {
-        let (scale, zero) = block_scales::<FORMAT>(block.as_ptr());
-        (scale, zero, _mm_loadu_si128(scales.as_ptr().cast()), _mm_loadu_si128(minima.as_ptr().cast()))
-    };
-    let (scale, zero) = (_mm256_set1_ps(scale), _mm256_set1_ps(zero));
-    [(scales, scale), (minima, zero)].map(|(codes, factor)| {
-        [codes, _mm_srli_si128::<8>(codes)]
-            .map(|codes| _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes)), factor))
-    })
-}
-
-/// What codes of scales and of minima of a block are multiplied with.
-///
-/// # Safety
-/// - `block` is valid for reads of a block of the format.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(in crate::kernels) unsafe fn block_scales<const FORMAT: u8>(block: *const u8) -> (f32, f32) {
-    let layout = layout(FORMAT);
-    // SAFETY: within the block (caller).
-    unsafe {
-        let from = block.add(layout.scale);
-        if layout.zero > 0.0 {
-            let scale = _mm_cvtss_f32(_mm_cvtph_ps(_mm_loadu_si16(from)));
-            return (scale, layout.zero * scale);
+        for (t, sums) in sums.into_iter().enumerate() {
+            store(sums, &mut y[first + t][number * ROW_GROUP..][..height]);
         }
-        let halves = _mm_cvtph_ps(_mm_loadu_si32(from));
-        (_mm_cvtss_f32(halves), _mm_cvtss_f32(_mm_movehdup_ps(halves)))
     }
 }
 
-/// The groups' scales times those of block `at` of the activations; takes the minima times its sums from `offsets`.
-///
-/// # Safety
-/// - the activations have the block.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn scaled<const FORMAT: u8>(
-    [scales, minima]: GroupFactors,
-    x: &Activations,
-    at: usize,
-    offsets: &mut __m256,
-) -> [f32; LARGE / GROUP] {
-    let mut out = [0.0; LARGE / GROUP];
-    // SAFETY: 8 factors are 16 numbers, and a block has 16 sums of groups (caller).
-    unsafe {
-        let factors: *const Factors = x.factors.as_ptr().add(at * LARGE / BLOCK);
-        let [a, b] = [0, 4].map(|i| _mm256_loadu_ps(factors.add(i).cast()));
-        if wide_groups(FORMAT) {
-            // Pairs of scale and sum become eight scales and eight sums, both in the order 0 1 4 5 2 3 6 7 until permuted.
-            let order =
-                |pairs| _mm256_castpd_ps(_mm256_permute4x64_pd::<0b11_01_10_00>(_mm256_castps_pd(pairs)));
-            let x_scales = order(_mm256_shuffle_ps::<0b10_00_10_00>(a, b));
-            let x_sums = order(_mm256_shuffle_ps::<0b11_01_11_01>(a, b));
-            _mm256_storeu_ps(out.as_mut_ptr(), _mm256_mul_ps(scales[0], x_scales));
-            *offsets = _mm256_fnmadd_ps(minima[0], x_sums, *offsets);
-        } else {
-            let sums = x.group_sums.as_ptr().add(at * LARGE / GROUP);
-            for (half, pairs) in [a, b].into_iter().enumerate() {
-                let x_scales = _mm256_moveldup_ps(pairs);
-                _mm256_storeu_ps(out.as_mut_ptr().add(8 * half), _mm256_mul_ps(scales[half], x_scales));
-                *offsets = _mm256_fnmadd_ps(minima[half], _mm256_loadu_ps(sums.add(8 * half)), *offsets);
+/// Pairs of columns of 16 bytes that hold the lower bits of a block's quants.
+const fn pairs_of_columns(format: u8) -> usize {
+    match format {
+        format::Q2_K | format::Q3_K => 2,
+        _ => 4,
+    }
+}
+
+impl<const T: usize> Block<'_, T> {
+    /// Adds the products of the stretches that a pair of columns has.
+    ///
+    /// # Safety
+    /// - every row has a block of the format at byte `from`, and every token the block.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn add_columns<const FORMAT: u8, const PACKED: bool>(
+        &mut self,
+        rows: &RowLanes<PACKED>,
+        from: usize,
+        pair: usize,
+    ) {
+        let layout = layout(FORMAT);
+        // SAFETY: columns of the layout are within the block (caller).
+        let columns = |at: usize| [0, 16].map(|column| unsafe { rows.turned(from + at + column) });
+        let low = columns(layout.low + 32 * pair);
+        // The stretch that has the columns' lowest bits, how far it is to the next one's stretch, and the columns with the higher bits of
+        // the stretches, shifted down by what stretches before them have there.
+        let (stretch, apart, high) = match FORMAT {
+            format::Q2_K => (4 * pair, 1, low),
+            format::Q3_K => (4 * pair, 1, shifted(columns(layout.high), 4 * pair)),
+            format::Q4_K => (2 * pair, 1, low),
+            format::Q5_K => (2 * pair, 1, shifted(columns(layout.high), 2 * pair)),
+            _ => {
+                let high = columns(layout.high + 32 * (pair / 2));
+                (4 * (pair / 2) + pair % 2, 2, shifted(high, 2 * (pair % 2)))
+            }
+        };
+        // SAFETY: the stretches are the block's (caller).
+        unsafe {
+            self.add::<FORMAT, 0>(stretch, &low, &high);
+            self.add::<FORMAT, 1>(stretch + apart, &low, &high);
+            if pairs_of_columns(FORMAT) == 2 {
+                self.add::<FORMAT, 2>(stretch + 2 * apart, &low, &high);
+                self.add::<FORMAT, 3>(stretch + 3 * apart, &low, &high);
             }
         }
     }
-    out
+
+    /// Adds the products of a stretch, whose bits are the columns' stretch `S`.
+    ///
+    /// # Safety
+    /// - the block has the stretch, and every token the block.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn add<const FORMAT: u8, const S: u32>(&mut self, stretch: usize, low: &Columns, high: &Columns) {
+        let blocks = self.at.map(|at| at * (LARGE / BLOCK) + stretch);
+        let mut products = [[_mm256_setzero_si256(); 2]; T];
+        for column in 0..2 {
+            for word in 0..4 {
+                let (low, high) = (low[column][word], high[column][word]);
+                let weights = [0, 1].map(|half| unsigned(quants::<FORMAT, S>(low[half], high[half])));
+                // SAFETY: the quants are the blocks' (caller).
+                unsafe { add_products(&mut products, weights, self.x, blocks, 4 * column + word) };
+            }
+            if !wide_groups(FORMAT) {
+                let group = 2 * stretch + column;
+                // SAFETY: activations have sums of 16 for all elements (caller).
+                let sums = self.at.map(|at| unsafe { *self.x.group_sums.get_unchecked(at * GROUPS + group) });
+                // SAFETY: the caller's promise.
+                unsafe { self.scale(group, products, blocks, sums) };
+                products = [[_mm256_setzero_si256(); 2]; T];
+            }
+        }
+        if wide_groups(FORMAT) {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let sums = blocks.map(|block| self.x.factors.get_unchecked(block).sum);
+                self.scale(stretch, products, blocks, sums);
+            }
+        }
+    }
+
+    /// Adds a group's products times its scale and those of the tokens' blocks, and takes its minimum times the sums of the tokens' elements.
+    ///
+    /// # Safety
+    /// - the activations have the blocks.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn scale(&mut self, group: usize, products: [Lanes; T], blocks: [usize; T], x_sums: [f32; T]) {
+        let Factors { scales, minima } = self.factors;
+        for t in 0..T {
+            // SAFETY: the caller's promise.
+            let x_scale = _mm256_set1_ps(unsafe { self.x.factors.get_unchecked(blocks[t]).scale });
+            for half in 0..2 {
+                let scale = _mm256_mul_ps(scales[group][half], x_scale);
+                let product = _mm256_cvtepi32_ps(products[t][half]);
+                let sum = _mm256_fmadd_ps(product, scale, self.sums[t][half]);
+                self.sums[t][half] = _mm256_fnmadd_ps(minima[group][half], _mm256_set1_ps(x_sums[t]), sum);
+            }
+        }
+    }
 }
 
-/// The 32 elements `B` of a block as bytes.
-///
-/// # Safety
-/// - `block` is valid for reads of a block of the format.
+/// Elements of a column's stretch `S`, as bytes.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(in crate::kernels) unsafe fn quants<const FORMAT: u8, const B: usize>(block: *const u8) -> __m256i {
-    let layout = layout(FORMAT);
-    // SAFETY: 32 bytes at each of the layout's places are within the block (caller).
-    let load = |at: usize| unsafe { _mm256_loadu_si256(block.add(at).cast()) };
+fn quants<const FORMAT: u8, const S: u32>(low: __m256i, high: __m256i) -> __m256i {
     // Shifts are of 16 bits; the mask takes away what came from the byte above.
-    let bits = |bytes: __m256i, shift: usize, mask: i8| {
-        _mm256_and_si256(_mm256_srl_epi16(bytes, _mm_cvtsi64_si128(shift as i64)), _mm256_set1_epi8(mask))
-    };
+    macro_rules! bits {
+        ($bytes:expr, $width:literal, $mask:literal) => {
+            _mm256_and_si256(
+                match S {
+                    0 => $bytes,
+                    1 => _mm256_srli_epi16::<{ $width }>($bytes),
+                    2 => _mm256_srli_epi16::<{ 2 * $width }>($bytes),
+                    _ => _mm256_srli_epi16::<{ 3 * $width }>($bytes),
+                },
+                _mm256_set1_epi8($mask),
+            )
+        };
+    }
     match FORMAT {
-        format::Q2_K => bits(load(layout.low + 32 * (B / 4)), 2 * (B % 4), 3),
+        format::Q2_K => bits!(low, 2, 3),
+        format::Q3_K => _mm256_or_si256(bits!(low, 2, 3), _mm256_slli_epi16::<2>(bits!(high, 1, 1))),
+        format::Q4_K => bits!(low, 4, 15),
+        format::Q5_K => _mm256_or_si256(bits!(low, 4, 15), _mm256_slli_epi16::<4>(bits!(high, 1, 1))),
+        _ => _mm256_or_si256(bits!(low, 4, 15), _mm256_slli_epi16::<4>(bits!(high, 4, 3))),
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn shifted(columns: Columns, by: usize) -> Columns {
+    let by = _mm_cvtsi64_si128(by as i64);
+    columns.map(|words| words.map(|lanes| lanes.map(|bytes| _mm256_srl_epi16(bytes, by))))
+}
+
+/// Scales and minima of all groups: `blocks::codes` of sixteen rows, times the blocks' own.
+///
+/// # Safety
+/// - every row has a block of the format at byte `from`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn factors<const FORMAT: u8, const PACKED: bool>(rows: &RowLanes<PACKED>, from: usize) -> Factors {
+    let layout = layout(FORMAT);
+    // SAFETY: the scales of groups are within a block, and so is its own.
+    let (codes, scale, minimum) = unsafe {
+        let codes: [Lanes; 4] = std::array::from_fn(|i| {
+            // Q3_K has three words.
+            rows.words(from + layout.scales + 4 * if FORMAT == format::Q3_K { i.min(2) } else { i })
+        });
+        if layout.zero > 0.0 {
+            let scale = rows.last_half(from + layout.scale);
+            let zero = _mm256_set1_ps(layout.zero);
+            (codes, scale, scale.map(|scale| _mm256_mul_ps(scale, zero)))
+        } else {
+            let halves = rows.words(from + layout.scale);
+            (codes, halves.map(|words| lower_halves(words)), halves.map(|words| upper_halves(words)))
+        }
+    };
+    let mut factors =
+        Factors { scales: [[_mm256_setzero_ps(); 2]; GROUPS], minima: [[_mm256_setzero_ps(); 2]; GROUPS] };
+    for half in 0..2 {
+        let (scales, minima) = codes_of::<FORMAT>(codes.map(|words| words[half]));
+        for group in 0..if wide_groups(FORMAT) { GROUPS / 2 } else { GROUPS } {
+            factors.scales[group][half] = number(scales, group, scale[half]);
+            factors.minima[group][half] = number(minima, group, minimum[half]);
+        }
+    }
+    factors
+}
+
+/// The code of a group, times what its block has for all of them.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn number(codes: [__m256i; 4], group: usize, factor: __m256) -> __m256 {
+    let above = _mm_cvtsi64_si128(24 - 8 * (group as i64 % 4));
+    let code = _mm256_srai_epi32::<24>(_mm256_sll_epi32(codes[group / 4], above));
+    _mm256_mul_ps(_mm256_cvtepi32_ps(code), factor)
+}
+
+/// The codes of scales and of minima, of four groups a word, of the words that a format has them in.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn codes_of<const FORMAT: u8>([a, b, c, d]: [__m256i; 4]) -> ([__m256i; 4], [__m256i; 4]) {
+    let word = |bits: u32| _mm256_set1_epi32(bits as i32);
+    let nibbles = |words: __m256i| _mm256_and_si256(words, word(0x0f0f_0f0f));
+    let six = |words: __m256i| _mm256_and_si256(words, word(0x3f3f_3f3f));
+    let or = |a, b| _mm256_or_si256(a, b);
+    let zero = _mm256_setzero_si256();
+    match FORMAT {
+        format::Q2_K => {
+            let words = [a, b, c, d];
+            (words.map(nibbles), words.map(|words| nibbles(_mm256_srli_epi32::<4>(words))))
+        }
         format::Q3_K => {
-            let low = bits(load(layout.low + 32 * (B / 4)), 2 * (B % 4), 3);
-            let high = bits(load(layout.high), B, 1);
-            _mm256_or_si256(low, _mm256_slli_epi16::<2>(high))
+            let top = |words| _mm256_slli_epi32::<4>(_mm256_and_si256(words, word(0x0303_0303)));
+            let scales = [
+                or(nibbles(a), top(c)),
+                or(nibbles(b), top(_mm256_srli_epi32::<2>(c))),
+                or(nibbles(_mm256_srli_epi32::<4>(a)), top(_mm256_srli_epi32::<4>(c))),
+                or(nibbles(_mm256_srli_epi32::<4>(b)), top(_mm256_srli_epi32::<6>(c))),
+            ];
+            let scales = scales.map(|scales| _mm256_sub_epi8(scales, _mm256_set1_epi8(32)));
+            (scales, scales)
         }
-        format::Q4_K => bits(load(layout.low + 32 * (B / 2)), 4 * (B % 2), 15),
-        format::Q5_K => {
-            let low = bits(load(layout.low + 32 * (B / 2)), 4 * (B % 2), 15);
-            let high = bits(load(layout.high), B, 1);
-            _mm256_or_si256(low, _mm256_slli_epi16::<4>(high))
+        format::Q4_K | format::Q5_K => {
+            let top = |words| _mm256_and_si256(_mm256_srli_epi32::<2>(words), word(0x3030_3030));
+            let scales = [six(a), or(nibbles(c), top(a)), zero, zero];
+            let minima = [six(b), or(nibbles(_mm256_srli_epi32::<4>(c)), top(b)), zero, zero];
+            (scales, minima)
         }
-        _ => {
-            let low = bits(load(layout.low + 64 * (B / 4) + 32 * (B % 2)), 4 * (B % 4 / 2), 15);
-            let high = bits(load(layout.high + 32 * (B / 4)), 2 * (B % 4), 3);
-            _mm256_or_si256(low, _mm256_slli_epi16::<4>(high))
-        }
+        _ => ([a, b, c, d], [a, b, c, d]),
     }
 }

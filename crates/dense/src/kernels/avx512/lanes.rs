@@ -1,47 +1,17 @@
-//! Sixteen rows of weights side by side, a 32-bit lane each: no sum is across lanes, and what brings quants into lanes is shared by tokens.
+//! Rows in lanes of one register.
 
 use core::arch::x86_64::*;
 
 use crate::activations::QuantBytes;
-use crate::kernels::STREAM_AHEAD;
-
-/// Rows of a register.
-pub(super) const ROWS: usize = 16;
+use crate::kernels::{ROW_GROUP, lanes};
 
 /// Four bytes of each row, by their place in it.
 pub(super) type Turned = [__m512i; 4];
 
-/// Sixteen rows of blocks. Where there are fewer, the last one stands for those that are missing; packed ones are sixteen, and what they have
-/// at a byte of theirs begins at sixteen times its number (`crate::packed`).
-pub(super) struct RowLanes<const PACKED: bool> {
-    starts: [*const u8; ROWS],
-    first: *const u8,
-    ahead: usize,
-}
+/// Rows of weights in lanes.
+pub(super) type RowLanes<const PACKED: bool> = lanes::RowLanes<ROW_GROUP, PACKED>;
 
 impl<const PACKED: bool> RowLanes<PACKED> {
-    /// Of `rows`, which are sixteen at most.
-    pub(super) fn new(rows: &[u8], row_bytes: usize) -> RowLanes<PACKED> {
-        let height = rows.len() / row_bytes;
-        let first = rows.as_ptr();
-        RowLanes {
-            starts: std::array::from_fn(|row| first.wrapping_add(row.min(height - 1) * row_bytes)),
-            first,
-            ahead: if PACKED { STREAM_AHEAD } else { STREAM_AHEAD.max(ROWS * row_bytes) },
-        }
-    }
-
-    /// Asks for memory that rows to come have, as much as all rows have in bytes `from..from + bytes` of theirs.
-    #[inline(always)]
-    pub(super) fn prefetch(&self, from: usize, bytes: usize) {
-        for line in (0..ROWS * bytes).step_by(64) {
-            // SAFETY: a prefetch never faults, so the address need not even be valid.
-            unsafe {
-                _mm_prefetch::<_MM_HINT_T1>(self.first.wrapping_add(ROWS * from + self.ahead + line).cast());
-            }
-        }
-    }
-
     /// Bytes `at..at + 16` of each row: register i has the bytes `at + 4i` to `at + 4i + 3` of row r in lane r.
     ///
     /// # Safety
@@ -74,7 +44,7 @@ impl<const PACKED: bool> RowLanes<PACKED> {
     pub(super) unsafe fn words(&self, at: usize) -> __m512i {
         if PACKED {
             // SAFETY: a word of sixteen rows (caller).
-            return unsafe { _mm512_loadu_si512(self.first.add(ROWS * at).cast()) };
+            return unsafe { _mm512_loadu_si512(self.first.add(ROW_GROUP * at).cast()) };
         }
         // SAFETY: the caller's promise.
         let [a, b, c, d] = std::array::from_fn(|r| unsafe { self.fours(r, at) });
@@ -126,7 +96,7 @@ impl<const PACKED: bool> RowLanes<PACKED> {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
     unsafe fn packed_half(&self, at: usize) -> __m512 {
         // SAFETY: the caller's promise.
-        _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(self.first.add(ROWS * at).cast()) })
+        _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(self.first.add(ROW_GROUP * at).cast()) })
     }
 
     /// Bytes `at..at + 16` of the rows r, r + 4, r + 8 and r + 12.
@@ -195,7 +165,7 @@ pub(super) unsafe fn dot<const N: usize>(weights: &[__m512i; N], x: &QuantBytes,
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 pub(super) fn store(sums: __m512, y: &mut [f32]) {
-    let mut lanes = [0.0f32; ROWS];
+    let mut lanes = [0.0f32; ROW_GROUP];
     // SAFETY: 16 lanes.
     unsafe { _mm512_storeu_ps(lanes.as_mut_ptr(), sums) };
     y.copy_from_slice(&lanes[..y.len()]);

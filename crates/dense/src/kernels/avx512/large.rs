@@ -2,10 +2,10 @@
 
 use core::arch::x86_64::*;
 
-use super::lanes::{ROWS, RowLanes, Turned, dot, lower_halves, store, upper_halves};
+use super::lanes::{RowLanes, Turned, dot, lower_halves, store, upper_halves};
 use crate::activations::{Activations, BLOCK};
 use crate::blocks::{GROUP, LARGE, large_bytes, layout};
-use crate::kernels::{by_token_groups, format};
+use crate::kernels::{ROW_GROUP, by_token_groups, format};
 
 const GROUPS: usize = LARGE / GROUP;
 
@@ -45,7 +45,7 @@ unsafe fn blocks_of<const FORMAT: u8, const PACKED: bool, const T: usize>(
     let count = x.size / LARGE;
     let block_bytes = large_bytes(FORMAT);
     let part = block_bytes.div_ceil(columns(FORMAT));
-    for (number, rows) in bytes.chunks(ROWS * row_bytes).enumerate() {
+    for (number, rows) in bytes.chunks(ROW_GROUP * row_bytes).enumerate() {
         let height = rows.len() / row_bytes;
         let rows = RowLanes::<PACKED>::new(rows, row_bytes);
         let mut sums = [_mm512_setzero_ps(); T];
@@ -64,7 +64,7 @@ unsafe fn blocks_of<const FORMAT: u8, const PACKED: bool, const T: usize>(
             }
         }
         for (t, sum) in sums.into_iter().enumerate() {
-            store(sum, &mut y[first + t][number * ROWS..][..height]);
+            store(sum, &mut y[first + t][number * ROW_GROUP..][..height]);
         }
     }
 }

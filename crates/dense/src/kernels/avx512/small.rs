@@ -2,10 +2,10 @@
 
 use core::arch::x86_64::*;
 
-use super::lanes::{ROWS, RowLanes, dot, store};
+use super::lanes::{RowLanes, dot, store};
 use crate::activations::{Activations, BLOCK, Factors};
 use crate::blocks::IQ4_NL_VALUES;
-use crate::kernels::{by_token_groups, format};
+use crate::kernels::{ROW_GROUP, by_token_groups, format};
 
 /// Whether quants have a sign. Instructions for bytes take weights without one, so these are 128 more than they mean.
 const fn is_signed(format: u8) -> bool {
@@ -37,7 +37,7 @@ unsafe fn blocks_of<const FORMAT: u8, const PACKED: bool, const T: usize>(
 ) {
     let count = x.size / BLOCK;
     let block_bytes = row_bytes / count;
-    for (number, rows) in bytes.chunks(ROWS * row_bytes).enumerate() {
+    for (number, rows) in bytes.chunks(ROW_GROUP * row_bytes).enumerate() {
         let height = rows.len() / row_bytes;
         let rows = RowLanes::<PACKED>::new(rows, row_bytes);
         let mut sums = [_mm512_setzero_ps(); T];
@@ -64,7 +64,7 @@ unsafe fn blocks_of<const FORMAT: u8, const PACKED: bool, const T: usize>(
             }
         }
         for (t, sum) in sums.into_iter().enumerate() {
-            store(sum, &mut y[first + t][number * ROWS..][..height]);
+            store(sum, &mut y[first + t][number * ROW_GROUP..][..height]);
         }
     }
 }
