@@ -1,5 +1,5 @@
 import type { CommandModule, InferredOptionTypes } from 'yargs';
-import { deviceFrom, policyNames } from '../decode/options.js';
+import { deviceFrom, policyNames, takesBudget } from '../decode/options.js';
 import { MagicpigError } from '../errors.js';
 import { count, percent, table } from './format.js';
 import { DEFAULT_MODEL, REF_HELP } from './model-option.js';
@@ -69,7 +69,9 @@ const decode = (terminal: Terminal): CommandModule<object, InferredOptionTypes<t
   handler: async (args) => {
     const contexts = args.contexts.split(',').map(Number);
     if (!contexts.every((context) => Number.isInteger(context) && context > 0)) throw usage(`--contexts is ${args.contexts}; it must be lengths such as 512,8192`);
-    const compared = args.policies.split(',').map((policy) => policyOf(policy, args));
+    const policies = args.policies.split(',').map((policy) => policyOf(policy, args));
+    // One budget for several policies is for those that take one.
+    const compared = policies.map((policy) => (policies.length === 1 || takesBudget(policy.policy) ? policy : { ...policy, budget: undefined }));
     const { signal } = terminal;
     const { loadModel } = await import('../decode/model.js');
     const { benchDecode } = await import('../decode/bench.js');

@@ -20,6 +20,18 @@ export type WeightBits = (typeof weightBits)[number];
 export const policyNames = ['sketch', 'lsh', 'exact', 'topk', 'oracle', 'quest', 'static'] as const;
 export type PolicyName = (typeof policyNames)[number];
 
+/** What the others read, which no budget changes. */
+const unbudgeted: { readonly [Name in PolicyName]?: string } = {
+  exact: 'reads every key',
+  lsh: 'reads as many keys as lshK and lshL make collide',
+  static: 'reads no indexed key',
+};
+
+/** Whether a policy reads as many keys as a budget says. */
+export function takesBudget(policy: PolicyName): boolean {
+  return unbudgeted[policy] === undefined;
+}
+
 /** How attention is computed while generating. */
 export interface PolicyOptions {
   /**
@@ -152,6 +164,9 @@ export function policyFrom(options: PolicyOptions, layers = 2 ** 12): Policy {
   };
   // Types are no promise where options come from JavaScript or a command line.
   const kind = policyNames.find((name) => name === policy);
+  if (budget !== undefined && kind !== undefined && !takesBudget(kind)) {
+    throw new MagicpigError('INVALID_OPTION', `budget is for the policies ${policyNames.filter(takesBudget).join(', ')}; the policy is ${kind}, which ${unbudgeted[kind]}`);
+  }
   switch (kind) {
     case 'exact':
       return { kind, ...dense };
