@@ -124,7 +124,7 @@ pub struct Matrix<'a> {
     inputs: usize,
     row_bytes: usize,
     bytes: &'a [u8],
-    /// Whether the blocks of each [`ROW_GROUP`] rows lie side by side (`packed`).
+    /// Whether the blocks of each whole [`ROW_GROUP`] rows lie side by side (`packed`).
     packed: bool,
 }
 
@@ -141,13 +141,13 @@ impl<'a> Matrix<'a> {
         })
     }
 
-    /// The matrix whose rows [`Matrix::pack`] has packed to `bytes`, or None where these are not whole groups of them.
+    /// The matrix whose rows [`Matrix::pack`] has packed to `bytes`, or None where these are not whole rows, or fewer than a group.
     pub fn from_packed(kind: WeightType, inputs: usize, bytes: &'a [u8]) -> Option<Matrix<'a>> {
         let matrix = Matrix::new(kind, inputs, bytes)?;
         packed::can_pack(matrix).then_some(Matrix { packed: true, ..matrix })
     }
 
-    /// Packs the rows, if they are of blocks and [`ROW_GROUP`] or a multiple of it: as many bytes in another order.
+    /// Packs the rows, if they are of blocks and [`ROW_GROUP`] at least: as many bytes in another order.
     pub fn pack(self) -> Option<Vec<u8>> {
         (!self.packed && packed::can_pack(self)).then(|| {
             let mut bytes = vec![0; self.bytes.len()];
@@ -174,7 +174,14 @@ impl<'a> Matrix<'a> {
         self.bytes
     }
 
-    /// The matrix in parts of `rows` rows.
+    /// The rows that are packed, in whole groups, and those that are left over, which lie as in a file.
+    pub(crate) fn whole_groups(self) -> (Matrix<'a>, Option<Matrix<'a>>) {
+        let (groups, rest) = self.bytes.split_at(self.outputs() / ROW_GROUP * ROW_GROUP * self.row_bytes);
+        let rest = (!rest.is_empty()).then_some(Matrix { bytes: rest, packed: false, ..self });
+        (Matrix { bytes: groups, ..self }, rest)
+    }
+
+    /// The matrix in parts of `rows` rows, of whole groups where it is packed.
     pub(crate) fn row_groups(self, rows: usize) -> impl Iterator<Item = Matrix<'a>> {
         self.bytes.chunks(rows * self.row_bytes).map(move |bytes| Matrix { bytes, ..self })
     }

@@ -49,12 +49,13 @@ pub(crate) fn pack_weights(
     Ok(())
 }
 
-/// Whether a matrix is of blocks and of whole groups of rows.
+/// Whether a matrix is of blocks and has a whole group of rows.
 pub(crate) fn can_pack(matrix: Matrix<'_>) -> bool {
-    !matrix.kind().is_wide() && matrix.outputs().is_multiple_of(ROW_GROUP)
+    !matrix.kind().is_wide() && matrix.outputs() >= ROW_GROUP
 }
 
-/// Writes the bytes of a matrix that can be packed with the blocks of each [`ROW_GROUP`] rows side by side.
+/// Writes the bytes of a matrix that can be packed with the blocks of each [`ROW_GROUP`] rows side by side. Rows that are left over stay as
+/// they are.
 pub(crate) fn pack(matrix: Matrix<'_>, packed: &mut [u8]) {
     each_part(matrix, packed, |rows, in_packed, from, to| to[in_packed].copy_from_slice(&from[rows]));
 }
@@ -98,7 +99,10 @@ fn each_part_of<const FIRST: usize, const WORDS: usize, const LAST: usize>(
     let row_bytes = matrix.row_bytes();
     let group = ROW_GROUP * row_bytes;
     let (words, last) = (2 * FIRST, 2 * FIRST + 4 * WORDS);
-    for (bytes, out) in matrix.bytes().chunks_exact(group).zip(out.chunks_exact_mut(group)) {
+    let (groups, rest) = matrix.bytes().split_at(matrix.bytes().len() / group * group);
+    let (out, out_rest) = out.split_at_mut(groups.len());
+    out_rest.copy_from_slice(rest);
+    for (bytes, out) in groups.chunks_exact(group).zip(out.chunks_exact_mut(group)) {
         for block in (0..row_bytes).step_by(last + 2 * LAST) {
             for row in 0..ROW_GROUP {
                 let mut part_at = |at: usize, size: usize| {

@@ -2,44 +2,44 @@
 
 use core::arch::x86_64::*;
 
+use lsh_attn::kernels::prefetch;
+
 use super::{
-    GateActivation, Multiply, STREAM_AHEAD, Table, by_token_groups, format, packed_products, panels, scalar,
+    GateActivation, Multiply, STREAM_AHEAD, Table, block_products, by_token_groups, format, panels, scalar,
+    wide_products,
 };
 use crate::activations::{Activations, Part};
 use crate::matrix::WeightType;
 use crate::quantise;
+use lanes::Avx2;
 
 mod lanes;
-mod large;
-mod small;
 
-pub(super) static TABLE: Table = Table {
-    f32: floats::<{ format::F32 }>,
-    f16: floats::<{ format::F16 }>,
-    bf16: floats::<{ format::BF16 }>,
-    q8_0: small::blocks::<{ format::Q8_0 }, false>,
-    q4_0: small::blocks::<{ format::Q4_0 }, false>,
-    q4_1: small::blocks::<{ format::Q4_1 }, false>,
-    q5_0: small::blocks::<{ format::Q5_0 }, false>,
-    q5_1: small::blocks::<{ format::Q5_1 }, false>,
-    iq4_nl: small::blocks::<{ format::IQ4_NL }, false>,
-    q2_k: large::blocks::<{ format::Q2_K }, false>,
-    q3_k: large::blocks::<{ format::Q3_K }, false>,
-    q4_k: large::blocks::<{ format::Q4_K }, false>,
-    q5_k: large::blocks::<{ format::Q5_K }, false>,
-    q6_k: large::blocks::<{ format::Q6_K }, false>,
-    norm,
-    gate,
-    quantise,
-    round,
-    dequantise,
-    norm_panel,
-    gate_panel,
-    packed,
-};
+pub(super) static TABLE: Table =
+    Table { rows, packed, norm, gate, quantise, round, dequantise, norm_panel, gate_panel };
+
+fn rows(kind: WeightType) -> Option<Multiply> {
+    wide_products!(kind)
+}
 
 fn packed(kind: WeightType) -> Option<Multiply> {
-    packed_products!(kind)
+    block_products!(kind)
+}
+
+/// # Safety
+/// - as `crate::kernels::small::blocks`.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn small<const FORMAT: u8>(bytes: &[u8], row_bytes: usize, x: &Activations, y: &mut [&mut [f32]]) {
+    // SAFETY: the caller's promise.
+    unsafe { super::small::blocks::<Avx2, FORMAT>(bytes, row_bytes, x, y) }
+}
+
+/// # Safety
+/// - as `crate::kernels::large::blocks`.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn large<const FORMAT: u8>(bytes: &[u8], row_bytes: usize, x: &Activations, y: &mut [&mut [f32]]) {
+    // SAFETY: the caller's promise.
+    unsafe { super::large::blocks::<Avx2, FORMAT>(bytes, row_bytes, x, y) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -95,16 +95,6 @@ fn horizontal_sum(x: __m256) -> f32 {
     _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
 }
 
-/// Asks for the memory that lies [`STREAM_AHEAD`] bytes behind a row, as much as the row has.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn prefetch(row: &[u8]) {
-    for line in (0..row.len()).step_by(64) {
-        // A prefetch never faults, so the address need not even be valid.
-        _mm_prefetch::<_MM_HINT_T1>(row.as_ptr().wrapping_add(STREAM_AHEAD + line).cast());
-    }
-}
-
 /// # Safety
 /// - `bytes`, `row_bytes`, `x` and `y` agree, as `DenseKernels::multiply` checks.
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -125,7 +115,7 @@ unsafe fn floats_of<const FORMAT: u8, const T: usize>(
 ) {
     let whole = x.size / WIDTH * WIDTH;
     for (number, row) in bytes.chunks_exact(row_bytes).enumerate() {
-        prefetch(row);
+        prefetch::far(row.as_ptr().wrapping_add(STREAM_AHEAD), row.len());
         let mut sums = [_mm256_setzero_ps(); T];
         for j in (0..whole).step_by(WIDTH) {
             // SAFETY: j + 8 <= x.size, and row and vectors have as many elements (caller).

@@ -2,8 +2,11 @@
 
 use core::arch::x86_64::*;
 
+use lsh_attn::kernels::prefetch;
+
 use super::{
-    GateActivation, Multiply, STREAM_AHEAD, Table, by_token_groups, format, packed_products, panels,
+    GateActivation, Multiply, STREAM_AHEAD, Table, block_products, by_token_groups, format, panels,
+    wide_products,
 };
 use crate::activations::{Activations, Part};
 use crate::matrix::WeightType;
@@ -13,33 +16,20 @@ mod lanes;
 mod large;
 mod small;
 
-pub(super) static TABLE: Table = Table {
-    f32: floats::<{ format::F32 }>,
-    f16: floats::<{ format::F16 }>,
-    bf16: floats::<{ format::BF16 }>,
-    q8_0: small::blocks::<{ format::Q8_0 }, false>,
-    q4_0: small::blocks::<{ format::Q4_0 }, false>,
-    q4_1: small::blocks::<{ format::Q4_1 }, false>,
-    q5_0: small::blocks::<{ format::Q5_0 }, false>,
-    q5_1: small::blocks::<{ format::Q5_1 }, false>,
-    iq4_nl: small::blocks::<{ format::IQ4_NL }, false>,
-    q2_k: large::blocks::<{ format::Q2_K }, false>,
-    q3_k: large::blocks::<{ format::Q3_K }, false>,
-    q4_k: large::blocks::<{ format::Q4_K }, false>,
-    q5_k: large::blocks::<{ format::Q5_K }, false>,
-    q6_k: large::blocks::<{ format::Q6_K }, false>,
-    norm,
-    gate,
-    quantise,
-    round,
-    dequantise,
-    norm_panel,
-    gate_panel,
-    packed,
-};
+use large::blocks as large;
+use small::blocks as small;
+
+pub(super) static TABLE: Table =
+    Table { rows, packed, norm, gate, quantise, round, dequantise, norm_panel, gate_panel };
+
+fn rows(kind: WeightType) -> Option<Multiply> {
+    let (wide, blocks): (Option<Multiply>, Option<Multiply>) =
+        (wide_products!(kind), block_products!(kind, false));
+    wide.or(blocks)
+}
 
 fn packed(kind: WeightType) -> Option<Multiply> {
-    packed_products!(kind)
+    block_products!(kind, true)
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
@@ -87,16 +77,6 @@ fn gate_panel(
 /// f32 lanes of a register.
 const WIDTH: usize = 16;
 
-/// Asks for the memory that lies [`STREAM_AHEAD`] bytes behind a row, as much as the row has.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-fn prefetch(row: &[u8]) {
-    for line in (0..row.len()).step_by(64) {
-        // A prefetch never faults, so the address need not even be valid.
-        _mm_prefetch::<_MM_HINT_T1>(row.as_ptr().wrapping_add(STREAM_AHEAD + line).cast());
-    }
-}
-
 /// # Safety
 /// - `bytes`, `row_bytes`, `x` and `y` agree, as `DenseKernels::multiply` checks.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
@@ -116,7 +96,7 @@ unsafe fn floats_of<const FORMAT: u8, const T: usize>(
     y: &mut [&mut [f32]],
 ) {
     for (number, row) in bytes.chunks_exact(row_bytes).enumerate() {
-        prefetch(row);
+        prefetch::far(row.as_ptr().wrapping_add(STREAM_AHEAD), row.len());
         let mut sums = [_mm512_setzero_ps(); T];
         let mut j = 0;
         while j < x.size {

@@ -1,4 +1,5 @@
-//! Rows of weights times activations, once per instruction set. `scalar` is the meaning.
+//! Rows of weights times activations. An instruction set that multiplies 16 bits by 16 says what it does with lanes, and has its products by
+//! `small` and `large`; `scalar` is for any processor. AVX-512 multiplies bytes and has its own.
 //!
 //! Which instruction sets there are, and which is used, is `lsh_attn::kernels`' to say.
 
@@ -15,16 +16,16 @@ use crate::matrix::{Matrix, WeightType};
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
-#[cfg(target_arch = "x86_64")]
 mod lanes;
+mod large;
 mod panels;
 mod scalar;
+mod small;
 
 /// Rows that a kernel likes to have together.
 pub const ROW_GROUP: usize = 16;
 
 /// How far ahead weights are asked for, in bytes: into the second-level cache, which takes more misses at once than the first.
-#[cfg(target_arch = "x86_64")]
 const STREAM_AHEAD: usize = 16 << 10;
 
 /// Runs `body::<.., T>` over the activations in groups of eight, four, two and one: a group shares each row's loads.
@@ -46,28 +47,39 @@ macro_rules! by_token_groups {
 }
 pub(crate) use by_token_groups;
 
-/// The products of packed rows of a format by an instruction set's `small` and `large`, but for formats without blocks.
-#[cfg(target_arch = "x86_64")]
-macro_rules! packed_products {
-    ($kind:expr) => {
+/// The products of a format of blocks by an instruction set's `small` and `large`.
+macro_rules! block_products {
+    ($kind:expr $(, $packed:literal)?) => {
         match $kind {
-            WeightType::Q8_0 => Some(small::blocks::<{ format::Q8_0 }, true>),
-            WeightType::Q4_0 => Some(small::blocks::<{ format::Q4_0 }, true>),
-            WeightType::Q4_1 => Some(small::blocks::<{ format::Q4_1 }, true>),
-            WeightType::Q5_0 => Some(small::blocks::<{ format::Q5_0 }, true>),
-            WeightType::Q5_1 => Some(small::blocks::<{ format::Q5_1 }, true>),
-            WeightType::Iq4Nl => Some(small::blocks::<{ format::IQ4_NL }, true>),
-            WeightType::Q2K => Some(large::blocks::<{ format::Q2_K }, true>),
-            WeightType::Q3K => Some(large::blocks::<{ format::Q3_K }, true>),
-            WeightType::Q4K => Some(large::blocks::<{ format::Q4_K }, true>),
-            WeightType::Q5K => Some(large::blocks::<{ format::Q5_K }, true>),
-            WeightType::Q6K => Some(large::blocks::<{ format::Q6_K }, true>),
+            WeightType::Q8_0 => Some(small::<{ format::Q8_0 } $(, $packed)?>),
+            WeightType::Q4_0 => Some(small::<{ format::Q4_0 } $(, $packed)?>),
+            WeightType::Q4_1 => Some(small::<{ format::Q4_1 } $(, $packed)?>),
+            WeightType::Q5_0 => Some(small::<{ format::Q5_0 } $(, $packed)?>),
+            WeightType::Q5_1 => Some(small::<{ format::Q5_1 } $(, $packed)?>),
+            WeightType::Iq4Nl => Some(small::<{ format::IQ4_NL } $(, $packed)?>),
+            WeightType::Q2K => Some(large::<{ format::Q2_K } $(, $packed)?>),
+            WeightType::Q3K => Some(large::<{ format::Q3_K } $(, $packed)?>),
+            WeightType::Q4K => Some(large::<{ format::Q4_K } $(, $packed)?>),
+            WeightType::Q5K => Some(large::<{ format::Q5_K } $(, $packed)?>),
+            WeightType::Q6K => Some(large::<{ format::Q6_K } $(, $packed)?>),
             WeightType::F32 | WeightType::F16 | WeightType::Bf16 => None,
         }
     };
 }
-#[cfg(target_arch = "x86_64")]
-pub(crate) use packed_products;
+pub(crate) use block_products;
+
+/// The products of a format of single numbers by an instruction set's `floats`.
+macro_rules! wide_products {
+    ($kind:expr) => {
+        match $kind {
+            WeightType::F32 => Some(floats::<{ format::F32 }>),
+            WeightType::F16 => Some(floats::<{ format::F16 }>),
+            WeightType::Bf16 => Some(floats::<{ format::BF16 }>),
+            _ => None,
+        }
+    };
+}
+pub(crate) use wide_products;
 
 /// What a gate of an MLP goes through before it meets `up`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,23 +113,13 @@ type GatePanel = unsafe fn(
     panel: &mut [u32],
 );
 
-/// One function per format, which every instruction set's file has. They are unsafe since the CPU must have the
-/// features, and since they trust the lengths; [`DenseKernels::multiply`] checks them.
+/// What every instruction set's file has. The functions are unsafe since the CPU must have the features, and since they trust the
+/// lengths; [`DenseKernels::multiply`] checks them.
 struct Table {
-    f32: Multiply,
-    f16: Multiply,
-    bf16: Multiply,
-    q8_0: Multiply,
-    q4_0: Multiply,
-    q4_1: Multiply,
-    q5_0: Multiply,
-    q5_1: Multiply,
-    iq4_nl: Multiply,
-    q2_k: Multiply,
-    q3_k: Multiply,
-    q4_k: Multiply,
-    q5_k: Multiply,
-    q6_k: Multiply,
+    /// Products of rows as files have them.
+    rows: fn(WeightType) -> Option<Multiply>,
+    /// Products of packed rows. There is one or the other for every format.
+    packed: fn(WeightType) -> Option<Multiply>,
     norm: Norm,
     gate: Gate,
     quantise: Quantise,
@@ -125,8 +127,6 @@ struct Table {
     dequantise: Dequantise,
     norm_panel: NormPanel,
     gate_panel: GatePanel,
-    /// Products of packed rows of a format, where the instruction set gains by them.
-    packed: fn(WeightType) -> Option<Multiply>,
 }
 
 /// Formats as const parameters of the kernels.
@@ -264,30 +264,44 @@ impl DenseKernels {
             assert!(x.quant_sums.len() == blocks && x.factors.len() == blocks);
             assert_eq!(x.group_sums.len(), x.values.len() / GROUP);
         }
-        if matrix.is_packed() {
-            return match (self.table.packed)(kind) {
-                // SAFETY: as below; packed rows are whole groups.
-                Some(multiply) => unsafe { multiply(bytes, row_bytes, x, y) },
-                None => self.multiply(matrix.file_order(&mut Vec::new()), x, y),
+        let products = if matrix.is_packed() { self.table.packed } else { self.table.rows };
+        let Some(multiply) = products(kind) else {
+            return if matrix.is_packed() {
+                self.multiply(matrix.file_order(&mut Vec::new()), x, y)
+            } else {
+                self.multiply_repacked(matrix, x, y)
             };
-        }
-        let multiply = match kind {
-            WeightType::F32 => self.table.f32,
-            WeightType::F16 => self.table.f16,
-            WeightType::Bf16 => self.table.bf16,
-            WeightType::Q8_0 => self.table.q8_0,
-            WeightType::Q4_0 => self.table.q4_0,
-            WeightType::Q4_1 => self.table.q4_1,
-            WeightType::Q5_0 => self.table.q5_0,
-            WeightType::Q5_1 => self.table.q5_1,
-            WeightType::Iq4Nl => self.table.iq4_nl,
-            WeightType::Q2K => self.table.q2_k,
-            WeightType::Q3K => self.table.q3_k,
-            WeightType::Q4K => self.table.q4_k,
-            WeightType::Q5K => self.table.q5_k,
-            WeightType::Q6K => self.table.q6_k,
         };
-        // SAFETY: the CPU has the features (`From`), and the lengths agree (above).
-        unsafe { multiply(bytes, row_bytes, x, y) }
+        if !matrix.is_packed() {
+            // SAFETY: the CPU has the features (`From`), and the lengths agree (above).
+            return unsafe { multiply(bytes, row_bytes, x, y) };
+        }
+        let (groups, rest) = matrix.whole_groups();
+        let (mut y, mut y_rest): (Vec<_>, Vec<_>) =
+            y.iter_mut().map(|y| y.split_at_mut(groups.outputs())).unzip();
+        // SAFETY: as above, and they are whole groups.
+        unsafe { multiply(groups.bytes(), row_bytes, x, &mut y) };
+        if let Some(rest) = rest {
+            self.multiply(rest, x, &mut y_rest);
+        }
+    }
+
+    /// [`DenseKernels::multiply`] of rows in an order that there is no function for: packs some at a time.
+    fn multiply_repacked(self, matrix: Matrix<'_>, x: &Activations, y: &mut [&mut [f32]]) {
+        for (number, rows) in matrix.row_groups(ROW_GROUP).enumerate() {
+            let height = rows.outputs();
+            // Where there are fewer, zeros stand for those that are missing.
+            let mut bytes = rows.bytes().to_vec();
+            bytes.resize(ROW_GROUP * rows.row_bytes(), 0);
+            let group = Matrix::new(rows.kind(), rows.inputs(), &bytes).expect("whole rows");
+            let packed = group.pack().expect("a whole group");
+            let group = Matrix::from_packed(rows.kind(), rows.inputs(), &packed).expect("a whole group");
+            let mut products = vec![[0.0; ROW_GROUP]; x.tokens];
+            let mut parts: Vec<_> = products.iter_mut().map(|products| &mut products[..]).collect();
+            self.multiply(group, x, &mut parts);
+            for (y, products) in y.iter_mut().zip(&products) {
+                y[number * ROW_GROUP..][..height].copy_from_slice(&products[..height]);
+            }
+        }
     }
 }

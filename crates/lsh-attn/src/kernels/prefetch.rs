@@ -19,7 +19,7 @@ pub fn rows(rows: Rows<'_>) {
 
 /// Asks for `count` values at `from`, into the second-level cache.
 #[inline(always)]
-pub(super) fn far<T>(from: *const T, count: usize) {
+pub fn far<T>(from: *const T, count: usize) {
     ask::<false>(from.cast(), count * size_of::<T>());
 }
 

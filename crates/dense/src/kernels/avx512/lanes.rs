@@ -1,17 +1,41 @@
-//! Rows in lanes of one register.
+//! Sixteen rows of weights side by side, a 32-bit lane each: no sum is across lanes, and what brings quants into lanes is shared by tokens.
 
 use core::arch::x86_64::*;
 
+use lsh_attn::kernels::prefetch;
+
 use crate::activations::QuantBytes;
-use crate::kernels::{ROW_GROUP, lanes};
+use crate::kernels::{ROW_GROUP, STREAM_AHEAD};
 
 /// Four bytes of each row, by their place in it.
 pub(super) type Turned = [__m512i; 4];
 
-/// Rows of weights in lanes.
-pub(super) type RowLanes<const PACKED: bool> = lanes::RowLanes<ROW_GROUP, PACKED>;
+/// Sixteen rows of blocks. Where there are fewer, the last one stands for those that are missing; packed ones are sixteen, and what they have
+/// at a byte of theirs begins at sixteen times its number (`crate::packed`).
+pub(super) struct RowLanes<const PACKED: bool> {
+    starts: [*const u8; ROW_GROUP],
+    first: *const u8,
+    ahead: usize,
+}
 
 impl<const PACKED: bool> RowLanes<PACKED> {
+    /// Of `rows`, which are sixteen at most.
+    pub(super) fn new(rows: &[u8], row_bytes: usize) -> RowLanes<PACKED> {
+        let height = rows.len() / row_bytes;
+        let first = rows.as_ptr();
+        RowLanes {
+            starts: std::array::from_fn(|row| first.wrapping_add(row.min(height - 1) * row_bytes)),
+            first,
+            ahead: if PACKED { STREAM_AHEAD } else { STREAM_AHEAD.max(ROW_GROUP * row_bytes) },
+        }
+    }
+
+    /// Asks for memory that rows to come have, as much as all rows have in bytes `from..from + bytes` of theirs.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, from: usize, bytes: usize) {
+        prefetch::far(self.first.wrapping_add(ROW_GROUP * from + self.ahead), ROW_GROUP * bytes);
+    }
+
     /// Bytes `at..at + 16` of each row: register i has the bytes `at + 4i` to `at + 4i + 3` of row r in lane r.
     ///
     /// # Safety
