@@ -1,5 +1,5 @@
 //! Products of a matrix that no cache holds with one token and with the eight of a batch, for each format of weights on each instruction
-//! set, and of packed rows where that is what a step takes: what decoding is made of. Two threads; the throughput is of weights times tokens.
+//! set, packed where they are of blocks: what decoding is made of. Two threads; the throughput is of weights times tokens.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -38,8 +38,7 @@ fn products(c: &mut Criterion) {
                 let mut x = Activations::default();
                 Team::assemble(&pool, |team| x.set(Cores { team, kernels }, &values.repeat(tokens), INPUTS));
                 let mut y = vec![0.0; ROWS * tokens];
-                let packed = packed.as_deref().filter(|_| kernels.prefers_packed(kind));
-                let packed = packed.and_then(|bytes| Matrix::from_packed(kind, INPUTS, bytes));
+                let packed = packed.as_deref().and_then(|bytes| Matrix::from_packed(kind, INPUTS, bytes));
                 let matrix = packed.unwrap_or(matrix);
                 let mut product = || {
                     Team::assemble(&pool, |team| {

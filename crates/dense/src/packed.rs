@@ -10,27 +10,26 @@ use rayon::ThreadPool;
 use rayon::prelude::*;
 
 use crate::config::TransformerConfig;
-use crate::kernels::{DenseKernels, ROW_GROUP};
+use crate::kernels::ROW_GROUP;
 use crate::matrix::{Matrix, WeightType};
 use crate::weights_file::{TensorSpan, Weights, WeightsError, memory};
 
 /// Rows that a task packs at a time.
 const TASK_ROWS: usize = 16 * ROW_GROUP;
 
-/// Replaces the spans of a model's matrices by those of packed ones in memory, where the kernels take them faster.
+/// Replaces the spans of a model's matrices by those of packed ones in memory.
 ///
 /// # Errors
 /// If a matrix is not in the files, or there is no memory for it.
 pub(crate) fn pack_weights(
     pool: &ThreadPool,
-    kernels: DenseKernels,
     weights: &mut Weights,
     config: &mut TransformerConfig,
 ) -> Result<(), WeightsError> {
     let mut any = false;
     let mut keep = |span: &mut TensorSpan| -> Result<(), WeightsError> {
         let matrix = weights.matrix(*span)?;
-        if kernels.prefers_packed(span.kind) && can_pack(matrix) {
+        if can_pack(matrix) {
             let mut bytes = memory(matrix.bytes().len())?;
             let parts = bytes.chunks_mut(TASK_ROWS * matrix.row_bytes()).zip(matrix.row_groups(TASK_ROWS));
             pool.install(|| parts.par_bridge().for_each(|(bytes, rows)| pack(rows, bytes)));

@@ -67,7 +67,7 @@ impl Scratch {
 
 impl Transformer {
     /// Maps the model's files and checks that every weight is there in its shape; then, on `threads` threads, rounds weights, if
-    /// the configuration asks for it, and packs those that kernels take faster so, if it allows that.
+    /// the configuration asks for it, and packs those of blocks, if it allows that.
     ///
     /// # Errors
     /// If a file cannot be mapped, a tensor is not in it or of another shape than the configuration's, or there are no
@@ -93,7 +93,7 @@ impl Transformer {
         let pool = ThreadPoolBuilder::new().num_threads(threads).build()?;
         round_weights(&pool, kernels, &mut weights, &mut config)?;
         if config.packing {
-            pack_weights(&pool, kernels, &mut weights, &mut config)?;
+            pack_weights(&pool, &mut weights, &mut config)?;
         }
         let ropes = config.ropes.iter().map(Rope::new).collect();
         Ok(Transformer { config, weights, ropes, layers, final_norm, head_importance })

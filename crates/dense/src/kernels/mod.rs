@@ -116,9 +116,9 @@ type GatePanel = unsafe fn(
 /// What every instruction set's file has. The functions are unsafe since the CPU must have the features, and since they trust the
 /// lengths; [`DenseKernels::multiply`] checks them.
 struct Table {
-    /// Products of rows as files have them.
+    /// Products of rows as files have them: those of single numbers at least.
     rows: fn(WeightType) -> Option<Multiply>,
-    /// Products of packed rows. There is one or the other for every format.
+    /// Products of packed rows, of all formats of blocks.
     packed: fn(WeightType) -> Option<Multiply>,
     norm: Norm,
     gate: Gate,
@@ -208,11 +208,6 @@ impl DenseKernels {
         unsafe { (self.table.round)(kind, elements, out) }
     }
 
-    /// Whether products of packed rows of a format are faster than those of rows as files have them.
-    pub fn prefers_packed(self, kind: WeightType) -> bool {
-        (self.table.packed)(kind).is_some()
-    }
-
     /// The elements of all rows as bf16, `[outputs, inputs]`.
     pub(crate) fn dequantise(self, matrix: Matrix<'_>, out: &mut [u16]) {
         assert_eq!(out.len(), matrix.outputs() * matrix.inputs());
@@ -266,27 +261,21 @@ impl DenseKernels {
         }
         let products = if matrix.is_packed() { self.table.packed } else { self.table.rows };
         let Some(multiply) = products(kind) else {
-            return if matrix.is_packed() {
-                self.multiply(matrix.file_order(&mut Vec::new()), x, y)
-            } else {
-                self.multiply_repacked(matrix, x, y)
-            };
+            return self.multiply_repacked(matrix, x, y);
         };
-        if !matrix.is_packed() {
-            // SAFETY: the CPU has the features (`From`), and the lengths agree (above).
-            return unsafe { multiply(bytes, row_bytes, x, y) };
-        }
         let (groups, rest) = matrix.whole_groups();
+        let Some(rest) = rest.filter(|_| matrix.is_packed()) else {
+            // SAFETY: the CPU has the features (`From`), the lengths agree (above), and packed rows are whole groups.
+            return unsafe { multiply(bytes, row_bytes, x, y) };
+        };
         let (mut y, mut y_rest): (Vec<_>, Vec<_>) =
             y.iter_mut().map(|y| y.split_at_mut(groups.outputs())).unzip();
-        // SAFETY: as above, and they are whole groups.
+        // SAFETY: as above.
         unsafe { multiply(groups.bytes(), row_bytes, x, &mut y) };
-        if let Some(rest) = rest {
-            self.multiply(rest, x, &mut y_rest);
-        }
+        self.multiply(rest, x, &mut y_rest);
     }
 
-    /// [`DenseKernels::multiply`] of rows in an order that there is no function for: packs some at a time.
+    /// [`DenseKernels::multiply`] of rows as files have them, where there is no function for these: packs some at a time.
     fn multiply_repacked(self, matrix: Matrix<'_>, x: &Activations, y: &mut [&mut [f32]]) {
         for (number, rows) in matrix.row_groups(ROW_GROUP).enumerate() {
             let height = rows.outputs();
