@@ -1,7 +1,8 @@
-//! The meaning of every kernel, in portable Rust. Sums run in index order with one f32 accumulator.
+//! The meaning of every kernel, in portable Rust: loops over lanes, of which the compiler makes vectors, and vectors of 128 bits.
 
 pub(super) mod draw;
 mod int8;
+mod scan;
 pub(super) mod values;
 
 use super::{GemmShape, Isa, PANEL, RowKernels, Table};
@@ -9,7 +10,7 @@ use crate::hash::{HashPlan, LANES, Lanes};
 use crate::inclusion::{NODES, interpolate};
 use crate::rounding;
 use crate::rows::widen;
-use crate::sketch::{SketchQueries, block_bytes, code_bytes, middle};
+use crate::sketch::{code_bytes, middle};
 use half::f16;
 
 pub(super) static TABLE: Table = Table {
@@ -19,7 +20,7 @@ pub(super) static TABLE: Table = Table {
     ln_inclusion,
     rotate,
     sketch_encode,
-    sketch_weights,
+    sketch_weights: scan::sketch_weights,
     draw_keys: draw::keys,
     value_encode: values::encode,
     value_sums: values::sums,
@@ -170,59 +171,6 @@ pub(super) fn encode_body(bits: u32, x: &[Lanes], block: &mut [u8]) {
     }
 }
 
-fn sketch_weights(
-    bits: u32,
-    padded_dim: usize,
-    blocks: &[u8],
-    queries: SketchQueries<'_>,
-    weights: &mut [u16],
-    totals: &mut [f32],
-) {
-    let count = queries.offsets.len();
-    let bytes = block_bytes(padded_dim, bits);
-    let mut lanes = vec![[0.0f32; LANES]; count];
-    for (block, weights) in blocks.chunks_exact(bytes).zip(weights.chunks_exact_mut(count * LANES)) {
-        for (query, (weights, lanes)) in weights.chunks_exact_mut(LANES).zip(&mut lanes).enumerate() {
-            weights.copy_from_slice(&estimates(bits, padded_dim, block, queries, query));
-            for (lane, &weight) in lanes.iter_mut().zip(weights.iter()) {
-                *lane += widen(weight);
-            }
-        }
-    }
-    for (total, lanes) in totals.iter_mut().zip(lanes) {
-        // The order in which registers of 16, 8 and 4 lanes are folded.
-        let eight: [f32; 8] = std::array::from_fn(|i| lanes[i] + lanes[i + 8]);
-        let four: [f32; 4] = std::array::from_fn(|i| eight[i] + eight[i + 4]);
-        *total = (four[0] + four[1]) + (four[2] + four[3]);
-    }
-}
-
-/// A block's estimated weights for one query, in bf16.
-fn estimates(
-    bits: u32,
-    padded_dim: usize,
-    block: &[u8],
-    queries: SketchQueries<'_>,
-    query: usize,
-) -> [u16; LANES] {
-    let quants = &queries.quants[query * padded_dim..][..padded_dim];
-    let (codes, factors) = block.split_at(code_bytes(padded_dim, bits));
-    let groups = (8 / bits) as usize;
-    std::array::from_fn(|lane| {
-        let mut product = 0i32;
-        for (dim, &q) in quants.iter().enumerate() {
-            let (line, shift) = (dim / 4 / groups, (dim / 4 % groups) as u32 * bits);
-            let code = codes[line * 64 + lane * 4 + dim % 4] >> shift & ((1u32 << bits) - 1) as u8;
-            product += i32::from(code) * i32::from(q);
-        }
-        let factor = f16::from_le_bytes([factors[2 * lane], factors[2 * lane + 1]]).to_f32();
-        let scaled = (product as f32 - queries.zeros[query]) * factor;
-        let x = scaled.mul_add(queries.scales[query], queries.offsets[query]);
-        let x = x.max(super::SKETCH_LOG2.0).min(super::SKETCH_LOG2.1);
-        x.mul_add(super::EXPONENT_STEP, super::EXPONENT_ONE).round_ties_even() as u16
-    })
-}
-
 /// Inlined into each instruction set's `hash`, where the compiler turns the loops over lanes into its vectors.
 #[inline(always)]
 pub(super) fn hash_body(plan: &HashPlan, input: &[Lanes], work: &mut [Lanes], codes: &mut [[u16; LANES]]) {
@@ -276,8 +224,15 @@ pub(super) fn hadamard(x: &mut [Lanes]) {
     }
 }
 
+/// Of whole [`LANES`], each of which has a sum of its own.
 fn dot(q: &[f32], k: &[u16]) -> f32 {
-    q.iter().zip(k).map(|(&q, &k)| q * widen(k)).sum()
+    let mut sums = [0.0f32; LANES];
+    for (q, k) in q.as_chunks::<LANES>().0.iter().zip(k.as_chunks::<LANES>().0) {
+        for lane in 0..LANES {
+            sums[lane] += q[lane] * widen(k[lane]);
+        }
+    }
+    sums.iter().sum()
 }
 
 fn add(acc: &mut [f32], v: &[u16], weight: f32) {
