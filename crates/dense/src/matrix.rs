@@ -174,11 +174,12 @@ impl<'a> Matrix<'a> {
         self.bytes
     }
 
-    /// The rows that are packed, in whole groups, and those that are left over, which lie as in a file.
-    pub(crate) fn whole_groups(self) -> (Matrix<'a>, Option<Matrix<'a>>) {
-        let (groups, rest) = self.bytes.split_at(self.outputs() / ROW_GROUP * ROW_GROUP * self.row_bytes);
-        let rest = (!rest.is_empty()).then_some(Matrix { bytes: rest, packed: false, ..self });
-        (Matrix { bytes: groups, ..self }, rest)
+    /// The rows that lie alike, and those that a packed matrix has left over, which lie as in a file.
+    pub(crate) fn split_left_over(self) -> (Matrix<'a>, Option<Matrix<'a>>) {
+        let left_over = if self.packed { self.outputs() % ROW_GROUP } else { 0 };
+        let (alike, rest) = self.bytes.split_at(self.bytes.len() - left_over * self.row_bytes);
+        let rest = (left_over > 0).then_some(Matrix { bytes: rest, packed: false, ..self });
+        (Matrix { bytes: alike, ..self }, rest)
     }
 
     /// The matrix in parts of `rows` rows, of whole groups where it is packed.

@@ -263,8 +263,8 @@ impl DenseKernels {
         let Some(multiply) = products(kind) else {
             return self.multiply_repacked(matrix, x, y);
         };
-        let (groups, rest) = matrix.whole_groups();
-        let Some(rest) = rest.filter(|_| matrix.is_packed()) else {
+        let (groups, left_over) = matrix.split_left_over();
+        let Some(left_over) = left_over else {
             // SAFETY: the CPU has the features (`From`), the lengths agree (above), and packed rows are whole groups.
             return unsafe { multiply(bytes, row_bytes, x, y) };
         };
@@ -272,7 +272,7 @@ impl DenseKernels {
             y.iter_mut().map(|y| y.split_at_mut(groups.outputs())).unzip();
         // SAFETY: as above.
         unsafe { multiply(groups.bytes(), row_bytes, x, &mut y) };
-        self.multiply(rest, x, &mut y_rest);
+        self.multiply(left_over, x, &mut y_rest);
     }
 
     /// [`DenseKernels::multiply`] of rows as files have them, where there is no function for these: packs some at a time.

@@ -1,6 +1,7 @@
 //! Kernels for any processor: what the compiler makes vectors of by itself, and lanes of 128 bits.
 
-use half::{bf16, f16};
+use half::f16;
+use lsh_attn::rows::widen;
 
 use super::lanes::Lanes;
 use super::{Multiply, ROW_GROUP, Table, block_products, format, panels, wide_products};
@@ -52,7 +53,7 @@ const SUMS: usize = 16;
 fn floats<const FORMAT: u8>(bytes: &[u8], row_bytes: usize, x: &Activations, y: &mut [&mut [f32]]) {
     let mut row_elements = vec![0.0; x.size];
     for (number, row) in bytes.chunks_exact(row_bytes).enumerate() {
-        widen::<FORMAT>(row, &mut row_elements);
+        widen_row::<FORMAT>(row, &mut row_elements);
         for (y, x) in y.iter_mut().zip(x.values.chunks_exact(x.size)) {
             y[number] = dot(&row_elements, x);
         }
@@ -60,27 +61,19 @@ fn floats<const FORMAT: u8>(bytes: &[u8], row_bytes: usize, x: &Activations, y: 
 }
 
 /// The elements of a row of floats.
-fn widen<const FORMAT: u8>(row: &[u8], out: &mut [f32]) {
-    match FORMAT {
-        format::F32 => {
-            for (out, &bytes) in out.iter_mut().zip(row.as_chunks().0) {
-                *out = f32::from_le_bytes(bytes);
-            }
+fn widen_row<const FORMAT: u8>(row: &[u8], out: &mut [f32]) {
+    let (mut row, mut out) = (row, out);
+    if FORMAT == format::F16 {
+        let (halves, last) = row.as_chunks();
+        let (groups, last_out) = out.as_chunks_mut::<ROW_GROUP>();
+        for (out, halves) in groups.iter_mut().zip(halves) {
+            *out = Portable::stored(Portable::halves(halves));
         }
-        format::F16 => {
-            let (many, rest) = out.as_chunks_mut::<ROW_GROUP>();
-            for (out, halves) in many.iter_mut().zip(row.as_chunks().0) {
-                *out = Portable::stored(Portable::halves(halves));
-            }
-            for (out, &bytes) in rest.iter_mut().zip(row[2 * ROW_GROUP * many.len()..].as_chunks().0) {
-                *out = f16::from_le_bytes(bytes).to_f32();
-            }
-        }
-        _ => {
-            for (out, &bytes) in out.iter_mut().zip(row.as_chunks().0) {
-                *out = f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16);
-            }
-        }
+        (row, out) = (last, last_out);
+    }
+    let size = if FORMAT == format::F32 { 4 } else { 2 };
+    for (out, bytes) in out.iter_mut().zip(row.chunks_exact(size)) {
+        *out = element::<FORMAT>(bytes, 0);
     }
 }
 
@@ -102,6 +95,6 @@ pub(super) fn element<const FORMAT: u8>(row: &[u8], i: usize) -> f32 {
     match FORMAT {
         format::F32 => f32::from_le_bytes(row.as_chunks().0[i]),
         format::F16 => f16::from_le_bytes(row.as_chunks().0[i]).to_f32(),
-        _ => bf16::from_le_bytes(row.as_chunks().0[i]).to_f32(),
+        _ => widen(u16::from_le_bytes(row.as_chunks().0[i])),
     }
 }
