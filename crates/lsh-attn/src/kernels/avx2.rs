@@ -1,13 +1,15 @@
-//! AVX2 and FMA: 8 f32 lanes. A bf16 vector widens to f32 by a shift, so rows are read at two bytes an element.
+//! AVX2 and FMA: 8 f32 lanes.
 
 use core::arch::x86_64::*;
 
 pub(super) mod int8;
 mod sketch;
 pub(super) mod values;
+mod vector;
 
 use self::sketch::{draw_keys, rotate, sketch_encode, sketch_weights};
-use super::{GATHER_AHEAD, GemmShape, Isa, PANEL, RowKernels, STREAM_AHEAD, Table, prefetch, scalar};
+use super::bf16_rows::{self, Gathered, Straight};
+use super::{GemmShape, Isa, RowKernels, Table, exponentials, scalar};
 use crate::hash::{HashPlan, LANES, Lanes};
 use crate::inclusion::NODES;
 
@@ -30,32 +32,9 @@ pub(super) static TABLE: Table = Table {
     gemm,
 };
 
-/// f32 lanes of a register.
-const WIDTH: usize = 8;
-
 #[target_feature(enable = "avx2,fma")]
 fn hash(plan: &HashPlan, input: &[Lanes], work: &mut [Lanes], codes: &mut [[u16; LANES]]) {
     scalar::hash_body(plan, input, work, codes);
-}
-
-/// Eight bf16 at `from`, widened.
-///
-/// # Safety
-/// - `from` is valid for reads of 16 bytes.
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn load_bf16(from: *const u16) -> __m256 {
-    // SAFETY: the caller's promise.
-    let bits = unsafe { _mm_loadu_si128(from.cast()) };
-    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(bits)))
-}
-
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-fn horizontal_sum(x: __m256) -> f32 {
-    let four = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
-    let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-    _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
 }
 
 #[target_feature(enable = "avx2,fma")]
@@ -82,309 +61,46 @@ fn ln_inclusion(nodes: &[f32; NODES], cosines: &mut [f32]) {
     scalar::ln_inclusion_body(nodes, cosines);
 }
 
-/// Rows whose products with a group of queries are summed together.
-const ROWS: usize = 2;
-
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-fn lane_sums<const R: usize>(x: [__m256; R]) -> [f32; R] {
-    x.map(|x| horizontal_sum(x))
-}
-
 /// # Safety
-/// - `q` is `[g, head_dim]`, `out` `[g, n]` with n at most as many as ids, and rows of every id are within `rows`;
-/// - `head_dim` is a multiple of 16.
+/// - as [`bf16_rows::dot`], for the rows of `ids`.
 #[target_feature(enable = "avx2,fma")]
 unsafe fn dot_gathered(q: &[f32], rows: &[u16], head_dim: usize, ids: &[u16], out: &mut [f32]) {
-    by_query_groups!(q.len() / head_dim, dot_gathered_of, q, rows, head_dim, ids, out)
+    // SAFETY: the caller's promise.
+    unsafe { bf16_rows::dot::<__m256, _, 2>(Gathered(ids), q, rows, head_dim, out) }
 }
 
 /// # Safety
-/// - as [`dot_gathered`], and queries `first..first + G` exist.
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn dot_gathered_of<const G: usize>(
-    first: usize,
-    q: &[f32],
-    rows: &[u16],
-    head_dim: usize,
-    ids: &[u16],
-    out: &mut [f32],
-) {
-    let count = out.len() / (q.len() / head_dim);
-    let q = &q[first * head_dim..];
-    let mut i = 0;
-    // Several rows at a time: the sums of their lanes are then made together.
-    while i < count {
-        // SAFETY: ids i..i + R exist, and places for them in each query's results.
-        unsafe {
-            let out = out.as_mut_ptr().add(first * count + i);
-            if first == 0 {
-                prefetch::units_gathered(rows, 2 * head_dim, ids.iter().skip(i + GATHER_AHEAD).take(ROWS));
-            }
-            if count - i >= ROWS {
-                dot_rows::<G, ROWS>(q, rows, head_dim, &ids[i..], out, count);
-                i += ROWS;
-            } else {
-                dot_rows::<G, 1>(q, rows, head_dim, &ids[i..], out, count);
-                i += 1;
-            }
-        }
-    }
-}
-
-/// The products of R rows with G queries; results of one query are `stride` from the next one's.
-///
-/// # Safety
-/// - `q` has G queries, `ids` R ids of rows, and `out` a place for each product.
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn dot_rows<const G: usize, const R: usize>(
-    q: &[f32],
-    rows: &[u16],
-    head_dim: usize,
-    ids: &[u16],
-    out: *mut f32,
-    stride: usize,
-) {
-    let from: [*const u16; R] =
-        std::array::from_fn(|r| rows.as_ptr().wrapping_add(usize::from(ids[r]) * 2 * head_dim));
-    let mut sums = [[_mm256_setzero_ps(); R]; G];
-    for j in (0..head_dim).step_by(WIDTH) {
-        // SAFETY: j + WIDTH <= head_dim, in each row and each query (caller).
-        unsafe {
-            let mut k = [_mm256_setzero_ps(); R];
-            for (k, from) in k.iter_mut().zip(from) {
-                *k = load_bf16(from.add(j));
-            }
-            for (g, sums) in sums.iter_mut().enumerate() {
-                let q = _mm256_loadu_ps(q.as_ptr().add(g * head_dim + j));
-                for (sum, k) in sums.iter_mut().zip(k) {
-                    *sum = _mm256_fmadd_ps(q, k, *sum);
-                }
-            }
-        }
-    }
-    for (g, sums) in sums.into_iter().enumerate() {
-        for (r, sum) in lane_sums(sums).into_iter().enumerate() {
-            // SAFETY: there is a place for row r of query g (caller).
-            unsafe { *out.add(g * stride + r) = sum };
-        }
-    }
-}
-
-/// # Safety
-/// - `acc` is `[g, head_dim]`, `weights` `[g, n]` for n ids, and rows of every id are within `rows`;
-/// - `head_dim` is a multiple of 16.
+/// - as [`bf16_rows::add`], for the rows of `ids`.
 #[target_feature(enable = "avx2,fma")]
 unsafe fn add_gathered(acc: &mut [f32], rows: &[u16], head_dim: usize, ids: &[u16], weights: &[f32]) {
-    by_query_groups!(acc.len() / head_dim, add_gathered_of, acc, rows, head_dim, ids, weights)
+    // SAFETY: the caller's promise.
+    unsafe { bf16_rows::add::<__m256, _, 2>(Gathered(ids), acc, rows, head_dim, weights) }
 }
 
 /// # Safety
-/// - as [`add_gathered`], and queries `first..first + G` exist.
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn add_gathered_of<const G: usize>(
-    first: usize,
-    acc: &mut [f32],
-    rows: &[u16],
-    head_dim: usize,
-    ids: &[u16],
-    weights: &[f32],
-) {
-    let (acc, weights) = (&mut acc[first * head_dim..], &weights[first * ids.len()..]);
-    let mut at = 0;
-    while at < head_dim {
-        // SAFETY: the next P registers of V are within the head, the rest is the caller's promise.
-        unsafe {
-            if G == 1 && head_dim - at >= 8 * WIDTH {
-                add_columns::<G, 8>(at, acc, rows, head_dim, ids, weights);
-                at += 8 * WIDTH;
-            } else if head_dim - at >= 2 * WIDTH {
-                add_columns::<G, 2>(at, acc, rows, head_dim, ids, weights);
-                at += 2 * WIDTH;
-            } else {
-                add_columns::<G, 1>(at, acc, rows, head_dim, ids, weights);
-                at += WIDTH;
-            }
-        }
-    }
-}
-
-/// P registers of V from element `at` on, for G queries: sums stay in registers while all rows pass.
-///
-/// # Safety
-/// - as [`add_gathered`] for G queries, and P registers from `at` on are within a head.
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn add_columns<const G: usize, const P: usize>(
-    at: usize,
-    acc: &mut [f32],
-    rows: &[u16],
-    head_dim: usize,
-    ids: &[u16],
-    weights: &[f32],
-) {
-    let mut sums = [[_mm256_setzero_ps(); P]; G];
-    for (i, &id) in ids.iter().enumerate() {
-        let v = rows.as_ptr().wrapping_add((2 * usize::from(id) + 1) * head_dim + at);
-        // SAFETY: P registers of the row of `id`, and a weight for each query (caller).
-        unsafe {
-            let mut parts = [_mm256_setzero_ps(); P];
-            for (p, part) in parts.iter_mut().enumerate() {
-                *part = load_bf16(v.add(p * WIDTH));
-            }
-            for (g, sums) in sums.iter_mut().enumerate() {
-                let weight = _mm256_set1_ps(*weights.get_unchecked(g * ids.len() + i));
-                for (sum, part) in sums.iter_mut().zip(parts) {
-                    *sum = _mm256_fmadd_ps(weight, part, *sum);
-                }
-            }
-        }
-    }
-    for (g, sums) in sums.into_iter().enumerate() {
-        for (p, sum) in sums.into_iter().enumerate() {
-            // SAFETY: P registers from `at` on of query g.
-            unsafe {
-                let to = acc.as_mut_ptr().add(g * head_dim + at + p * WIDTH);
-                _mm256_storeu_ps(to, _mm256_add_ps(_mm256_loadu_ps(to), sum));
-            }
-        }
-    }
-}
-
-/// # Safety
-/// - `q` is `[g, head_dim]`, `rows` `[n, 2 * head_dim]`, `out` `[g, n]`; `head_dim` is a multiple of 16.
+/// - as [`bf16_rows::dot`], for all rows.
 #[target_feature(enable = "avx2,fma")]
 unsafe fn dot_block(q: &[f32], rows: &[u16], head_dim: usize, out: &mut [f32]) {
-    by_query_groups!(q.len() / head_dim, dot_block_of, q, rows, head_dim, out)
+    // SAFETY: the caller's promise.
+    unsafe { bf16_rows::dot::<__m256, _, 1>(Straight, q, rows, head_dim, out) }
 }
 
 /// # Safety
-/// - as [`dot_block`], and queries `first..first + G` exist.
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn dot_block_of<const G: usize>(
-    first: usize,
-    q: &[f32],
-    rows: &[u16],
-    head_dim: usize,
-    out: &mut [f32],
-) {
-    let count = rows.len() / (2 * head_dim);
-    for i in 0..count {
-        prefetch::far(rows.as_ptr().wrapping_add(i * 2 * head_dim + STREAM_AHEAD), 2 * head_dim);
-        let mut sums = [_mm256_setzero_ps(); G];
-        for j in (0..head_dim).step_by(WIDTH) {
-            // SAFETY: i < count and j + 8 <= head_dim, in row i and in query first + g.
-            unsafe {
-                let k = load_bf16(rows.as_ptr().add(i * 2 * head_dim + j));
-                for (g, sum) in sums.iter_mut().enumerate() {
-                    let q = _mm256_loadu_ps(q.as_ptr().add((first + g) * head_dim + j));
-                    *sum = _mm256_fmadd_ps(q, k, *sum);
-                }
-            }
-        }
-        for (g, &sum) in sums.iter().enumerate() {
-            out[(first + g) * count + i] = horizontal_sum(sum);
-        }
-    }
-}
-
-/// # Safety
-/// - `acc` is `[g, head_dim]`, `rows` `[n, 2 * head_dim]`, `weights` `[g, n]`; `head_dim` is a multiple of 16.
+/// - as [`bf16_rows::add`], for all rows.
 #[target_feature(enable = "avx2,fma")]
 unsafe fn add_block(acc: &mut [f32], rows: &[u16], head_dim: usize, weights: &[f32]) {
-    by_query_groups!(acc.len() / head_dim, add_block_of, acc, rows, head_dim, weights)
-}
-
-/// # Safety
-/// - as [`add_block`], and queries `first..first + G` exist.
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn add_block_of<const G: usize>(
-    first: usize,
-    acc: &mut [f32],
-    rows: &[u16],
-    head_dim: usize,
-    weights: &[f32],
-) {
-    let count = rows.len() / (2 * head_dim);
-    for j in (0..head_dim).step_by(2 * WIDTH) {
-        let mut sums = [[_mm256_setzero_ps(); 2]; G];
-        for i in 0..count {
-            // SAFETY: i < count and j + 16 <= head_dim, in the V of row i; weights has `[g, n]` elements.
-            unsafe {
-                let v = rows.as_ptr().add((2 * i + 1) * head_dim + j);
-                let (v0, v1) = (load_bf16(v), load_bf16(v.add(WIDTH)));
-                for (g, sum) in sums.iter_mut().enumerate() {
-                    let weight = _mm256_broadcast_ss(weights.get_unchecked((first + g) * count + i));
-                    sum[0] = _mm256_fmadd_ps(weight, v0, sum[0]);
-                    sum[1] = _mm256_fmadd_ps(weight, v1, sum[1]);
-                }
-            }
-        }
-        for (g, sum) in sums.iter().enumerate() {
-            for (half, &sum) in sum.iter().enumerate() {
-                // SAFETY: j + 16 <= head_dim, in query first + g.
-                unsafe {
-                    let to = acc.as_mut_ptr().add((first + g) * head_dim + j + half * WIDTH);
-                    _mm256_storeu_ps(to, _mm256_add_ps(_mm256_loadu_ps(to), sum));
-                }
-            }
-        }
-    }
+    // SAFETY: the caller's promise.
+    unsafe { bf16_rows::add::<__m256, _, 2>(Straight, acc, rows, head_dim, weights) }
 }
 
 #[target_feature(enable = "avx2,fma")]
 fn max(x: &[f32]) -> f32 {
-    let chunks = x.chunks_exact(WIDTH);
-    let rest = scalar::max(chunks.remainder());
-    let mut lanes = [f32::NEG_INFINITY; WIDTH];
-    // SAFETY: a chunk, and `lanes`, have 8 elements.
-    unsafe {
-        let greatest = chunks.fold(_mm256_loadu_ps(lanes.as_ptr()), |greatest, chunk| {
-            _mm256_max_ps(greatest, _mm256_loadu_ps(chunk.as_ptr()))
-        });
-        _mm256_storeu_ps(lanes.as_mut_ptr(), greatest);
-    }
-    rest.max(scalar::max(&lanes))
-}
-
-/// exp of 8 floats: 2^n times a degree-6 polynomial of the remainder in [-ln2/2, ln2/2] (relative error below
-/// 2e-7, the remainder's two-part reduction included).
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-fn exp(x: __m256) -> __m256 {
-    let x = _mm256_max_ps(_mm256_min_ps(x, _mm256_set1_ps(88.0)), _mm256_set1_ps(-87.3));
-    let n = _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(_mm256_mul_ps(
-        x,
-        _mm256_set1_ps(std::f32::consts::LOG2_E),
-    ));
-    let r = _mm256_fnmadd_ps(n, _mm256_set1_ps(super::LN2_HIGH), x);
-    let r = _mm256_fnmadd_ps(n, _mm256_set1_ps(super::LN2_LOW), r);
-    let mut p = _mm256_set1_ps(super::EXP_POLYNOMIAL[0]);
-    for &coefficient in &super::EXP_POLYNOMIAL[1..] {
-        p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(coefficient));
-    }
-    let power = _mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)));
-    _mm256_mul_ps(p, _mm256_castsi256_ps(power))
+    exponentials::max::<__m256>(x)
 }
 
 #[target_feature(enable = "avx2,fma")]
 fn exp_sum(x: &mut [f32], max: f32) -> f32 {
-    let mut sums = _mm256_setzero_ps();
-    let mut chunks = x.chunks_exact_mut(WIDTH);
-    for chunk in &mut chunks {
-        // SAFETY: a chunk has 8 elements.
-        unsafe {
-            let y = exp(_mm256_sub_ps(_mm256_loadu_ps(chunk.as_ptr()), _mm256_set1_ps(max)));
-            _mm256_storeu_ps(chunk.as_mut_ptr(), y);
-            sums = _mm256_add_ps(sums, y);
-        }
-    }
-    horizontal_sum(sums) + scalar::exp_sum(chunks.into_remainder(), max)
+    exponentials::exp_sum::<__m256>(x, max)
 }
 
 #[target_feature(enable = "avx2,fma")]
@@ -393,70 +109,9 @@ fn narrow(x: &[f32], out: &mut [u16]) {
 }
 
 /// # Safety
-/// - `a`, `b` and `c` have the lengths that the shape calls for.
+/// - as `kernels::gemm::gemm`.
 #[target_feature(enable = "avx2,fma")]
 unsafe fn gemm(shape: GemmShape, a: &[u16], b: &[u32], c: &mut [f32]) {
-    for column in (0..shape.n).step_by(PANEL) {
-        let mut row = 0;
-        while row < shape.m {
-            // SAFETY: rows `row..row + R` exist, the rest is the caller's promise.
-            unsafe {
-                match shape.m - row {
-                    4.. => {
-                        gemm_rows::<4>(row, column, shape, a, b, c);
-                        row += 4
-                    }
-                    _ => {
-                        gemm_rows::<1>(row, column, shape, a, b, c);
-                        row += 1
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// R rows by 16 columns of C stay in 2 R registers; four rows leave room for the widened pairs of A and B.
-///
-/// # Safety
-/// - as [`gemm`], and rows `row..row + R` and the panel at `column` exist.
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn gemm_rows<const R: usize>(
-    row: usize,
-    column: usize,
-    shape: GemmShape,
-    a: &[u16],
-    b: &[u32],
-    c: &mut [f32],
-) {
-    let GemmShape { n, k, .. } = shape;
-    let upper = _mm256_set1_epi32(!0xFFFF);
-    let even = |pairs: __m256i| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs));
-    let odd = |pairs: __m256i| _mm256_castsi256_ps(_mm256_and_si256(pairs, upper));
-    // SAFETY: all offsets stay inside A, B and C (caller).
-    unsafe {
-        let to = c.as_mut_ptr().add(row * n + column);
-        let mut sums = [[_mm256_setzero_ps(); 2]; R];
-        for (r, sum) in sums.iter_mut().enumerate() {
-            *sum = [_mm256_loadu_ps(to.add(r * n)), _mm256_loadu_ps(to.add(r * n + WIDTH))];
-        }
-        let a: *const i32 = a.as_ptr().add(row * k).cast();
-        let b: *const __m256i = b.as_ptr().add(column * k / 2).cast();
-        for i in 0..k / 2 {
-            let pairs = [_mm256_loadu_si256(b.add(2 * i)), _mm256_loadu_si256(b.add(2 * i + 1))];
-            let (b_even, b_odd) = (pairs.map(even), pairs.map(odd));
-            for (r, sum) in sums.iter_mut().enumerate() {
-                let a = _mm256_set1_epi32(a.add(r * k / 2 + i).read_unaligned());
-                for (half, sum) in sum.iter_mut().enumerate() {
-                    *sum = _mm256_fmadd_ps(even(a), b_even[half], *sum);
-                    *sum = _mm256_fmadd_ps(odd(a), b_odd[half], *sum);
-                }
-            }
-        }
-        for (r, sum) in sums.iter().enumerate() {
-            _mm256_storeu_ps(to.add(r * n), sum[0]);
-            _mm256_storeu_ps(to.add(r * n + WIDTH), sum[1]);
-        }
-    }
+    // SAFETY: the caller's promise.
+    unsafe { super::gemm::gemm::<__m256>(shape, a, b, c) }
 }

@@ -1,8 +1,9 @@
 //! Kernels: the inner loops, once per instruction set, behind one table of function pointers.
 //!
-//! `scalar` is the meaning. Each other file has the same functions and equals it within the tolerances that
-//! [`Kernels`] states per function. This module alone detects CPU features, once; `MAGICPIG_ISA` forces a
-//! lower instruction set (`scalar`, `avx2`, `avx512`, `avx512bf16`), for tests and for finding out what a machine gains.
+//! Sums of floats are written once (`bf16_rows`, `gemm`, `exponentials`), over what an instruction set does with a register of lanes
+//! (`vector`). All else is in a file for each set, and `scalar` is its meaning. [`Kernels`] states tolerances per function. This module
+//! alone detects CPU features, once; `MAGICPIG_ISA` forces a lower instruction set (`scalar`, `avx2`, `avx512`, `avx512bf16`), for tests
+//! and for finding out what a machine gains.
 
 // Kernels index raw memory and call intrinsics: the one place in this crate where unsafe code is.
 #![allow(unsafe_code)]
@@ -18,16 +19,16 @@ use crate::sketch::{BLOCK_KEYS, Draw, SKETCH_BITS, SketchQueries, VALUE_BITS, Va
 
 /// Runs `body::<G>` over groups of four queries and then one by one: four share each widened row.
 macro_rules! by_query_groups {
-    ($queries:expr, $body:ident $(::<$constant:ident>)?, $($argument:expr),*) => {{
+    ($queries:expr, $body:ident $(::<$($constant:ty),+>)?, $($argument:expr),*) => {{
         let mut first = 0;
         while first < $queries {
             // SAFETY: `first` up to `first + G` are queries, the rest is the caller's promise.
             unsafe {
                 match $queries - first {
-                    1 => { $body::<$($constant,)? 1>(first, $($argument),*); first += 1 }
-                    2 => { $body::<$($constant,)? 2>(first, $($argument),*); first += 2 }
-                    3 => { $body::<$($constant,)? 3>(first, $($argument),*); first += 3 }
-                    _ => { $body::<$($constant,)? 4>(first, $($argument),*); first += 4 }
+                    1 => { $body::<$($($constant,)+)? 1>(first, $($argument),*); first += 1 }
+                    2 => { $body::<$($($constant,)+)? 2>(first, $($argument),*); first += 2 }
+                    3 => { $body::<$($($constant,)+)? 3>(first, $($argument),*); first += 3 }
+                    _ => { $body::<$($($constant,)+)? 4>(first, $($argument),*); first += 4 }
                 }
             }
         }
@@ -38,8 +39,12 @@ macro_rules! by_query_groups {
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod bf16_rows;
+mod exponentials;
+mod gemm;
 pub mod prefetch;
 mod scalar;
+mod vector;
 
 /// An instruction set that there are kernels for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -325,7 +330,7 @@ impl Kernels {
     /// `rows`: gathered keys against queries that share them. Ids beyond the n-th name rows that come next: their memory is
     /// asked for.
     ///
-    /// bf16: accumulates in f32; differs from scalar by at most `d * 2^-24 * sum|q_j k_j|`. Int8: each query is rounded to 16
+    /// bf16: accumulates in f32; within `d * 2^-24 * sum|q_j k_j|` of the exact product. Int8: each query is rounded to 16
     /// bits, so that a product is off by at most `2^-16 max|q| sum|k_j|` besides the rounding of the result; sums of integers,
     /// bit-exact on every ISA.
     pub fn dot_gathered(self, q: &[f32], rows: Rows<'_>, ids: &[u16], out: &mut [f32]) {
@@ -342,7 +347,7 @@ impl Kernels {
     /// `acc[g] += sum_i weights[g * n + i] * v[ids[i]]` for every query g and all n ids, where `acc` is `[g, d]` and v are the
     /// values of `rows`.
     ///
-    /// bf16: accumulates in f32; differs from scalar by at most `n * 2^-24 * sum|w_i v_ij|`. Int8: weights times scales of V are
+    /// bf16: accumulates in f32; within `(n + 2) * 2^-24 * (|acc_j| + sum|w_i v_ij|)` of the exact sum. Int8: weights times scales of V are
     /// rounded to 16 bits together, 128 rows at a time, so that each is off by at most 2^-16 of the greatest of them; sums of
     /// integers, bit-exact on every ISA.
     pub fn add_gathered(self, acc: &mut [f32], rows: Rows<'_>, ids: &[u16], weights: &[f32]) {
@@ -400,7 +405,7 @@ impl Kernels {
 
     /// C += A B for cache-resident panels.
     ///
-    /// Accumulates in f32; differs from scalar by at most `k * 2^-23 * sum|a b|` an element.
+    /// Accumulates in f32; within `(k + 2) * 2^-24 * (|c| + sum|a b|)` of the exact sum.
     pub fn gemm(self, shape: GemmShape, a: &[u16], b: &[u32], c: &mut [f32]) {
         assert!(shape.n.is_multiple_of(PANEL) && shape.k.is_multiple_of(2), "{shape:?}");
         assert_eq!((a.len(), b.len(), c.len()), shape.lengths(), "{shape:?}");
@@ -505,9 +510,3 @@ const EXPONENT_ONE: f32 = 127.0 * EXPONENT_STEP;
 
 /// A block whose weights are all below this adds no values: that they could be divided by the greatest of them is not sure.
 const LEAST_WEIGHT: f32 = 1e-30;
-
-/// ln 2 in two parts: the first has 9 trailing zero bits, so that n times it is exact for |n| < 512.
-const LN2_HIGH: f32 = 0.693_359_4;
-const LN2_LOW: f32 = -2.121_944_4e-4;
-/// Taylor coefficients of exp, degree 6 first: the truncated term is below 1.2e-7 for |r| <= ln2 / 2.
-const EXP_POLYNOMIAL: [f32; 7] = [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0];

@@ -4,14 +4,16 @@ pub(super) mod draw;
 mod int8;
 mod scan;
 pub(super) mod values;
+mod vector;
 
-use super::{GemmShape, Isa, PANEL, RowKernels, Table};
+use super::bf16_rows::{self, Gathered, Straight};
+use super::{GemmShape, Isa, RowKernels, Table, exponentials};
 use crate::hash::{HashPlan, LANES, Lanes};
 use crate::inclusion::{NODES, interpolate};
 use crate::rounding;
-use crate::rows::widen;
 use crate::sketch::{code_bytes, middle};
 use half::f16;
+use wide::f32x4;
 
 pub(super) static TABLE: Table = Table {
     isa: Isa::Scalar,
@@ -224,67 +226,40 @@ pub(super) fn hadamard(x: &mut [Lanes]) {
     }
 }
 
-/// Of whole [`LANES`], each of which has a sum of its own.
-fn dot(q: &[f32], k: &[u16]) -> f32 {
-    let mut sums = [0.0f32; LANES];
-    for (q, k) in q.as_chunks::<LANES>().0.iter().zip(k.as_chunks::<LANES>().0) {
-        for lane in 0..LANES {
-            sums[lane] += q[lane] * widen(k[lane]);
-        }
-    }
-    sums.iter().sum()
+/// # Safety
+/// - as [`bf16_rows::dot`], for the rows of `ids`.
+unsafe fn dot_gathered(q: &[f32], rows: &[u16], head_dim: usize, ids: &[u16], out: &mut [f32]) {
+    // SAFETY: the caller's promise.
+    unsafe { bf16_rows::dot::<f32x4, _, 2>(Gathered(ids), q, rows, head_dim, out) }
 }
 
-fn add(acc: &mut [f32], v: &[u16], weight: f32) {
-    for (acc, &v) in acc.iter_mut().zip(v) {
-        *acc += weight * widen(v);
-    }
+/// # Safety
+/// - as [`bf16_rows::add`], for the rows of `ids`.
+unsafe fn add_gathered(acc: &mut [f32], rows: &[u16], head_dim: usize, ids: &[u16], weights: &[f32]) {
+    // SAFETY: the caller's promise.
+    unsafe { bf16_rows::add::<f32x4, _, 2>(Gathered(ids), acc, rows, head_dim, weights) }
 }
 
-fn dot_gathered(q: &[f32], rows: &[u16], head_dim: usize, ids: &[u16], out: &mut [f32]) {
-    let count = out.len() / (q.len() / head_dim);
-    for (q, out) in q.chunks_exact(head_dim).zip(out.chunks_exact_mut(count.max(1))) {
-        for (out, &id) in out.iter_mut().zip(ids) {
-            *out = dot(q, &rows[usize::from(id) * 2 * head_dim..][..head_dim]);
-        }
-    }
+/// # Safety
+/// - as [`bf16_rows::dot`], for all rows.
+unsafe fn dot_block(q: &[f32], rows: &[u16], head_dim: usize, out: &mut [f32]) {
+    // SAFETY: the caller's promise.
+    unsafe { bf16_rows::dot::<f32x4, _, 1>(Straight, q, rows, head_dim, out) }
 }
 
-fn add_gathered(acc: &mut [f32], rows: &[u16], head_dim: usize, ids: &[u16], weights: &[f32]) {
-    for (acc, weights) in acc.chunks_exact_mut(head_dim).zip(weights.chunks_exact(ids.len().max(1))) {
-        for (&weight, &id) in weights.iter().zip(ids) {
-            add(acc, &rows[(2 * usize::from(id) + 1) * head_dim..][..head_dim], weight);
-        }
-    }
+/// # Safety
+/// - as [`bf16_rows::add`], for all rows.
+unsafe fn add_block(acc: &mut [f32], rows: &[u16], head_dim: usize, weights: &[f32]) {
+    // SAFETY: the caller's promise.
+    unsafe { bf16_rows::add::<f32x4, _, 2>(Straight, acc, rows, head_dim, weights) }
 }
 
-fn dot_block(q: &[f32], rows: &[u16], head_dim: usize, out: &mut [f32]) {
-    let count = rows.len() / (2 * head_dim);
-    for (q, out) in q.chunks_exact(head_dim).zip(out.chunks_exact_mut(count.max(1))) {
-        for (out, row) in out.iter_mut().zip(rows.chunks_exact(2 * head_dim)) {
-            *out = dot(q, &row[..head_dim]);
-        }
-    }
+fn max(x: &[f32]) -> f32 {
+    exponentials::max::<f32x4>(x)
 }
 
-fn add_block(acc: &mut [f32], rows: &[u16], head_dim: usize, weights: &[f32]) {
-    let count = rows.len() / (2 * head_dim);
-    for (acc, weights) in acc.chunks_exact_mut(head_dim).zip(weights.chunks_exact(count.max(1))) {
-        for (&weight, row) in weights.iter().zip(rows.chunks_exact(2 * head_dim)) {
-            add(acc, &row[head_dim..], weight);
-        }
-    }
-}
-
-pub(super) fn max(x: &[f32]) -> f32 {
-    x.iter().copied().fold(f32::NEG_INFINITY, f32::max)
-}
-
-pub(super) fn exp_sum(x: &mut [f32], max: f32) -> f32 {
-    x.iter_mut().fold(0.0, |sum, x| {
-        *x = (*x - max).exp();
-        sum + *x
-    })
+fn exp_sum(x: &mut [f32], max: f32) -> f32 {
+    exponentials::exp_sum::<f32x4>(x, max)
 }
 
 fn narrow(x: &[f32], out: &mut [u16]) {
@@ -298,17 +273,9 @@ pub(super) fn narrow_body(x: &[f32], out: &mut [u16]) {
     }
 }
 
-fn gemm(shape: GemmShape, a: &[u16], b: &[u32], c: &mut [f32]) {
-    let GemmShape { m, n, k } = shape;
-    for row in 0..m {
-        let a = &a[row * k..][..k];
-        for (number, c) in c[row * n..][..n].chunks_exact_mut(PANEL).enumerate() {
-            for (i, pairs) in b[number * k / 2 * PANEL..][..k / 2 * PANEL].chunks_exact(PANEL).enumerate() {
-                let (even, odd) = (widen(a[2 * i]), widen(a[2 * i + 1]));
-                for (c, &pair) in c.iter_mut().zip(pairs) {
-                    *c += even * widen(pair as u16) + odd * widen((pair >> 16) as u16);
-                }
-            }
-        }
-    }
+/// # Safety
+/// - as `kernels::gemm::gemm`.
+unsafe fn gemm(shape: GemmShape, a: &[u16], b: &[u32], c: &mut [f32]) {
+    // SAFETY: the caller's promise.
+    unsafe { super::gemm::gemm::<f32x4>(shape, a, b, c) }
 }

@@ -1,5 +1,5 @@
-//! Every kernel on every instruction set of this machine against scalar, at lengths around the lane counts and
-//! from unaligned addresses. Tolerances are those that `Kernels` states.
+//! Every kernel on every instruction set of this machine, at lengths around the lane counts and from unaligned addresses: sums
+//! of floats against sums in f64, all else against scalar. Tolerances are those that `Kernels` states.
 
 use crate::support::{Random, bf16};
 use lsh_attn::hash::{HashPlan, Hasher, LANES};
@@ -9,6 +9,7 @@ use lsh_attn::rows::widen;
 
 pub const DIMS: [usize; 7] = [16, 48, 64, 80, 96, 128, 256];
 pub const COUNTS: [usize; 12] = [0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 70];
+const QUERIES: [usize; 12] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 3, 4, 1];
 const ULP: f32 = 1.0 / (1u32 << 24) as f32;
 
 /// Runs `check` for every instruction set but scalar that this machine has, and says which those were.
@@ -58,30 +59,21 @@ fn isa_dot_gathered_and_add_gathered() {
     on_each_isa("dot_gathered, add_gathered", |kernels| {
         let mut random = Random::new(1);
         for dim in DIMS {
-            for (count, queries) in COUNTS.into_iter().zip([1, 2, 3, 4, 5, 6, 7, 8, 9, 3, 4, 1]) {
+            for (count, queries) in COUNTS.into_iter().zip(QUERIES) {
                 let rows = unaligned_rows(&mut random, 100 * 2 * dim);
                 let rows = &rows[1..];
                 let q = random.normals(queries * dim + 1);
                 // Four more ids than results: rows that come next.
                 let ids: Vec<u16> = (0..count + 4).map(|_| (random.uniform() * 100.0) as u16).collect();
-                let (mut got, mut want) = (vec![0.0; queries * count], vec![0.0; queries * count]);
+                let mut got = vec![0.0; queries * count];
                 kernels.dot_gathered(&q[1..], bf16(rows, dim), &ids, &mut got);
-                scalar().dot_gathered(&q[1..], bf16(rows, dim), &ids, &mut want);
-                for (at, (got, want)) in got.iter().zip(&want).enumerate() {
-                    let (q, id) = (&q[1 + at / count * dim..][..dim], usize::from(ids[at % count]));
-                    let row = &rows[id * 2 * dim..];
-                    let size: f32 = q.iter().zip(row).map(|(q, &k)| (q * widen(k)).abs()).sum();
-                    assert!(
-                        (got - want).abs() <= dim as f32 * ULP * size,
-                        "{kernels:?} d {dim}: {got} {want}"
-                    );
-                }
+                assert_products(&got, &q[1..], rows, dim, &ids[..count], kernels);
+
                 let weights = random.normals(queries * count);
-                let mut got = random.normals(queries * dim + 1);
-                let mut want = got.clone();
+                let before = random.normals(queries * dim + 1);
+                let mut got = before.clone();
                 kernels.add_gathered(&mut got[1..], bf16(rows, dim), &ids[..count], &weights);
-                scalar().add_gathered(&mut want[1..], bf16(rows, dim), &ids[..count], &weights);
-                assert_close(&got, &want, (count + 1) as f32 * 8.0 * ULP * (count + 1) as f32, kernels);
+                assert_sums(&got[1..], &before[1..], rows, dim, &ids[..count], &weights, kernels);
             }
         }
     });
@@ -92,23 +84,59 @@ fn isa_dot_block_and_add_block() {
     on_each_isa("dot_block, add_block", |kernels| {
         let mut random = Random::new(3);
         for dim in DIMS {
-            for (count, queries) in COUNTS.into_iter().zip([1, 2, 3, 4, 5, 6, 7, 8, 9, 3, 4, 1]) {
+            for (count, queries) in COUNTS.into_iter().zip(QUERIES) {
                 let rows = unaligned_rows(&mut random, count * 2 * dim);
+                let rows = &rows[1..];
+                let ids: Vec<u16> = (0..count as u16).collect();
                 let q = random.normals(queries * dim);
-                let (mut got, mut want) = (vec![0.0; queries * count], vec![0.0; queries * count]);
-                kernels.dot_block(&q, bf16(&rows[1..], dim), &mut got);
-                scalar().dot_block(&q, bf16(&rows[1..], dim), &mut want);
-                assert_close(&got, &want, dim as f32 * ULP * 4.0 * dim as f32, kernels);
+                let mut got = vec![0.0; queries * count];
+                kernels.dot_block(&q, bf16(rows, dim), &mut got);
+                assert_products(&got, &q, rows, dim, &ids, kernels);
 
                 let weights = random.normals(queries * count);
-                let mut got = random.normals(queries * dim);
-                let mut want = got.clone();
-                kernels.add_block(&mut got, bf16(&rows[1..], dim), &weights);
-                scalar().add_block(&mut want, bf16(&rows[1..], dim), &weights);
-                assert_close(&got, &want, (count + 1) as f32 * 8.0 * ULP * (count + 1) as f32, kernels);
+                let before = random.normals(queries * dim);
+                let mut got = before.clone();
+                kernels.add_block(&mut got, bf16(rows, dim), &weights);
+                assert_sums(&got, &before, rows, dim, &ids, &weights, kernels);
             }
         }
     });
+}
+
+/// `got[g * n + i]` against `q[g] . k[ids[i]]`.
+fn assert_products(got: &[f32], q: &[f32], rows: &[u16], dim: usize, ids: &[u16], kernels: Kernels) {
+    for (at, &got) in got.iter().enumerate() {
+        let (q, id) = (&q[at / ids.len() * dim..][..dim], usize::from(ids[at % ids.len()]));
+        let key = &rows[id * 2 * dim..][..dim];
+        let terms = q.iter().zip(key).map(|(&q, &k)| f64::from(q) * f64::from(widen(k)));
+        assert_sum(got, terms, dim, kernels);
+    }
+}
+
+/// `got[g]` against `before[g] + sum_i weights[g * n + i] * v[ids[i]]`.
+fn assert_sums(
+    got: &[f32],
+    before: &[f32],
+    rows: &[u16],
+    dim: usize,
+    ids: &[u16],
+    weights: &[f32],
+    kernels: Kernels,
+) {
+    for (at, (&got, &before)) in got.iter().zip(before).enumerate() {
+        let weights = &weights[at / dim * ids.len()..][..ids.len()];
+        let terms = weights.iter().zip(ids).map(|(&weight, &id)| {
+            f64::from(weight) * f64::from(widen(rows[(2 * usize::from(id) + 1) * dim + at % dim]))
+        });
+        assert_sum(got, std::iter::once(f64::from(before)).chain(terms), ids.len() + 2, kernels);
+    }
+}
+
+/// Within so many roundings of the exact sum.
+fn assert_sum(got: f32, terms: impl Iterator<Item = f64>, roundings: usize, kernels: Kernels) {
+    let (sum, size) = terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs()));
+    let bound = roundings as f64 * f64::from(ULP) * size;
+    assert!((f64::from(got) - sum).abs() <= bound, "{kernels:?}: {got} {sum}, bound {bound}");
 }
 
 #[test]
@@ -181,16 +209,10 @@ fn isa_gemm() {
                 }
                 let mut got = c.clone();
                 kernels.gemm(GemmShape { m, n, k }, &a_bits, &pairs, &mut got);
-                for (at, got) in got.iter().enumerate() {
+                for (at, &got) in got.iter().enumerate() {
                     let (row, column) = (at / n, at % n);
                     let terms = (0..k).map(|i| f64::from(a[row * k + i]) * f64::from(b[i * n + column]));
-                    let (mut want, mut size) = (f64::from(c[at]), f64::from(c[at].abs()));
-                    for term in terms {
-                        want += term;
-                        size += term.abs();
-                    }
-                    let bound = (k + 2) as f64 * f64::from(ULP) * size;
-                    assert!((f64::from(*got) - want).abs() <= bound, "{kernels:?} {m} {n} {k}: {got} {want}");
+                    assert_sum(got, std::iter::once(f64::from(c[at])).chain(terms), k + 2, kernels);
                 }
             }
         }
@@ -220,13 +242,4 @@ fn an_id_beyond_the_rows_is_refused() {
         });
         assert!(beyond.is_err());
     });
-}
-
-fn assert_close(got: &[f32], want: &[f32], tolerance: f32, kernels: Kernels) {
-    for (index, (got, want)) in got.iter().zip(want).enumerate() {
-        assert!(
-            (got - want).abs() <= tolerance,
-            "{kernels:?} element {index}: {got} {want} tolerance {tolerance}"
-        );
-    }
 }

@@ -6,8 +6,7 @@
 
 use core::arch::x86_64::*;
 
-use super::super::{GATHER_AHEAD, INT8_CHUNK, INT8_MOST_DIM, RowKernels, STREAM_AHEAD};
-use super::prefetch;
+use super::super::{GATHER_AHEAD, INT8_CHUNK, INT8_MOST_DIM, RowKernels, STREAM_AHEAD, prefetch};
 use crate::rows::{RowType, quantise, widen};
 
 pub(in super::super) const KERNELS: RowKernels =

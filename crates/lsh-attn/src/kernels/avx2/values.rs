@@ -3,8 +3,8 @@
 use core::arch::x86_64::*;
 
 use super::super::{LEAST_WEIGHT, SCAN_AHEAD, prefetch, scalar};
-use super::load_bf16;
 use crate::hash::{LANES, Lanes};
+use crate::kernels::vector::Vector;
 use crate::sketch::{block_bytes, code_bytes, middle};
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -60,7 +60,7 @@ unsafe fn sums_of<const BITS: u32, const G: usize>(
         for (g, widened) in widened.iter_mut().enumerate() {
             for (half, widened) in widened.iter_mut().enumerate() {
                 // SAFETY: half of the 16 weights of query first + g.
-                *widened = unsafe { load_bf16(weights.as_ptr().add((first + g) * LANES + 8 * half)) };
+                *widened = unsafe { __m256::load_bf16(weights.as_ptr().add((first + g) * LANES + 8 * half)) };
             }
         }
         // SAFETY: a whole block of values, and G queries of padded_dim elements (caller).

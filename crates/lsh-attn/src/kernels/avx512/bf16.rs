@@ -3,14 +3,15 @@
 use core::arch::x86_64::*;
 
 use super::super::{GemmShape, Isa, PANEL, Table};
-use super::{BASE, WIDTH};
+use super::BASE;
+use crate::hash::LANES;
 
 pub(in super::super) static TABLE: Table = Table { isa: Isa::Avx512Bf16, narrow, gemm, ..BASE };
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
 fn narrow(x: &[f32], out: &mut [u16]) {
-    for (x, out) in x.chunks(WIDTH).zip(out.chunks_mut(WIDTH)) {
-        let mask = if x.len() == WIDTH { !0 } else { (1u16 << x.len()) - 1 };
+    for (x, out) in x.chunks(LANES).zip(out.chunks_mut(LANES)) {
+        let mask = if x.len() == LANES { !0 } else { (1u16 << x.len()) - 1 };
         // SAFETY: lanes of the mask are within both chunks, which are of one length.
         unsafe {
             let narrowed = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, x.as_ptr()));

@@ -6,6 +6,7 @@ use wide::{i16x8, i32x4, u16x8, u32x4};
 
 use super::super::{EXPONENT_ONE, EXPONENT_STEP, SKETCH_LOG2};
 use crate::hash::LANES;
+use crate::rounding::round;
 use crate::rows::widen;
 use crate::sketch::{SketchQueries, block_bytes, code_bytes};
 
@@ -49,7 +50,8 @@ fn weights_of<const G: usize>(
                 let scaled = (products[g][lane] as f32 - queries.zeros[query]) * factors[lane];
                 let x = scaled.mul_add(queries.scales[query], queries.offsets[query]);
                 let x = x.max(SKETCH_LOG2.0).min(SKETCH_LOG2.1);
-                weights[lane] = x.mul_add(EXPONENT_STEP, EXPONENT_ONE).round_ties_even() as u16;
+                // The step is a power of two: its product is exact, as if it were fused with the sum.
+                weights[lane] = round(x * EXPONENT_STEP + EXPONENT_ONE) as u16;
                 lanes[g][lane] += widen(weights[lane]);
             }
         }
