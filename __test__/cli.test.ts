@@ -135,7 +135,7 @@ test('a prompt comes from a file or from standard input', async (t) => {
 for (const [name, args, message] of [
   ['an unknown shape', ['bench', 'attention', '--shape', 'gpt-9'], /--shape.*llama-3\.1-8b/],
   ['a bench of nothing', ['bench'], /attention or decode/],
-  ['a budget for lsh', ['generate', '-p', 'x', '--policy', 'lsh', '--budget', '0.1'], /--budget is for the policies sketch, topk, oracle, quest; the policy is lsh, which reads as many keys as/],
+  ['a budget for lsh', ['generate', '-p', 'x', '--policy', 'lsh', '--budget', '0.1'], /--budget is for the policies sketch, topk, oracle, quest; the policy is lsh, which reads the keys that collide/],
   ['a budget for exact', ['bench', 'decode', '--policies', 'exact', '--budget', '0.1'], /--budget is for the policies .* is exact, which reads every key/],
   ['a budget of 0', ['generate', '-p', 'x', '--budget', '0'], /--budget is 0/],
   ['a budget and an epsilon', ['generate', '-p', 'x', '--budget', '0.1', '--epsilon', '0.1'], /budget and epsilon exclude each other/],

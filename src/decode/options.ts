@@ -23,7 +23,7 @@ export type PolicyName = (typeof policyNames)[number];
 /** What the others read, which no budget changes. */
 const unbudgeted: { readonly [Name in PolicyName]?: string } = {
   exact: 'reads every key',
-  lsh: 'reads as many keys as lshK and lshL make collide',
+  lsh: 'reads the keys that collide with the query in two of its tables',
   static: 'reads no indexed key',
 };
 
