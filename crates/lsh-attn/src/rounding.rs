@@ -2,7 +2,7 @@
 //! element where the platform's floor has no such instruction.
 
 /// Added to a float below 2^22 in size, it leaves the float's rounding in the lowest bits.
-const ROUNDING: f32 = 12_582_912.0;
+pub(crate) const ROUNDING: f32 = 12_582_912.0;
 
 /// x rounded to an integer, for |x| below 2^22.
 #[inline(always)]

@@ -95,12 +95,14 @@ unsafe fn add_block(acc: &mut [f32], rows: &[u16], head_dim: usize, weights: &[f
 
 #[target_feature(enable = "avx2,fma")]
 fn max(x: &[f32]) -> f32 {
-    exponentials::max::<__m256>(x)
+    // SAFETY: the features are this function's.
+    unsafe { exponentials::max::<__m256>(x) }
 }
 
 #[target_feature(enable = "avx2,fma")]
 fn exp_sum(x: &mut [f32], max: f32) -> f32 {
-    exponentials::exp_sum::<__m256>(x, max)
+    // SAFETY: the features are this function's.
+    unsafe { exponentials::exp_sum::<__m256>(x, max) }
 }
 
 #[target_feature(enable = "avx2,fma")]

@@ -81,12 +81,14 @@ unsafe fn add_block(acc: &mut [f32], rows: &[u16], head_dim: usize, weights: &[f
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 fn max(x: &[f32]) -> f32 {
-    exponentials::max::<__m512>(x)
+    // SAFETY: the features are this function's.
+    unsafe { exponentials::max::<__m512>(x) }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 fn exp_sum(x: &mut [f32], max: f32) -> f32 {
-    exponentials::exp_sum::<__m512>(x, max)
+    // SAFETY: the features are this function's.
+    unsafe { exponentials::exp_sum::<__m512>(x, max) }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]

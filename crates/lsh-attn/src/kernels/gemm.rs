@@ -1,4 +1,4 @@
-//! Products of matrices in bf16 as products of f32, for instruction sets that have none of bf16.
+//! Products of matrices in bf16 as products of f32, for instruction sets with sixteen registers that have none of bf16.
 
 use super::vector::Vector;
 use super::{GemmShape, PANEL};
@@ -9,6 +9,7 @@ use super::{GemmShape, PANEL};
 /// - `a`, `b` and `c` have the lengths that the shape calls for.
 #[inline(always)]
 pub(super) unsafe fn gemm<V: Vector>(shape: GemmShape, a: &[u16], b: &[u32], c: &mut [f32]) {
+    const { assert!(PANEL.is_multiple_of(2 * V::WIDTH)) }
     for column in (0..shape.n).step_by(2 * V::WIDTH) {
         let mut row = 0;
         while row < shape.m {
@@ -53,7 +54,8 @@ unsafe fn gemm_rows<V: Vector, const R: usize>(
             }
         }
         let a = a.as_ptr().add(row * k);
-        let b = b.as_ptr().add(column / PANEL * PANEL * k / 2 + column % PANEL);
+        // Without a row, B is nowhere.
+        let b = b.as_ptr().wrapping_add(column / PANEL * PANEL * k / 2 + column % PANEL);
         for i in 0..k / 2 {
             let b = b.add(i * PANEL);
             let b = [V::load_pairs(b), V::load_pairs(b.add(V::WIDTH))];

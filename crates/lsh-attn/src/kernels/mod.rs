@@ -1,7 +1,7 @@
 //! Kernels: the inner loops, once per instruction set, behind one table of function pointers.
 //!
 //! Sums of floats are written once (`bf16_rows`, `gemm`, `exponentials`), over what an instruction set does with a register of lanes
-//! (`vector`). All else is in a file for each set, and `scalar` is its meaning. [`Kernels`] states tolerances per function. This module
+//! (`vector`), but for AVX-512's matrix products. All else is in a file for each set, and `scalar` is its meaning. [`Kernels`] states tolerances per function. This module
 //! alone detects CPU features, once; `MAGICPIG_ISA` forces a lower instruction set (`scalar`, `avx2`, `avx512`, `avx512bf16`), for tests
 //! and for finding out what a machine gains.
 
@@ -49,7 +49,7 @@ mod vector;
 /// An instruction set that there are kernels for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Isa {
-    /// Portable Rust: the meaning of every kernel.
+    /// Portable Rust.
     Scalar,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
@@ -440,7 +440,7 @@ fn check_sketch(bits: u32, padded_dim: usize, blocks: &[u8], queries: SketchQuer
 fn check_gather(values: usize, rows: Rows<'_>, ids: &[u16]) -> usize {
     let head_dim = check_heads(values, rows);
     let past_last = ids.iter().copied().max().map_or(0, |id| usize::from(id) + 1);
-    assert!(values > 0 && past_last <= rows.len(), "id {past_last} - 1 is not among the rows");
+    assert!(past_last <= rows.len(), "id {past_last} - 1 is not among the rows");
     head_dim
 }
 
@@ -455,7 +455,7 @@ fn check_heads(values: usize, rows: Rows<'_>) -> usize {
     let head_dim = rows.head_dim();
     assert!(head_dim > 0 && head_dim.is_multiple_of(16), "head dimension {head_dim}");
     assert!(rows.row_type() == RowType::Bf16 || head_dim <= INT8_MOST_DIM, "head dimension {head_dim}");
-    assert!(values.is_multiple_of(head_dim), "{values} elements of whole heads");
+    assert!(values > 0 && values.is_multiple_of(head_dim), "{values} elements of whole heads");
     head_dim
 }
 

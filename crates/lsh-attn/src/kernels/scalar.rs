@@ -1,4 +1,5 @@
-//! The meaning of every kernel, in portable Rust: loops over lanes, of which the compiler makes vectors, and vectors of 128 bits.
+//! Portable Rust: loops over lanes, of which the compiler makes vectors, and vectors of 128 bits. What other files have instead of these means
+//! what it means here.
 
 pub(super) mod draw;
 mod int8;
@@ -255,11 +256,13 @@ unsafe fn add_block(acc: &mut [f32], rows: &[u16], head_dim: usize, weights: &[f
 }
 
 fn max(x: &[f32]) -> f32 {
-    exponentials::max::<f32x4>(x)
+    // SAFETY: every processor has these vectors.
+    unsafe { exponentials::max::<f32x4>(x) }
 }
 
 fn exp_sum(x: &mut [f32], max: f32) -> f32 {
-    exponentials::exp_sum::<f32x4>(x, max)
+    // SAFETY: every processor has these vectors.
+    unsafe { exponentials::exp_sum::<f32x4>(x, max) }
 }
 
 fn narrow(x: &[f32], out: &mut [u16]) {

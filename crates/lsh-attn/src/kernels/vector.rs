@@ -47,7 +47,7 @@ pub(super) trait Vector: Copy {
     fn multiply_add(a: Self, b: Self, sum: Self) -> Self;
     fn least(self, other: Self) -> Self;
     fn greatest(self, other: Self) -> Self;
-    /// To the nearest whole numbers.
+    /// To the nearest whole numbers, of those below 2^22 in size.
     fn rounded(self) -> Self;
     /// 2^x of whole numbers from -126 to 127.
     fn power_of_two(self) -> Self;

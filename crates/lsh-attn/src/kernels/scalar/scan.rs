@@ -4,7 +4,7 @@ use bytemuck::cast;
 use half::f16;
 use wide::{i16x8, i32x4, u16x8, u32x4};
 
-use super::super::{EXPONENT_ONE, EXPONENT_STEP, SKETCH_LOG2};
+use super::super::{EXPONENT_ONE, EXPONENT_STEP, SCAN_AHEAD, SKETCH_LOG2, prefetch};
 use crate::hash::LANES;
 use crate::rounding::round;
 use crate::rows::widen;
@@ -35,14 +35,15 @@ fn weights_of<const G: usize>(
 ) {
     let count = queries.offsets.len();
     let bytes = block_bytes(padded_dim, bits);
-    let quants: [&[i8]; G] =
-        std::array::from_fn(|g| &queries.quants[(first + g) * padded_dim..][..padded_dim]);
+    let pairs: [_; G] =
+        std::array::from_fn(|g| pairs_of(&queries.quants[(first + g) * padded_dim..][..padded_dim]));
     let mut lanes = [[0.0f32; LANES]; G];
     for (block, weights) in blocks.chunks_exact(bytes).zip(weights.chunks_exact_mut(count * LANES)) {
+        prefetch::far(block.as_ptr().wrapping_add(SCAN_AHEAD), bytes);
         let (codes, factors) = block.split_at(code_bytes(padded_dim, bits));
         let factors: [f32; LANES] =
             std::array::from_fn(|lane| f16::from_le_bytes(factors.as_chunks().0[lane]).to_f32());
-        let products = products(bits, codes, quants);
+        let products = products(bits, codes, &pairs);
         for g in 0..G {
             let query = first + g;
             let weights = &mut weights[query * LANES..][..LANES];
@@ -64,29 +65,65 @@ fn weights_of<const G: usize>(
     }
 }
 
+/// Bits that are multiplied at once: two products of 16 bits fit into as many with four and not with eight, so that a code of eight goes as
+/// two of four.
+fn plane_bits(bits: u32) -> u32 {
+    bits.min(4)
+}
+
+/// Fours of a key's dimensions whose products, added in pairs, fit into 16 bits.
+fn fours_of_i16(width: u32) -> u32 {
+    i16::MAX as u32 / (2 * 127 * ((1 << width) - 1))
+}
+
+/// A query's quants in 16 bits: of each four the first and third, and the second and fourth.
+fn pairs_of(quants: &[i8]) -> Vec<[i16x8; 2]> {
+    let pair = |a: i8, b: i8| {
+        let (a, b) = (i16::from(a), i16::from(b));
+        i16x8::from([a, b, a, b, a, b, a, b])
+    };
+    quants.as_chunks().0.iter().map(|&[a, b, c, d]| [pair(a, c), pair(b, d)]).collect()
+}
+
 /// Products of a block's codes with the queries' quants. A line has four dimensions of each key in the lowest bits of its lane's bytes, the
 /// next four in the bits above them.
-fn products<const G: usize>(bits: u32, codes: &[u8], quants: [&[i8]; G]) -> [[i32; LANES]; G] {
-    let mask = u32x4::splat(((1 << bits) - 1) * 0x0101_0101);
+fn products<const G: usize>(bits: u32, codes: &[u8], pairs: &[Vec<[i16x8; 2]>; G]) -> [[i32; LANES]; G] {
+    let width = plane_bits(bits);
+    let mask = u32x4::splat(((1 << width) - 1) * 0x0101_0101);
     let mut sums = [[i32x4::ZERO; LANES / 4]; G];
-    let mut dim = 0;
-    for line in codes.as_chunks::<64>().0 {
-        let words: [u32x4; LANES / 4] = cast(*line);
-        for group in 0..8 / bits {
-            let bytes = words.map(|words| (words >> (group * bits)) & mask);
-            // Of four bytes the even ones and the odd ones, as 16 bits.
-            let even = bytes.map(|bytes| cast::<u32x4, i16x8>(bytes & u32x4::splat(0x00ff_00ff)));
-            let odd = bytes.map(|bytes| cast::<u16x8, i16x8>(cast::<u32x4, u16x8>(bytes) >> 8));
-            for (sums, quants) in sums.iter_mut().zip(quants) {
-                let [a, b, c, d] = quants.as_chunks().0[dim / 4].map(i16::from);
-                let (x_even, x_odd) =
-                    (i16x8::from([a, c, a, c, a, c, a, c]), i16x8::from([b, d, b, d, b, d, b, d]));
-                for (sum, (even, odd)) in sums.iter_mut().zip(even.into_iter().zip(odd)) {
-                    *sum += even.dot(x_even) + odd.dot(x_odd);
+    for plane in (0..bits).step_by(width as usize) {
+        let mut narrow = [[i16x8::ZERO; LANES / 4]; G];
+        let mut held = 0;
+        let mut widen = |narrow: &mut [[i16x8; LANES / 4]; G]| {
+            for (sums, narrow) in sums.iter_mut().zip(narrow) {
+                for (sum, narrow) in sums.iter_mut().zip(narrow) {
+                    *sum += narrow.dot(i16x8::ONE) << plane;
+                    *narrow = i16x8::ZERO;
                 }
             }
-            dim += 4;
+        };
+        for (number, line) in codes.as_chunks::<64>().0.iter().enumerate() {
+            let words: [u32x4; LANES / 4] = cast(*line);
+            for group in 0..8 / bits {
+                if held == fours_of_i16(width) {
+                    widen(&mut narrow);
+                    held = 0;
+                }
+                held += 1;
+                let four = number * (8 / bits) as usize + group as usize;
+                for (lane, words) in words.into_iter().enumerate() {
+                    let bytes = (words >> (group * bits + plane)) & mask;
+                    // Of four bytes the even ones and the odd ones, as 16 bits.
+                    let even: i16x8 = cast(bytes & u32x4::splat(0x00ff_00ff));
+                    let odd: i16x8 = cast(cast::<u32x4, u16x8>(bytes) >> 8);
+                    for (narrow, pairs) in narrow.iter_mut().zip(pairs) {
+                        let [x_even, x_odd] = pairs[four];
+                        narrow[lane] += even * x_even + odd * x_odd;
+                    }
+                }
+            }
         }
+        widen(&mut narrow);
     }
     sums.map(cast)
 }

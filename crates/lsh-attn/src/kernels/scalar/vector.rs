@@ -1,9 +1,10 @@
 //! A register of 128 bits: NEON's on arm64 and SSE2's on x86-64 (`wide`).
 
 use bytemuck::cast;
-use wide::{f32x4, i32x4, u32x4};
+use wide::{f32x4, i32x4, u16x8, u32x4, u32x8};
 
 use crate::kernels::vector::Vector;
+use crate::rounding::ROUNDING;
 
 impl Vector for f32x4 {
     const WIDTH: usize = 4;
@@ -22,8 +23,9 @@ impl Vector for f32x4 {
     #[inline(always)]
     unsafe fn load_bf16(from: *const u16) -> Self {
         // SAFETY: the caller's promise.
-        let bits = unsafe { from.cast::<[u16; 4]>().read_unaligned() };
-        cast(bits.map(|bits| u32::from(bits) << 16))
+        let bits = unsafe { from.cast::<u64>().read_unaligned() };
+        let [low, _]: [u32x4; 2] = cast(u32x8::from(cast::<[u64; 2], u16x8>([bits, 0])));
+        cast(low << 16)
     }
 
     #[inline(always)]
@@ -71,7 +73,7 @@ impl Vector for f32x4 {
 
     #[inline(always)]
     fn rounded(self) -> Self {
-        self.round()
+        (self + f32x4::splat(ROUNDING)) - f32x4::splat(ROUNDING)
     }
 
     #[inline(always)]
