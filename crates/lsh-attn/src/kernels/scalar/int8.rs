@@ -52,9 +52,14 @@ fn add(acc: &mut [f32], rows: &[u16], head_dim: usize, row: impl Fn(usize) -> us
                 *scaled = weight * row(i).v_scale;
             }
             let scale = quantise(scaled, quants);
-            for (j, acc) in acc.iter_mut().enumerate() {
-                let terms = quants.iter().enumerate().map(|(i, &w)| i32::from(w) * i32::from(row(i).v[j]));
-                *acc += terms.sum::<i32>() as f32 * scale;
+            let mut sums = [0i32; INT8_MOST_DIM];
+            for (i, &weight) in quants.iter().enumerate() {
+                for (sum, &v) in sums.iter_mut().zip(row(i).v) {
+                    *sum += i32::from(weight) * i32::from(v);
+                }
+            }
+            for (acc, sum) in acc.iter_mut().zip(sums) {
+                *acc += sum as f32 * scale;
             }
         }
     }

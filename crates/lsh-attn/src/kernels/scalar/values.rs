@@ -1,6 +1,8 @@
 //! Codes of values: rounding them, and their sums weighted by estimates.
 
+use bytemuck::cast;
 use half::f16;
+use wide::{i16x8, u16x8};
 
 use super::super::LEAST_WEIGHT;
 use super::Rounding;
@@ -58,14 +60,27 @@ pub(in super::super) fn rounded(bits: u32, weights: &[u16], values: &[u8]) -> Va
     ValueWeights { quants, scale: greatest / 127.0, zero: middle(bits) * sum as f32 }
 }
 
+/// Adds a block's weighted values to `num` `[padded_dim]`, 32 elements at a time.
 fn add(bits: u32, values: &[u8], weights: &ValueWeights, num: &mut [f32]) {
-    let mask = ((1u32 << bits) - 1) as u8;
-    for (dim, num) in num.iter_mut().enumerate() {
-        let mut product = 0i32;
-        for (lane, &quant) in weights.quants.iter().enumerate() {
-            let (byte, shift) = value_code(bits, dim, lane);
-            product += i32::from(values[byte] >> shift & mask) * i32::from(quant);
+    let mask = u16x8::splat(((1 << bits) - 1) * 0x0101);
+    let codes = &values[..code_bytes(num.len(), bits)];
+    for (lines, num) in codes.chunks_exact(64 * bits as usize).zip(num.chunks_exact_mut(32)) {
+        // Sums over 8 pairs of keys, each at most 2 * 15 * 127, fit 16 bits.
+        let mut products = [i16x8::ZERO; 4];
+        let mut pairs = weights.quants.as_chunks().0.iter();
+        for line in lines.as_chunks::<64>().0 {
+            let words: [u16x8; 4] = cast(*line);
+            for (position, &[even, odd]) in (0..8 / bits).zip(&mut pairs) {
+                let weights = [even, odd].map(|weight| i16x8::splat(i16::from(weight)));
+                for (product, words) in products.iter_mut().zip(words) {
+                    let bytes = (words >> (position * bits)) & mask;
+                    let codes: [i16x8; 2] = [cast(bytes & u16x8::splat(0xff)), cast(bytes >> 8)];
+                    *product += codes[0] * weights[0] + codes[1] * weights[1];
+                }
+            }
         }
-        *num = (product as f32 - weights.zero).mul_add(weights.scale, *num);
+        for (num, product) in num.iter_mut().zip(cast::<[i16x8; 4], [i16; 32]>(products)) {
+            *num = (f32::from(product) - weights.zero).mul_add(weights.scale, *num);
+        }
     }
 }
