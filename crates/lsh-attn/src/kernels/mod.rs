@@ -1,9 +1,9 @@
 //! Kernels: the inner loops, once per instruction set, behind one table of function pointers.
 //!
 //! Sums of floats are written once (`bf16_rows`, `gemm`, `exponentials`), over what an instruction set does with a register of lanes
-//! (`vector`), but for AVX-512's matrix products. All else is in a file for each set, and `scalar` is its meaning. [`Kernels`] states tolerances per function. This module
-//! alone detects CPU features, once; `MAGICPIG_ISA` forces a lower instruction set (`scalar`, `avx2`, `avx512`, `avx512bf16`), for tests
-//! and for finding out what a machine gains.
+//! (`vector`), but for AVX-512's matrix products. All else is in a file for each set, and equals what `scalar` has. [`Kernels`] states
+//! tolerances per function. This module alone detects CPU features, once; `MAGICPIG_ISA` forces a lower instruction set (`scalar`,
+//! `avx2`, `avx512`, `avx512bf16`), for tests and for finding out what a machine gains.
 
 // Kernels index raw memory and call intrinsics: the one place in this crate where unsafe code is.
 #![allow(unsafe_code)]

@@ -1,5 +1,5 @@
-//! Portable Rust: loops over lanes, of which the compiler makes vectors, and vectors of 128 bits. What other files have instead of these means
-//! what it means here.
+//! Portable Rust: loops over lanes, of which the compiler makes vectors, and vectors of 128 bits. Of what is bit-exact on every instruction
+//! set, this is the meaning.
 
 pub(super) mod draw;
 mod int8;
