@@ -6,7 +6,9 @@
 // Kernels index raw memory and call intrinsics.
 #![allow(unsafe_code)]
 
-use lsh_attn::kernels::{Isa, Kernels};
+#[cfg(target_arch = "x86_64")]
+use lsh_attn::kernels::Isa;
+use lsh_attn::kernels::Kernels;
 
 use crate::activations::{Activations, BLOCK, Part};
 use crate::blocks::GROUP;
