@@ -508,5 +508,19 @@ const SKETCH_LOG2: (f32, f32) = (-126.0, 100.0);
 const EXPONENT_STEP: f32 = 128.0;
 const EXPONENT_ONE: f32 = 127.0 * EXPONENT_STEP;
 
+/// Bits that are multiplied at once: the pairs of products that an instruction adds fit 16 bits with four and not with eight, so that a code of
+/// eight goes as two of four.
+const fn plane_bits(bits: u32) -> u32 {
+    if bits == 8 { 4 } else { bits }
+}
+
+/// 64-byte lines of codes whose products, added in pairs, fit into an i16: a line has `8 / bits` groups of two pairs, and a
+/// pair is at most twice the greatest code times 127.
+const fn lines_of_i16(bits: u32) -> usize {
+    let greatest_pair = 2 * ((1 << plane_bits(bits)) - 1) * 127;
+    let groups = i16::MAX as u32 / greatest_pair;
+    (groups * bits / 8) as usize
+}
+
 /// A block whose weights are all below this adds no values: that they could be divided by the greatest of them is not sure.
 const LEAST_WEIGHT: f32 = 1e-30;

@@ -13,8 +13,9 @@ use crate::hash::{HashPlan, LANES, Lanes};
 use crate::inclusion::{NODES, interpolate};
 use crate::rounding;
 use crate::sketch::{code_bytes, middle};
+use bytemuck::cast;
 use half::f16;
-use wide::f32x4;
+use wide::{f32x4, i16x8, u16x8};
 
 pub(super) static TABLE: Table = Table {
     isa: Isa::Scalar,
@@ -172,6 +173,20 @@ pub(super) fn encode_body(bits: u32, x: &[Lanes], block: &mut [u8]) {
         // Factors of keys whose elements are all but equal, or huge, stay finite.
         out.copy_from_slice(&f16::from_f32(factor.min(65_000.0)).to_le_bytes());
     }
+}
+
+/// The factors of a block's keys or values, which come after its codes.
+fn factors(block: &[u8]) -> [f32; LANES] {
+    let factors = block[block.len() - 2 * LANES..].as_chunks().0;
+    std::array::from_fn(|lane| f16::from_le_bytes(factors[lane]).to_f32())
+}
+
+/// The codes of so many bits that bytes have after the first `shift`, as 16 bits: of the even bytes, and of the odd ones.
+#[inline(always)]
+fn codes_of_bytes(bytes: u16x8, shift: u32, bits: u32) -> [i16x8; 2] {
+    // The mask takes away what came from the byte above.
+    let codes = (bytes >> shift) & u16x8::splat(((1 << bits) - 1) * 0x0101);
+    [cast(codes & u16x8::splat(0xff)), cast(codes >> 8)]
 }
 
 /// Inlined into each instruction set's `hash`, where the compiler turns the loops over lanes into its vectors.

@@ -2,7 +2,7 @@
 
 use core::arch::x86_64::*;
 
-use super::super::{SCAN_AHEAD, four_quants, prefetch, scalar};
+use super::super::{SCAN_AHEAD, four_quants, lines_of_i16, plane_bits, prefetch, scalar};
 use crate::hash::{LANES, Lanes};
 use crate::sketch::{Draw, SketchQueries, block_bytes, code_bytes};
 
@@ -101,20 +101,6 @@ pub(super) unsafe fn draw_keys(
 ) -> f64 {
     // SAFETY: the caller's promise.
     unsafe { scalar::draw::keys_body(weights, how, ids, ln_pi) }
-}
-
-/// Bits that are multiplied at once: the pairs of products that an instruction adds fit 16 bits with four and not with eight, so that a code of
-/// eight goes as two of four.
-const fn plane_bits(bits: u32) -> u32 {
-    if bits == 8 { 4 } else { bits }
-}
-
-/// 64-byte lines of codes whose products, added in pairs, fit into an i16: a line has `8 / bits` groups of two pairs, and a
-/// pair is at most twice the greatest code times 127.
-const fn lines_of_i16(bits: u32) -> usize {
-    let greatest_pair = 2 * ((1 << plane_bits(bits)) - 1) * 127;
-    let groups = i16::MAX as u32 / greatest_pair;
-    (groups * bits / 8) as usize
 }
 
 /// The bf16 bits of the weights of a block's 16 keys, in two registers, for each of G queries.

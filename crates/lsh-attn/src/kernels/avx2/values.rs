@@ -89,10 +89,7 @@ unsafe fn rounded<const BITS: u32, const G: usize>(values: &[u8], weights: [[__m
     };
     for (g, weights) in weights.into_iter().enumerate() {
         let weighted = [_mm256_mul_ps(weights[0], factors[0]), _mm256_mul_ps(weights[1], factors[1])];
-        let eight = _mm256_max_ps(weighted[0], weighted[1]);
-        let four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
-        let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
-        let greatest = _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps::<1>(two, two)));
+        let greatest = weighted[0].greatest(weighted[1]).top();
         if greatest < LEAST_WEIGHT {
             continue;
         }

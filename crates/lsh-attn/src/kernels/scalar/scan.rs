@@ -1,10 +1,12 @@
 //! The scan of sketches: sixteen keys are lanes of four registers of 128 bits, NEON's on arm64 and SSE2's on x86-64 (`wide`).
 
 use bytemuck::cast;
-use half::f16;
-use wide::{i16x8, i32x4, u16x8, u32x4};
+use wide::{i16x8, i32x4, u16x8};
 
-use super::super::{EXPONENT_ONE, EXPONENT_STEP, SCAN_AHEAD, SKETCH_LOG2, prefetch};
+use super::super::{
+    EXPONENT_ONE, EXPONENT_STEP, SCAN_AHEAD, SKETCH_LOG2, lines_of_i16, plane_bits, prefetch,
+};
+use super::{codes_of_bytes, factors};
 use crate::hash::LANES;
 use crate::rounding::round;
 use crate::rows::widen;
@@ -40,10 +42,8 @@ fn weights_of<const G: usize>(
     let mut lanes = [[0.0f32; LANES]; G];
     for (block, weights) in blocks.chunks_exact(bytes).zip(weights.chunks_exact_mut(count * LANES)) {
         prefetch::far(block.as_ptr().wrapping_add(SCAN_AHEAD), bytes);
-        let (codes, factors) = block.split_at(code_bytes(padded_dim, bits));
-        let factors: [f32; LANES] =
-            std::array::from_fn(|lane| f16::from_le_bytes(factors.as_chunks().0[lane]).to_f32());
-        let products = products(bits, codes, &pairs);
+        let factors = factors(block);
+        let products = products(bits, &block[..code_bytes(padded_dim, bits)], &pairs);
         for g in 0..G {
             let query = first + g;
             let weights = &mut weights[query * LANES..][..LANES];
@@ -65,17 +65,6 @@ fn weights_of<const G: usize>(
     }
 }
 
-/// Bits that are multiplied at once: two products of 16 bits fit into as many with four and not with eight, so that a code of eight goes as
-/// two of four.
-fn plane_bits(bits: u32) -> u32 {
-    bits.min(4)
-}
-
-/// Fours of a key's dimensions whose products, added in pairs, fit into 16 bits.
-fn fours_of_i16(width: u32) -> u32 {
-    i16::MAX as u32 / (2 * 127 * ((1 << width) - 1))
-}
-
 /// A query's quants in 16 bits: of each four the first and third, and the second and fourth.
 fn pairs_of(quants: &[i8]) -> Vec<[i16x8; 2]> {
     let pair = |a: i8, b: i8| {
@@ -89,41 +78,30 @@ fn pairs_of(quants: &[i8]) -> Vec<[i16x8; 2]> {
 /// next four in the bits above them.
 fn products<const G: usize>(bits: u32, codes: &[u8], pairs: &[Vec<[i16x8; 2]>; G]) -> [[i32; LANES]; G] {
     let width = plane_bits(bits);
-    let mask = u32x4::splat(((1 << width) - 1) * 0x0101_0101);
     let mut sums = [[i32x4::ZERO; LANES / 4]; G];
     for plane in (0..bits).step_by(width as usize) {
-        let mut narrow = [[i16x8::ZERO; LANES / 4]; G];
-        let mut held = 0;
-        let mut widen = |narrow: &mut [[i16x8; LANES / 4]; G]| {
+        let mut four = 0;
+        for lines in codes.chunks(64 * lines_of_i16(bits)) {
+            let mut narrow = [[i16x8::ZERO; LANES / 4]; G];
+            for line in lines.as_chunks::<64>().0 {
+                let words: [u16x8; LANES / 4] = cast(*line);
+                for group in 0..8 / bits {
+                    for (lane, words) in words.into_iter().enumerate() {
+                        let [even, odd] = codes_of_bytes(words, group * bits + plane, width);
+                        for (narrow, pairs) in narrow.iter_mut().zip(pairs) {
+                            let [x_even, x_odd] = pairs[four];
+                            narrow[lane] += even * x_even + odd * x_odd;
+                        }
+                    }
+                    four += 1;
+                }
+            }
             for (sums, narrow) in sums.iter_mut().zip(narrow) {
                 for (sum, narrow) in sums.iter_mut().zip(narrow) {
                     *sum += narrow.dot(i16x8::ONE) << plane;
-                    *narrow = i16x8::ZERO;
-                }
-            }
-        };
-        for (number, line) in codes.as_chunks::<64>().0.iter().enumerate() {
-            let words: [u32x4; LANES / 4] = cast(*line);
-            for group in 0..8 / bits {
-                if held == fours_of_i16(width) {
-                    widen(&mut narrow);
-                    held = 0;
-                }
-                held += 1;
-                let four = number * (8 / bits) as usize + group as usize;
-                for (lane, words) in words.into_iter().enumerate() {
-                    let bytes = (words >> (group * bits + plane)) & mask;
-                    // Of four bytes the even ones and the odd ones, as 16 bits.
-                    let even: i16x8 = cast(bytes & u32x4::splat(0x00ff_00ff));
-                    let odd: i16x8 = cast(cast::<u32x4, u16x8>(bytes) >> 8);
-                    for (narrow, pairs) in narrow.iter_mut().zip(pairs) {
-                        let [x_even, x_odd] = pairs[four];
-                        narrow[lane] += even * x_even + odd * x_odd;
-                    }
                 }
             }
         }
-        widen(&mut narrow);
     }
     sums.map(cast)
 }

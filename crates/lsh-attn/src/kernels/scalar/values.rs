@@ -5,7 +5,7 @@ use half::f16;
 use wide::{i16x8, u16x8};
 
 use super::super::LEAST_WEIGHT;
-use super::Rounding;
+use super::{Rounding, codes_of_bytes, factors};
 use crate::hash::{LANES, Lanes};
 use crate::rounding::round;
 use crate::rows::widen;
@@ -46,10 +46,8 @@ pub(in super::super) fn sums(bits: u32, padded_dim: usize, values: &[u8], weight
 
 /// Weights times the factors of a block of values, in 7 bits.
 pub(in super::super) fn rounded(bits: u32, weights: &[u16], values: &[u8]) -> ValueWeights {
-    let factors = &values[values.len() - 2 * LANES..];
-    let weighted: [f32; LANES] = std::array::from_fn(|lane| {
-        widen(weights[lane]) * f16::from_le_bytes([factors[2 * lane], factors[2 * lane + 1]]).to_f32()
-    });
+    let factors = factors(values);
+    let weighted: [f32; LANES] = std::array::from_fn(|lane| widen(weights[lane]) * factors[lane]);
     let greatest = weighted.iter().copied().fold(0.0, f32::max);
     if greatest < LEAST_WEIGHT {
         return ValueWeights::default();
@@ -62,7 +60,6 @@ pub(in super::super) fn rounded(bits: u32, weights: &[u16], values: &[u8]) -> Va
 
 /// Adds a block's weighted values to `num` `[padded_dim]`, 32 elements at a time.
 fn add(bits: u32, values: &[u8], weights: &ValueWeights, num: &mut [f32]) {
-    let mask = u16x8::splat(((1 << bits) - 1) * 0x0101);
     let codes = &values[..code_bytes(num.len(), bits)];
     for (lines, num) in codes.chunks_exact(64 * bits as usize).zip(num.chunks_exact_mut(32)) {
         // Sums over 8 pairs of keys, each at most 2 * 15 * 127, fit 16 bits.
@@ -73,9 +70,8 @@ fn add(bits: u32, values: &[u8], weights: &ValueWeights, num: &mut [f32]) {
             for (position, &[even, odd]) in (0..8 / bits).zip(&mut pairs) {
                 let weights = [even, odd].map(|weight| i16x8::splat(i16::from(weight)));
                 for (product, words) in products.iter_mut().zip(words) {
-                    let bytes = (words >> (position * bits)) & mask;
-                    let codes: [i16x8; 2] = [cast(bytes & u16x8::splat(0xff)), cast(bytes >> 8)];
-                    *product += codes[0] * weights[0] + codes[1] * weights[1];
+                    let [even, odd] = codes_of_bytes(words, position * bits, bits);
+                    *product += even * weights[0] + odd * weights[1];
                 }
             }
         }
