@@ -166,8 +166,9 @@ pub(crate) struct Large {
     pub offsets: [f32; LARGE / GROUP],
 }
 
+/// The quants of a large block, counted from its zero.
 #[inline(always)]
-pub(crate) fn large<const FORMAT: u8>(block: &[u8]) -> Large {
+pub(crate) fn large_quants<const FORMAT: u8>(block: &[u8]) -> [i8; LARGE] {
     let layout = layout(FORMAT);
     let mut quants = [0i8; LARGE];
     for (b, quants) in quants.as_chunks_mut::<BLOCK>().0.iter_mut().enumerate() {
@@ -191,12 +192,24 @@ pub(crate) fn large<const FORMAT: u8>(block: &[u8]) -> Large {
             *quant |= ((byte >> shift & mask) << place) as i8;
         }
     }
-    let codes = codes::<FORMAT>(block);
+    quants
+}
+
+/// What the integer scales and minima of a large block's groups are multiplied with.
+#[inline(always)]
+pub(crate) fn large_scales<const FORMAT: u8>(block: &[u8]) -> (f32, f32) {
+    let layout = layout(FORMAT);
     let d = half(block, layout.scale);
-    let dmin = if layout.zero > 0.0 { layout.zero * d } else { half(block, layout.scale + 2) };
+    (d, if layout.zero > 0.0 { layout.zero * d } else { half(block, layout.scale + 2) })
+}
+
+#[inline(always)]
+pub(crate) fn large<const FORMAT: u8>(block: &[u8]) -> Large {
+    let codes = codes::<FORMAT>(block);
+    let (d, dmin) = large_scales::<FORMAT>(block);
     let group = |g: usize| if wide_groups(FORMAT) { g / 2 } else { g };
     Large {
-        quants,
+        quants: large_quants::<FORMAT>(block),
         scales: std::array::from_fn(|g| d * f32::from(codes.scales[group(g)])),
         offsets: std::array::from_fn(|g| -dmin * f32::from(codes.minima[group(g)])),
     }

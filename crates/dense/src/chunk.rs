@@ -1,17 +1,21 @@
 //! Many tokens at once: the products of a long prompt's chunk, as multiplications of matrices.
 //!
 //! Activations are feature-major here, `[features, columns]` with a token a column, so that a product's rows are the next
-//! one's; columns are padded with zeros to whole panels. Weights are dequantised to bf16 some rows at a time and meet all
-//! columns of the chunk; activations are rounded to bf16 too, and products summed in f32.
+//! one's; columns are padded with zeros to whole panels. Weights are taken out of their blocks some rows at a time and meet all
+//! columns of the chunk: as bf16, and so are activations then, or as the whole numbers that they are, with activations rounded to
+//! quants, where an instruction set multiplies these faster. Products are summed in f32.
+
+use std::cell::RefCell;
 
 use lsh_attn::kernels::{GemmShape, PANEL};
 
+use crate::columns::Columns;
 use crate::config::TransformerConfig;
-use crate::kernels::GateActivation;
 use crate::matrix::{Cores, Matrix};
+use crate::quant_rows::QuantRows;
 use crate::transformer::Transformer;
 
-/// Rows of weights that a task dequantises at a time: few enough for the second-level cache, many enough to use each load
+/// Rows of weights that a task takes out of their blocks at a time: few enough for the second-level cache, many enough to use each load
 /// of activations again.
 const TASK_ROWS: usize = 48;
 
@@ -20,8 +24,8 @@ const TASK_ROWS: usize = 48;
 pub(crate) struct ChunkScratch {
     /// The residual stream `[hidden, columns]`.
     x: Vec<f32>,
-    /// What goes into a product, in panels of pairs.
-    pairs: Vec<u32>,
+    /// What goes into a product.
+    columns: Columns,
     /// A product `[features, columns]` on its way to the tokens' order.
     product: Vec<f32>,
     gate: Vec<f32>,
@@ -53,7 +57,7 @@ impl Transformer {
         let TransformerConfig { hidden, heads, kv_heads, head_dim, intermediate, .. } = *self.config();
         let (queries, keys) = (heads * head_dim, kv_heads * head_dim);
         let n = tokens.len().next_multiple_of(PANEL);
-        let ChunkScratch { x, pairs, product, gate, up, q, k, v, attended } = scratch;
+        let ChunkScratch { x, columns, product, gate, up, q, k, v, attended } = scratch;
         x.clear();
         x.resize(hidden * n, 0.0);
         for (column, &token) in tokens.iter().enumerate() {
@@ -68,13 +72,14 @@ impl Transformer {
         let last = self.config().layers.len() - 1;
         for (number, layer) in self.config().layers.iter().enumerate() {
             let vectors = self.vectors(number);
-            normed(cores, x, n, &vectors.attention_norm, epsilon, pairs);
+            let [query, key, value] = [layer.query, layer.key, layer.value].map(|span| self.matrix(span));
+            let quants = cores.kernels.takes_quants(&[query, key, value]);
+            normed(cores, (x, n), (&vectors.attention_norm, epsilon), quants, columns);
             product.clear();
             product.resize((queries + 2 * keys) * n, 0.0);
             let (q_columns, rest) = product.split_at_mut(queries * n);
             let (k_columns, v_columns) = rest.split_at_mut(keys * n);
-            let [query, key, value] = [layer.query, layer.key, layer.value].map(|span| self.matrix(span));
-            add_products(cores, pairs, n, &mut [(query, q_columns), (key, k_columns), (value, v_columns)]);
+            add_products(cores, columns, n, &mut [(query, q_columns), (key, k_columns), (value, v_columns)]);
             for (columns, rows, width) in
                 [(q_columns, &mut *q, queries), (k_columns, &mut *k, keys), (v_columns, &mut *v, keys)]
             {
@@ -86,45 +91,60 @@ impl Transformer {
             if number == last {
                 break;
             }
-            columns_of(cores, attended, queries, n, pairs);
             let output = self.matrix(layer.attention_output);
-            add_output(
-                cores,
-                pairs,
-                n,
-                output,
-                (vectors.attention_post_norm.as_deref(), epsilon),
-                x,
-                product,
-            );
+            columns.fill(cores, (queries, n), cores.kernels.takes_quants(&[output]), |column, panel| {
+                cores.kernels.rows_panel(&attended[column * queries..], queries, panel);
+            });
+            let norm = (vectors.attention_post_norm.as_deref(), epsilon);
+            add_output(cores, columns, n, output, norm, x, product);
 
-            normed(cores, x, n, &vectors.mlp_norm, epsilon, pairs);
+            let [gate_weights, up_weights] = [layer.gate, layer.up].map(|span| self.matrix(span));
+            let quants = cores.kernels.takes_quants(&[gate_weights, up_weights]);
+            normed(cores, (x, n), (&vectors.mlp_norm, epsilon), quants, columns);
             for out in [&mut *gate, &mut *up] {
                 out.clear();
                 out.resize(intermediate * n, 0.0);
             }
-            let (gate_weights, up_weights) = (self.matrix(layer.gate), self.matrix(layer.up));
-            add_products(cores, pairs, n, &mut [(gate_weights, &mut *gate), (up_weights, &mut *up)]);
-            gated(cores, activation, gate, up, n, pairs);
+            add_products(cores, columns, n, &mut [(gate_weights, &mut *gate), (up_weights, &mut *up)]);
             let output = self.matrix(layer.down);
-            add_output(cores, pairs, n, output, (vectors.mlp_post_norm.as_deref(), epsilon), x, product);
+            columns.fill(cores, (intermediate, n), cores.kernels.takes_quants(&[output]), |column, panel| {
+                cores.kernels.gate_panel(activation, gate, up, n, column, panel);
+            });
+            let norm = (vectors.mlp_post_norm.as_deref(), epsilon);
+            add_output(cores, columns, n, output, norm, x, product);
         }
         Ok(())
     }
 }
 
-/// `y += W x` for each matrix and its `y` `[outputs, n]`, with x `[inputs, n]` in panels of pairs.
-fn add_products(cores: Cores<'_>, x: &[u32], n: usize, products: &mut [(Matrix<'_>, &mut [f32])]) {
+/// The rows of weights that a task works on.
+#[derive(Default)]
+struct TaskWeights {
+    bf16: Vec<u16>,
+    quants: QuantRows,
+}
+
+thread_local! {
+    static WEIGHTS: RefCell<TaskWeights> = RefCell::default();
+}
+
+/// `y += W x` for each matrix and its `y` `[outputs, n]`, with x `[inputs, n]`.
+fn add_products(cores: Cores<'_>, x: &Columns, n: usize, products: &mut [(Matrix<'_>, &mut [f32])]) {
+    let kernels = cores.kernels;
     let mut tasks = Vec::new();
     for (matrix, y) in products {
-        let parts = matrix.row_groups(TASK_ROWS).zip(y.chunks_mut(TASK_ROWS * n));
-        tasks.extend(parts.map(|(rows, y)| (rows, y, Vec::new())));
+        tasks.extend(matrix.row_groups(TASK_ROWS).zip(y.chunks_mut(TASK_ROWS * n)));
     }
-    cores.team.each_mut(&mut tasks, |(rows, y, weights)| {
-        weights.resize(rows.outputs() * rows.inputs(), 0);
-        cores.kernels.dequantise(*rows, weights);
-        let shape = GemmShape { m: rows.outputs(), n, k: rows.inputs() };
-        cores.kernels.base().gemm(shape, weights, x, y);
+    cores.team.each_mut(&mut tasks, |(rows, y)| {
+        WEIGHTS.with_borrow_mut(|TaskWeights { bf16, quants }| {
+            if x.are_quants() {
+                return kernels.add_quant_products(*rows, &x.blocks, quants, y);
+            }
+            bf16.resize(rows.outputs() * rows.inputs(), 0);
+            kernels.dequantise(*rows, bf16);
+            let shape = GemmShape { m: rows.outputs(), n, k: rows.inputs() };
+            kernels.base().gemm(shape, bf16, &x.pairs, y);
+        });
     });
 }
 
@@ -132,7 +152,7 @@ fn add_products(cores: Cores<'_>, x: &[u32], n: usize, products: &mut [(Matrix<'
 /// `product` is scratch space.
 fn add_output(
     cores: Cores<'_>,
-    pairs: &[u32],
+    columns: &Columns,
     n: usize,
     output: Matrix<'_>,
     (norm, epsilon): (Option<&[f32]>, f32),
@@ -140,11 +160,11 @@ fn add_output(
     product: &mut Vec<f32>,
 ) {
     let Some(weights) = norm else {
-        return add_products(cores, pairs, n, &mut [(output, x)]);
+        return add_products(cores, columns, n, &mut [(output, x)]);
     };
     product.clear();
     product.resize(x.len(), 0.0);
-    add_products(cores, pairs, n, &mut [(output, &mut *product)]);
+    add_products(cores, columns, n, &mut [(output, &mut *product)]);
     let mut scales = vec![0.0f32; n];
     for row in product.chunks_exact(n) {
         scales.iter_mut().zip(row).for_each(|(square, y)| *square += y * y);
@@ -157,52 +177,17 @@ fn add_output(
     }
 }
 
-/// Each column of x, divided by its root mean square and times the norm's weights.
-fn normed(cores: Cores<'_>, x: &[f32], n: usize, weights: &[f32], epsilon: f32, pairs: &mut Vec<u32>) {
-    each_panel(cores, weights.len(), n, pairs, |column, panel| {
+/// Each column of `x` `[hidden, n]`, divided by its root mean square and times the norm's weights.
+fn normed(
+    cores: Cores<'_>,
+    (x, n): (&[f32], usize),
+    (weights, epsilon): (&[f32], f32),
+    quants: bool,
+    columns: &mut Columns,
+) {
+    columns.fill(cores, (weights.len(), n), quants, |column, panel| {
         cores.kernels.norm_panel(x, n, column, weights, epsilon, panel);
     });
-}
-
-/// activation(gate) * up.
-fn gated(
-    cores: Cores<'_>,
-    activation: GateActivation,
-    gate: &[f32],
-    up: &[f32],
-    n: usize,
-    pairs: &mut Vec<u32>,
-) {
-    each_panel(cores, gate.len() / n, n, pairs, |column, panel| {
-        cores.kernels.gate_panel(activation, gate, up, n, column, panel);
-    });
-}
-
-/// Rows `[tokens, width]` as columns.
-fn columns_of(cores: Cores<'_>, rows: &[f32], width: usize, n: usize, pairs: &mut Vec<u32>) {
-    each_panel(cores, width, n, pairs, |column, panel| {
-        panel.fill(0);
-        let mut narrow = vec![0; width];
-        for (lane, row) in rows[column * width..].chunks_exact(width).take(PANEL).enumerate() {
-            cores.kernels.base().narrow(row, &mut narrow);
-            for (i, pair) in narrow.chunks_exact(2).enumerate() {
-                panel[i * PANEL + lane] = u32::from(pair[0]) | u32::from(pair[1]) << 16;
-            }
-        }
-    });
-}
-
-/// Fills `pairs` for `width` features, a panel at a time.
-fn each_panel(
-    cores: Cores<'_>,
-    width: usize,
-    n: usize,
-    pairs: &mut Vec<u32>,
-    fill: impl Fn(usize, &mut [u32]) + Sync,
-) {
-    pairs.resize(width / 2 * n, 0);
-    let mut panels: Vec<_> = pairs.chunks_exact_mut(width / 2 * PANEL).enumerate().collect();
-    cores.team.each_mut(&mut panels, |(number, panel)| fill(*number * PANEL, panel));
 }
 
 /// Columns `[width, n]` as rows `[tokens, width]`.

@@ -10,6 +10,7 @@
 mod activations;
 mod blocks;
 mod chunk;
+mod columns;
 mod config;
 mod importance;
 mod kernels;
@@ -17,6 +18,8 @@ mod layer;
 mod matrix;
 mod n_bits;
 mod packed;
+#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "AVX2 alone multiplies them"))]
+mod quant_rows;
 mod quantise;
 mod rope;
 mod transformer;

@@ -5,18 +5,32 @@ use core::arch::x86_64::*;
 use lsh_attn::kernels::prefetch;
 
 use super::{
-    GateActivation, Multiply, STREAM_AHEAD, Table, block_products, by_token_groups, format, panels, scalar,
-    wide_products,
+    GateActivation, Multiply, QuantProducts, STREAM_AHEAD, Table, block_products, by_token_groups, format,
+    panels, scalar, wide_products,
 };
 use crate::activations::{Activations, Part};
+use crate::columns::Panel;
 use crate::matrix::WeightType;
+use crate::quant_rows::QuantRows;
 use crate::quantise;
 use lanes::Avx2;
 
 mod lanes;
+mod quant_products;
 
-pub(super) static TABLE: Table =
-    Table { rows, packed, norm, gate, quantise, round, dequantise, norm_panel, gate_panel };
+pub(super) static TABLE: Table = Table {
+    rows,
+    packed,
+    norm,
+    gate,
+    quantise,
+    round,
+    dequantise,
+    norm_panel,
+    gate_panel,
+    rows_panel,
+    quants: Some(QuantProducts { rows: quant_rows, add: quant_products::add }),
+};
 
 fn rows(kind: WeightType) -> Option<Multiply> {
     wide_products!(kind)
@@ -68,7 +82,7 @@ fn dequantise(kind: WeightType, blocks: &[u8], out: &mut [u16]) {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn norm_panel(x: &[f32], n: usize, column: usize, weights: &[f32], epsilon: f32, panel: &mut [u32]) {
+fn norm_panel(x: &[f32], n: usize, column: usize, weights: &[f32], epsilon: f32, panel: &mut Panel<'_>) {
     panels::norm_panel(x, n, column, weights, epsilon, panel);
 }
 
@@ -79,9 +93,19 @@ fn gate_panel(
     up: &[f32],
     n: usize,
     column: usize,
-    panel: &mut [u32],
+    panel: &mut Panel<'_>,
 ) {
     panels::gate_panel(activation, gate, up, n, column, panel);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn rows_panel(rows: &[f32], width: usize, panel: &mut Panel<'_>) {
+    panels::rows_panel(rows, width, panel);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn quant_rows(kind: WeightType, blocks: &[u8], out: &mut QuantRows) {
+    out.set(kind, blocks);
 }
 
 /// f32 lanes of a register.

@@ -9,6 +9,7 @@ use super::{
     wide_products,
 };
 use crate::activations::{Activations, Part};
+use crate::columns::Panel;
 use crate::matrix::WeightType;
 use crate::quantise;
 
@@ -19,8 +20,19 @@ mod small;
 use large::blocks as large;
 use small::blocks as small;
 
-pub(super) static TABLE: Table =
-    Table { rows, packed, norm, gate, quantise, round, dequantise, norm_panel, gate_panel };
+pub(super) static TABLE: Table = Table {
+    rows,
+    packed,
+    norm,
+    gate,
+    quantise,
+    round,
+    dequantise,
+    norm_panel,
+    gate_panel,
+    rows_panel,
+    quants: None,
+};
 
 fn rows(kind: WeightType) -> Option<Multiply> {
     let (wide, blocks): (Option<Multiply>, Option<Multiply>) =
@@ -58,7 +70,7 @@ fn dequantise(kind: WeightType, blocks: &[u8], out: &mut [u16]) {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-fn norm_panel(x: &[f32], n: usize, column: usize, weights: &[f32], epsilon: f32, panel: &mut [u32]) {
+fn norm_panel(x: &[f32], n: usize, column: usize, weights: &[f32], epsilon: f32, panel: &mut Panel<'_>) {
     panels::norm_panel(x, n, column, weights, epsilon, panel);
 }
 
@@ -69,9 +81,14 @@ fn gate_panel(
     up: &[f32],
     n: usize,
     column: usize,
-    panel: &mut [u32],
+    panel: &mut Panel<'_>,
 ) {
     panels::gate_panel(activation, gate, up, n, column, panel);
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+fn rows_panel(rows: &[f32], width: usize, panel: &mut Panel<'_>) {
+    panels::rows_panel(rows, width, panel);
 }
 
 /// f32 lanes of a register.

@@ -8,11 +8,13 @@
 
 #[cfg(target_arch = "x86_64")]
 use lsh_attn::kernels::Isa;
-use lsh_attn::kernels::Kernels;
+use lsh_attn::kernels::{Kernels, PANEL};
 
 use crate::activations::{Activations, BLOCK, Part};
 use crate::blocks::GROUP;
+use crate::columns::{ColumnBlock, Panel};
 use crate::matrix::{Matrix, WeightType};
+use crate::quant_rows::QuantRows;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -105,15 +107,25 @@ type Round = unsafe fn(kind: WeightType, elements: &[f32], out: &mut [u8]);
 /// Blocks as bf16.
 type Dequantise = unsafe fn(kind: WeightType, blocks: &[u8], out: &mut [u16]);
 type NormPanel =
-    unsafe fn(x: &[f32], n: usize, column: usize, weights: &[f32], epsilon: f32, panel: &mut [u32]);
+    unsafe fn(x: &[f32], n: usize, column: usize, weights: &[f32], epsilon: f32, panel: &mut Panel<'_>);
 type GatePanel = unsafe fn(
     activation: GateActivation,
     gate: &[f32],
     up: &[f32],
     n: usize,
     column: usize,
-    panel: &mut [u32],
+    panel: &mut Panel<'_>,
 );
+type RowsPanel = unsafe fn(rows: &[f32], width: usize, panel: &mut Panel<'_>);
+
+/// Products of many columns in whole numbers.
+#[derive(Clone, Copy)]
+struct QuantProducts {
+    /// Takes the blocks of rows of a kind that [`QuantRows::hold`].
+    rows: unsafe fn(kind: WeightType, blocks: &[u8], out: &mut QuantRows),
+    /// Adds the rows' products with `columns` `[n / PANEL, blocks]` to `y` `[rows, n]`.
+    add: unsafe fn(rows: &QuantRows, columns: &[ColumnBlock], blocks: usize, n: usize, y: &mut [f32]),
+}
 
 /// What every instruction set's file has. The functions are unsafe since the CPU must have the features, and since they trust the
 /// lengths; [`DenseKernels::multiply`] checks them.
@@ -129,6 +141,9 @@ struct Table {
     dequantise: Dequantise,
     norm_panel: NormPanel,
     gate_panel: GatePanel,
+    rows_panel: RowsPanel,
+    /// None where products of bf16 are as fast.
+    quants: Option<QuantProducts>,
 }
 
 /// Formats as const parameters of the kernels.
@@ -219,7 +234,7 @@ impl DenseKernels {
         unsafe { (self.table.dequantise)(matrix.kind(), matrix.bytes(), out) }
     }
 
-    /// A panel of pairs of x `[weights.len(), n]` from `column` on, each column divided by the root of its mean square plus
+    /// A panel of x `[weights.len(), n]` from `column` on, each column divided by the root of its mean square plus
     /// `epsilon`, and times the weights.
     pub(crate) fn norm_panel(
         self,
@@ -228,13 +243,13 @@ impl DenseKernels {
         column: usize,
         weights: &[f32],
         epsilon: f32,
-        panel: &mut [u32],
+        panel: &mut Panel<'_>,
     ) {
         // SAFETY: the CPU has the features (`From`); there is no other precondition.
         unsafe { (self.table.norm_panel)(x, n, column, weights, epsilon, panel) }
     }
 
-    /// A panel of pairs of activation(gate) * up, both `[features, n]`, from `column` on.
+    /// A panel of activation(gate) * up, both `[features, n]`, from `column` on.
     pub(crate) fn gate_panel(
         self,
         activation: GateActivation,
@@ -242,10 +257,47 @@ impl DenseKernels {
         up: &[f32],
         n: usize,
         column: usize,
-        panel: &mut [u32],
+        panel: &mut Panel<'_>,
     ) {
         // SAFETY: the CPU has the features (`From`); there is no other precondition.
         unsafe { (self.table.gate_panel)(activation, gate, up, n, column, panel) }
+    }
+
+    /// A panel of the columns that `rows` `[tokens, width]` are, the first PANEL of them.
+    pub(crate) fn rows_panel(self, rows: &[f32], width: usize, panel: &mut Panel<'_>) {
+        // SAFETY: the CPU has the features (`From`); there is no other precondition.
+        unsafe { (self.table.rows_panel)(rows, width, panel) }
+    }
+
+    /// Whether columns that all these matrices are multiplied with are best quants, in place of bf16.
+    pub(crate) fn takes_quants(self, matrices: &[Matrix<'_>]) -> bool {
+        self.table.quants.is_some() && matrices.iter().all(|matrix| QuantRows::hold(matrix.kind()))
+    }
+
+    /// `y += matrix x` with x `[inputs, n]` as quants and y `[outputs, n]`; `rows` is scratch space. Products are exact in i32 within a block and
+    /// summed over blocks in f32.
+    ///
+    /// # Panics
+    /// Unless [`DenseKernels::takes_quants`] says yes and the sizes agree.
+    pub(crate) fn add_quant_products(
+        self,
+        matrix: Matrix<'_>,
+        columns: &[ColumnBlock],
+        rows: &mut QuantRows,
+        y: &mut [f32],
+    ) {
+        let QuantProducts { rows: set, add } =
+            self.table.quants.expect("an instruction set that takes quants");
+        let (blocks, outputs) = (matrix.inputs() / BLOCK, matrix.outputs());
+        let n = y.len() / outputs;
+        assert!(y.len() == n * outputs && n.is_multiple_of(PANEL) && columns.len() == n / PANEL * blocks);
+        let mut unpacked = Vec::new();
+        let matrix = matrix.file_order(&mut unpacked);
+        // SAFETY: the CPU has the features (`From`), and the rows are whole ones, of as many blocks as the columns (above).
+        unsafe {
+            set(matrix.kind(), matrix.bytes(), rows);
+            add(rows, columns, blocks, n, y);
+        }
     }
 
     /// `y[token][row] = row . x[token]` for the rows in `bytes`, to the bit the same whichever tokens are beside it.

@@ -6,6 +6,7 @@ use lsh_attn::rounding::{narrow, round};
 
 use crate::activations::{BLOCK, Factors, GREATEST, Part, QuantBytes};
 use crate::blocks::{self, GROUP};
+use crate::columns::{self, ColumnBlock, Panel};
 use crate::kernels::GateActivation;
 use crate::matrix::WeightType;
 
@@ -122,6 +123,63 @@ fn lanes(x: &[f32], n: usize, row: usize, column: usize) -> [f32; PANEL] {
     x[start..start + PANEL].try_into().expect("PANEL elements")
 }
 
+/// The values of a panel's columns. A trait and not a closure, which would not be inlined into functions that have an instruction set's
+/// features.
+trait Values {
+    /// Those of a feature.
+    fn of(&self, feature: usize) -> [f32; PANEL];
+}
+
+/// Rounds a panel's columns to bf16, or to quants.
+#[inline(always)]
+fn fill(panel: &mut Panel<'_>, values: impl Values) {
+    match panel {
+        Panel::Pairs(pairs) => {
+            for (i, pairs) in pairs.as_chunks_mut::<PANEL>().0.iter_mut().enumerate() {
+                let (even, odd) = (values.of(2 * i), values.of(2 * i + 1));
+                for lane in 0..PANEL {
+                    pairs[lane] = pair(even[lane], odd[lane]);
+                }
+            }
+        }
+        Panel::Blocks(blocks) => {
+            let mut block_values = [[0.0; PANEL]; BLOCK];
+            for (number, block) in blocks.iter_mut().enumerate() {
+                for (i, to) in block_values.iter_mut().enumerate() {
+                    *to = values.of(number * BLOCK + i);
+                }
+                quantise_columns(&block_values, block);
+            }
+        }
+    }
+}
+
+/// A block of features of a panel's columns, each with a scale of its own.
+#[inline(always)]
+fn quantise_columns(values: &[[f32; PANEL]; BLOCK], block: &mut ColumnBlock) {
+    let mut greatest = [0.0f32; PANEL];
+    let mut sums = [0.0f32; PANEL];
+    for values in values {
+        for lane in 0..PANEL {
+            let size = values[lane].abs();
+            greatest[lane] = if size > greatest[lane] { size } else { greatest[lane] };
+            sums[lane] += values[lane];
+        }
+    }
+    let mut inverse = [0.0f32; PANEL];
+    for lane in 0..PANEL {
+        inverse[lane] = if greatest[lane] > 0.0 { columns::GREATEST / greatest[lane] } else { 0.0 };
+        block.scales[lane] = greatest[lane] / columns::GREATEST;
+    }
+    block.sums = sums;
+    for (pairs, [even, odd]) in block.pairs.iter_mut().zip(values.as_chunks::<2>().0) {
+        for lane in 0..PANEL {
+            let [even, odd] = [even[lane], odd[lane]].map(|value| round(value * inverse[lane]) as u16);
+            pairs[lane] = u32::from(even) | u32::from(odd) << 16;
+        }
+    }
+}
+
 #[inline(always)]
 pub(super) fn norm_panel(
     x: &[f32],
@@ -129,7 +187,7 @@ pub(super) fn norm_panel(
     column: usize,
     weights: &[f32],
     epsilon: f32,
-    panel: &mut [u32],
+    panel: &mut Panel<'_>,
 ) {
     let mut squares = [0.0f32; PANEL];
     for row in 0..weights.len() {
@@ -138,14 +196,26 @@ pub(super) fn norm_panel(
         }
     }
     let scales = squares.map(|square| 1.0 / (square / weights.len() as f32 + epsilon).sqrt());
-    for (i, (pairs, weights)) in
-        panel.as_chunks_mut::<PANEL>().0.iter_mut().zip(weights.as_chunks::<2>().0).enumerate()
-    {
-        let (even, odd) = (lanes(x, n, 2 * i, column), lanes(x, n, 2 * i + 1, column));
-        for lane in 0..PANEL {
-            let scale = scales[lane];
-            pairs[lane] = pair(even[lane] * scale * weights[0], odd[lane] * scale * weights[1]);
+    fill(panel, Normed { x, n, column, weights, scales });
+}
+
+struct Normed<'a> {
+    x: &'a [f32],
+    n: usize,
+    column: usize,
+    weights: &'a [f32],
+    scales: [f32; PANEL],
+}
+
+impl Values for Normed<'_> {
+    #[inline(always)]
+    fn of(&self, feature: usize) -> [f32; PANEL] {
+        let mut values = lanes(self.x, self.n, feature, self.column);
+        let weight = self.weights[feature];
+        for (value, scale) in values.iter_mut().zip(&self.scales) {
+            *value = *value * scale * weight;
         }
+        values
     }
 }
 
@@ -156,35 +226,47 @@ pub(super) fn gate_panel(
     up: &[f32],
     n: usize,
     column: usize,
-    panel: &mut [u32],
+    panel: &mut Panel<'_>,
 ) {
-    match activation {
-        GateActivation::Silu => gated_panel(gate, up, n, column, panel, silu),
-        GateActivation::Gelu => gated_panel(gate, up, n, column, panel, gelu),
+    fill(panel, Gated { activation, gate, up, n, column });
+}
+
+struct Gated<'a> {
+    activation: GateActivation,
+    gate: &'a [f32],
+    up: &'a [f32],
+    n: usize,
+    column: usize,
+}
+
+impl Values for Gated<'_> {
+    #[inline(always)]
+    fn of(&self, feature: usize) -> [f32; PANEL] {
+        let mut values = lanes(self.gate, self.n, feature, self.column);
+        gate(self.activation, &mut values, &lanes(self.up, self.n, feature, self.column));
+        values
     }
 }
 
+/// Rows `[tokens, width]`, PANEL of them at most, as columns; zeros where there are fewer.
 #[inline(always)]
-fn gated_panel(
-    gate: &[f32],
-    up: &[f32],
-    n: usize,
-    column: usize,
-    panel: &mut [u32],
-    activation: impl Fn(f32) -> f32,
-) {
-    for (i, pairs) in panel.as_chunks_mut::<PANEL>().0.iter_mut().enumerate() {
-        let [even, odd] = [2 * i, 2 * i + 1].map(|row| {
-            let (gate, up) = (lanes(gate, n, row, column), lanes(up, n, row, column));
-            let mut out = [0.0; PANEL];
-            for lane in 0..PANEL {
-                out[lane] = activation(gate[lane]) * up[lane];
-            }
-            out
-        });
-        for lane in 0..PANEL {
-            pairs[lane] = pair(even[lane], odd[lane]);
+pub(super) fn rows_panel(rows: &[f32], width: usize, panel: &mut Panel<'_>) {
+    fill(panel, Transposed { rows, width });
+}
+
+struct Transposed<'a> {
+    rows: &'a [f32],
+    width: usize,
+}
+
+impl Values for Transposed<'_> {
+    #[inline(always)]
+    fn of(&self, feature: usize) -> [f32; PANEL] {
+        let mut values = [0.0; PANEL];
+        for (value, row) in values.iter_mut().zip(self.rows.chunks_exact(self.width)) {
+            *value = row[feature];
         }
+        values
     }
 }
 

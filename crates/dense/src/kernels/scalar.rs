@@ -23,6 +23,8 @@ pub(super) static TABLE: Table = Table {
     dequantise: panels::dequantise,
     norm_panel: panels::norm_panel,
     gate_panel: panels::gate_panel,
+    rows_panel: panels::rows_panel,
+    quants: None,
 };
 
 fn rows(kind: WeightType) -> Option<Multiply> {

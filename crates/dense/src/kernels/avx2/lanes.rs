@@ -21,6 +21,15 @@ macro_rules! both {
     }};
 }
 
+impl Avx2 {
+    /// Sixteen numbers.
+    #[inline(always)]
+    pub(super) fn loaded(from: &[f32; ROW_GROUP]) -> [__m256; 2] {
+        let from = from.as_chunks::<8>().0;
+        both!(|from| _mm256_loadu_ps(from.as_ptr()))
+    }
+}
+
 impl Lanes for Avx2 {
     type Words = [__m256i; 2];
     type Numbers = [__m256; 2];
