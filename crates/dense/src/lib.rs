@@ -4,7 +4,7 @@
 //! own block format, where they lie in the mapped file or, for kernels that are faster so, with sixteen rows side by side in
 //! memory (`packed`); activations are rounded to 16 bits a block, which moves logits less than the bf16 rows of attention
 //! do. Long prompts are another matter, of matrix products that are bound by arithmetic: there a chunk of tokens shares each
-//! weight, and both are rounded to bf16 (`chunk`).
+//! weight, and both are rounded to bf16 or, on AVX2, multiplied as whole numbers (`chunk`).
 #![deny(unsafe_code)]
 
 mod activations;
