@@ -1,5 +1,5 @@
-// A model of a known shape with random weights of 4 bits, to measure with where the real one is not at hand: what a step costs does not depend on
-// what the weights are. `node random-model.mjs llama-3.1-8b OUT.gguf`
+// A model of a known shape with random weights of 4 or 8 bits, to measure with where the real one is not at hand: what a step costs does not
+// depend on what the weights are. `node random-model.mjs llama-3.1-8b OUT.gguf [q4_0|q8_0]`
 import { randomFillSync } from 'node:crypto';
 import { closeSync, openSync, writeSync } from 'node:fs';
 
@@ -7,20 +7,21 @@ const shapes = {
   'llama-3.1-8b': { layers: 32, hidden: 4096, heads: 32, kvHeads: 8, headDim: 128, feedForward: 14_336, vocabulary: 128_256, context: 131_072, theta: 500_000 },
   'llama-3.2-1b': { layers: 16, hidden: 2048, heads: 32, kvHeads: 8, headDim: 64, feedForward: 8192, vocabulary: 128_256, context: 131_072, theta: 500_000 },
 };
-/** Elements and bytes of a Q4_0 block: a scale in f16, and two elements a byte. */
-const [ELEMENTS, BYTES] = [32, 18];
-/** Standard deviation of a random quant from -8 to 7. */
-const SPREAD = 4.6;
+/** Blocks of 32 elements that begin with a scale in f16: GGUF's number of the type, bytes, and the standard deviation of a random quant. */
+const formats = {
+  q4_0: { type: 2, blockBytes: 18, spread: 4.6 },
+  q8_0: { type: 8, blockBytes: 34, spread: 73.9 },
+};
+const ELEMENTS = 32;
 /** As in trained models, scores spread by a few units. */
 const QUERY_GAIN = 2.5;
 const ALIGNMENT = 32;
 const F32 = 0;
-const Q4_0 = 2;
 
-const [name = '', path] = process.argv.slice(2);
-const shape = shapes[name];
-if (shape === undefined || path === undefined) {
-  console.error(`usage: node random-model.mjs ${Object.keys(shapes).join('|')} OUT.gguf`);
+const [name = '', path, weights = 'q4_0'] = process.argv.slice(2);
+const [shape, format] = [shapes[name], formats[weights]];
+if (shape === undefined || path === undefined || format === undefined) {
+  console.error(`usage: node random-model.mjs ${Object.keys(shapes).join('|')} OUT.gguf [${Object.keys(formats).join('|')}]`);
   process.exit(2);
 }
 const { layers, hidden, heads, kvHeads, headDim, feedForward, vocabulary } = shape;
@@ -61,7 +62,7 @@ const metadata = {
   'tokenizer.ggml.merges': value.strings(['h e']),
   'tokenizer.ggml.eos_token_id': value.u32(vocabulary - 1),
 };
-const matrix = (name, outputs, inputs, gain = 1) => ({ name, type: Q4_0, shape: [outputs, inputs], bytes: (outputs * inputs * BYTES) / ELEMENTS, scale: gain / (SPREAD * Math.sqrt(inputs)) });
+const matrix = (name, outputs, inputs, gain = 1) => ({ name, type: format.type, shape: [outputs, inputs], bytes: (outputs * inputs * format.blockBytes) / ELEMENTS, scale: gain / (format.spread * Math.sqrt(inputs)) });
 const norm = (name) => ({ name, type: F32, shape: [hidden], bytes: 4 * hidden });
 const tensors = [
   matrix('token_embd.weight', vocabulary, hidden, Math.sqrt(hidden)),
@@ -87,7 +88,7 @@ function half(x) {
 }
 
 /** Random blocks, of which each matrix takes some from a place of its own: to make 5 GB of them would take longer than to write them. */
-const pool = randomFillSync(Buffer.alloc(BYTES * (1 << 20)));
+const pool = randomFillSync(Buffer.alloc(format.blockBytes * (1 << 20)));
 let place = 0;
 
 function writeTensor(file, { type, shape, bytes, scale }) {
@@ -95,11 +96,11 @@ function writeTensor(file, { type, shape, bytes, scale }) {
     writeSync(file, Buffer.from(new Float32Array(shape[0]).fill(1).buffer));
   } else {
     const bits = half(scale);
-    for (let at = 0; at < pool.length; at += BYTES) pool.writeUInt16LE(bits, at);
+    for (let at = 0; at < pool.length; at += format.blockBytes) pool.writeUInt16LE(bits, at);
     for (let left = bytes; left > 0;) {
       const some = Math.min(left, pool.length - place);
       left -= writeSync(file, pool, place, some);
-      place = (place + some + 7919 * BYTES) % pool.length;
+      place = (place + some + 7919 * format.blockBytes) % pool.length;
     }
   }
   writeSync(file, Buffer.alloc((ALIGNMENT - (bytes % ALIGNMENT)) % ALIGNMENT));
