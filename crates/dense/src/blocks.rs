@@ -60,6 +60,15 @@ pub(crate) const fn wide_groups(format: u8) -> bool {
 pub(crate) const IQ4_NL_VALUES: [i8; 16] =
     [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
+/// What quants of a small block are counted from, in formats whose offset is minus this many times the scale.
+pub(crate) const fn small_zero(format: u8) -> f32 {
+    match format {
+        format::Q4_0 => 8.0,
+        format::Q5_0 => 16.0,
+        _ => 0.0,
+    }
+}
+
 /// A small block: an element is scale * quant + offset.
 pub(crate) struct Small {
     pub quants: [i8; BLOCK],
@@ -81,9 +90,9 @@ fn word(bytes: &[u8], at: usize) -> u32 {
 pub(crate) fn small<const FORMAT: u8>(block: &[u8]) -> Small {
     let scale = half(block, 0);
     let (offset, first) = match FORMAT {
-        format::Q4_0 => (-8.0 * scale, 2),
+        format::Q4_0 => (-small_zero(FORMAT) * scale, 2),
         format::Q4_1 => (half(block, 2), 4),
-        format::Q5_0 => (-16.0 * scale, 6),
+        format::Q5_0 => (-small_zero(FORMAT) * scale, 6),
         format::Q5_1 => (half(block, 2), 8),
         _ => (0.0, 2),
     };

@@ -55,11 +55,7 @@ impl QuantRows {
 
     #[inline(always)]
     fn set_small<const FORMAT: u8>(&mut self, bytes: &[u8], block_bytes: usize) {
-        let zero = match FORMAT {
-            format::Q4_0 => 8,
-            format::Q5_0 => 16,
-            _ => 0,
-        };
+        let zero = blocks::small_zero(FORMAT) as i16;
         let blocks = bytes.chunks_exact(block_bytes).zip(self.quants.as_chunks_mut::<BLOCK>().0);
         for (number, (block, out)) in blocks.enumerate() {
             let Small { quants, scale, offset } = blocks::small::<FORMAT>(block);

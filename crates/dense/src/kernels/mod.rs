@@ -124,7 +124,7 @@ struct QuantProducts {
     /// Takes the blocks of rows of a kind that [`QuantRows::hold`].
     rows: unsafe fn(kind: WeightType, blocks: &[u8], out: &mut QuantRows),
     /// Adds the rows' products with `columns` `[n / PANEL, blocks]` to `y` `[rows, n]`.
-    add: unsafe fn(rows: &QuantRows, columns: &[ColumnBlock], blocks: usize, n: usize, y: &mut [f32]),
+    add: unsafe fn(rows: &QuantRows, columns: &[ColumnBlock], n: usize, y: &mut [f32]),
 }
 
 /// What every instruction set's file has. The functions are unsafe since the CPU must have the features, and since they trust the
@@ -296,7 +296,7 @@ impl DenseKernels {
         // SAFETY: the CPU has the features (`From`), and the rows are whole ones, of as many blocks as the columns (above).
         unsafe {
             set(matrix.kind(), matrix.bytes(), rows);
-            add(rows, columns, blocks, n, y);
+            add(rows, columns, n, y);
         }
     }
 

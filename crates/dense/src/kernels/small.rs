@@ -3,7 +3,7 @@
 use super::lanes::{Lanes, PackedRows, add_quad};
 use super::{ROW_GROUP, by_token_groups, format};
 use crate::activations::{Activations, BLOCK, Factors};
-use crate::blocks::IQ4_NL_VALUES;
+use crate::blocks::{IQ4_NL_VALUES, small_zero};
 
 /// Whether quants have a sign.
 const fn is_signed(format: u8) -> bool {
@@ -50,8 +50,7 @@ unsafe fn blocks_of<L: Lanes, const FORMAT: u8, const T: usize>(
                 let products = products::<L, FORMAT, T>(rows, from, x, at);
                 let scales = rows.half::<L>(from);
                 let offsets = match FORMAT {
-                    format::Q4_0 => L::times(scales, L::number(-8.0)),
-                    format::Q5_0 => L::times(scales, L::number(-16.0)),
+                    format::Q4_0 | format::Q5_0 => L::times(scales, L::number(-small_zero(FORMAT))),
                     format::Q4_1 | format::Q5_1 => rows.half::<L>(from + 2),
                     _ => L::number(0.0),
                 };

@@ -20,11 +20,11 @@ const STRETCH: usize = 16;
 /// y += rows * columns.
 ///
 /// # Safety
-/// - `y` is `[rows, n]`, `columns` `[n / PANEL, blocks]`, and each of as many `rows` has `blocks`.
+/// - `y` is `[rows, n]`, n of whole panels, `columns` `[n / PANEL, blocks]`, and each of as many `rows` has as many blocks.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn add(rows: &QuantRows, columns: &[ColumnBlock], blocks: usize, n: usize, y: &mut [f32]) {
+pub(super) unsafe fn add(rows: &QuantRows, columns: &[ColumnBlock], n: usize, y: &mut [f32]) {
     let add_panel = if rows.offsets.is_empty() { add_panel::<false> } else { add_panel::<true> };
-    for (number, panel) in columns.chunks_exact(blocks).enumerate() {
+    for (number, panel) in columns.chunks_exact(columns.len() / (n / PANEL)).enumerate() {
         // SAFETY: the caller's promise.
         unsafe { add_panel(rows, panel, n, &mut y[number * PANEL..]) };
     }

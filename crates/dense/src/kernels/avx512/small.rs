@@ -4,7 +4,7 @@ use core::arch::x86_64::*;
 
 use super::lanes::{RowLanes, dot, store};
 use crate::activations::{Activations, BLOCK, Factors};
-use crate::blocks::IQ4_NL_VALUES;
+use crate::blocks::{IQ4_NL_VALUES, small_zero};
 use crate::kernels::{ROW_GROUP, by_token_groups, format};
 
 /// Whether quants have a sign. Instructions for bytes take weights without one, so these are 128 more than they mean.
@@ -82,8 +82,7 @@ unsafe fn factors<const FORMAT: u8, const PACKED: bool>(
     // SAFETY: a block of any format has sixteen bytes (caller).
     let (scales, second) = unsafe { rows.halves(at) };
     let offsets = match FORMAT {
-        format::Q4_0 => _mm512_mul_ps(scales, _mm512_set1_ps(-8.0)),
-        format::Q5_0 => _mm512_mul_ps(scales, _mm512_set1_ps(-16.0)),
+        format::Q4_0 | format::Q5_0 => _mm512_mul_ps(scales, _mm512_set1_ps(-small_zero(FORMAT))),
         format::Q4_1 | format::Q5_1 => second,
         _ => _mm512_setzero_ps(),
     };
