@@ -115,6 +115,7 @@ impl Activations {
 #[cfg(test)]
 mod tests {
     use lsh_attn::kernels::Kernels;
+    use rayon::ThreadPoolBuilder;
     use team::Team;
 
     use super::{Activations, Cores};
@@ -125,7 +126,8 @@ mod tests {
         let mut x = Activations::default();
         let values: Vec<f32> = (0..64).map(|i| (i as f32 - 31.0) * 0.37).collect();
         let kernels = DenseKernels::from(Kernels::detect().expect("a kernel"));
-        Team::alone(|team| x.set(Cores { team, kernels }, &values, 64));
+        let pool = ThreadPoolBuilder::new().num_threads(1).build().expect("a thread");
+        Team::assemble(&pool, |team| x.set(Cores { team, kernels }, &values, 64));
         for (block, quants) in x.bytes.iter().zip(x.quants.chunks_exact(32)) {
             for i in 0..32 {
                 let quant = quants[[0, 2, 1, 3][i % 4] + i / 4 * 4];

@@ -264,10 +264,12 @@ pub fn multiply(cores: Cores<'_>, x: &Activations, products: &mut [(Matrix<'_>, 
     let Cores { team, kernels } = cores;
     // More parts than threads: a core that is interrupted leaves its rest to the others.
     let parts = 2 * team.threads();
+    // Multiplications are what takes the time of several tokens: a part of fewer bytes is as long.
+    let part_bytes = PART_BYTES / x.tokens.clamp(1, 4);
     let mut tasks = Vec::with_capacity(parts * products.len());
     for (matrix, y) in products {
         assert!(x.size == matrix.inputs && y.len() == matrix.outputs() * x.tokens, "sizes of a linear layer");
-        let rows = matrix.outputs().div_ceil(parts).min(PART_BYTES / matrix.row_bytes + 1);
+        let rows = matrix.outputs().div_ceil(parts).min(part_bytes / matrix.row_bytes + 1);
         let rows = rows.next_multiple_of(ROW_GROUP);
         let mut tokens: Vec<_> = y.chunks_exact_mut(matrix.outputs()).map(|y| y.chunks_mut(rows)).collect();
         tasks.extend(matrix.row_groups(rows).map(|part| {

@@ -1,17 +1,12 @@
-//! Several sessions attended together in one layer: one token each, whose threads are shared out by what each has to do.
+//! Several sessions attended together in one layer, one token each.
 
+use std::cmp::Reverse;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use team::Team;
 
 use crate::step::Rows;
 use crate::{EngineError, Session};
-
-/// What attending costs beside the rows of its text, in rows: a short text is not free.
-const FIXED_ROWS: usize = 1024;
-
-/// How much longer than its fair part a thread may work, as a share, before a session is taken by all threads.
-const IMBALANCE: f64 = 0.1;
 
 /// A session that attends a token in one layer. q and k are rotated already.
 #[derive(Debug)]
@@ -42,8 +37,6 @@ pub fn attend_batch(
 ) -> Result<Vec<Result<(), EngineError>>, EngineError> {
     let Some(first) = rows.first_mut() else { return Ok(Vec::new()) };
     let crew = first.session.crew()?;
-    let lengths: Vec<usize> = rows.iter().map(|row| row.session.tokens()).collect();
-    let shares = Shares::of(&lengths, crew.threads());
     let (mut members, inputs): (Vec<_>, Vec<_>) = rows
         .iter_mut()
         .map(|AttendRow { session, q, k, v, out, cancel }| {
@@ -53,7 +46,7 @@ pub fn attend_batch(
         .unzip();
     let turn = |(member, (rows, out))| Turn { member, rows, out };
     let turns = members.iter_mut().zip(inputs).map(turn).collect();
-    crew.lead(|team| shares.attend(team, layer, turns));
+    crew.lead(|team| attend_turns(team, layer, turns));
     Ok(members.into_iter().map(|member| member.failure.map_or(Ok(()), Err)).collect())
 }
 
@@ -88,63 +81,8 @@ impl Turn<'_, '_> {
     }
 }
 
-/// How sessions are attended beside each other: numbers of those that all threads attend together, one after the other, and of those
-/// that a thread attends by itself, the longest first. It has no part in what comes out.
-#[derive(Debug, Default, PartialEq)]
-pub(crate) struct Shares {
-    together: Vec<usize>,
-    alone: Vec<usize>,
-}
-
-impl Shares {
-    /// As many alone as leave no thread much longer at work than the others.
-    pub fn of(lengths: &[usize], threads: usize) -> Shares {
-        let cost = |number: usize| lengths[number] + FIXED_ROWS;
-        let mut order: Vec<usize> = (0..lengths.len()).collect();
-        order.sort_by_key(|&number| std::cmp::Reverse(cost(number)));
-        let balanced = |rest: &[usize]| {
-            let mut loads = vec![0; threads];
-            for &number in rest {
-                if let Some(least) = loads.iter_mut().min() {
-                    *least += cost(number);
-                }
-            }
-            let fair = loads.iter().sum::<usize>() as f64 / threads as f64;
-            loads.into_iter().max().unwrap_or(0) as f64 <= fair * (1.0 + IMBALANCE)
-        };
-        let together = (0..order.len()).find(|&first| balanced(&order[first..])).unwrap_or(order.len());
-        let alone = order.split_off(together);
-        Shares { together: order, alone }
-    }
-
-    /// Attends a layer for everyone, in the order of the lengths that the shares are of.
-    pub fn attend(&self, team: &Team<'_>, layer: usize, turns: Vec<Turn<'_, '_>>) {
-        let mut turns: Vec<_> = turns.into_iter().map(Some).collect();
-        for &number in &self.together {
-            if let Some(mut turn) = turns[number].take() {
-                turn.attend(team, layer);
-            }
-        }
-        let mut alone: Vec<_> = self.alone.iter().filter_map(|&number| turns[number].take()).collect();
-        team.each_mut(&mut alone, |turn| Team::alone(|team| turn.attend(team, layer)));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Shares;
-
-    #[test]
-    fn no_thread_is_left_with_most_of_the_work() {
-        let shares = |lengths: &[usize], threads| {
-            let Shares { together, alone } = Shares::of(lengths, threads);
-            (together, alone)
-        };
-        assert_eq!(shares(&[8000], 2), (vec![0], vec![]));
-        assert_eq!(shares(&[8000], 1), (vec![], vec![0]));
-        assert_eq!(shares(&[8000; 4], 2), (vec![], vec![0, 1, 2, 3]));
-        assert_eq!(shares(&[8000; 3], 2), (vec![0], vec![1, 2]));
-        assert_eq!(shares(&[100, 90_000, 100, 100, 100], 2), (vec![1], vec![0, 2, 3, 4]));
-        assert_eq!(shares(&[], 2), (vec![], vec![]));
-    }
+/// Attends a layer for everyone, the longest text first. A thread leads a session, and one that finds none left helps the others.
+pub(crate) fn attend_turns(team: &Team<'_>, layer: usize, mut turns: Vec<Turn<'_, '_>>) {
+    turns.sort_by_key(|turn| Reverse(turn.member.session.tokens()));
+    team.lead_each(&mut turns, |team, turn| turn.attend(team, layer));
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use dense::{Cores, DenseKernels, Transformer};
 use team::Team;
 
-use crate::attend_batch::{Member, Shares, Turn};
+use crate::attend_batch::{Member, Turn, attend_turns};
 use crate::{EngineError, Session};
 
 /// A session of a batch, and the token that it takes.
@@ -63,7 +63,6 @@ fn step(model: &Transformer, members: &mut [Member<'_>], tokens: &[u32], logits:
     let positions: Vec<usize> = members.iter().map(|member| member.session.tokens()).collect();
     let (_, heads, kv_heads, head_dim) = model.attention();
     let (wide, narrow) = (heads * head_dim, kv_heads * head_dim);
-    let shares = Shares::of(&positions, pool.current_num_threads());
 
     let residuals: Result<Vec<Vec<f32>>, AllFailed> = Team::assemble(&pool, |team| {
         let residuals = model.forward_batch(
@@ -80,7 +79,7 @@ fn step(model: &Transformer, members: &mut [Member<'_>], tokens: &[u32], logits:
                     .zip(out.chunks_exact_mut(wide))
                     .map(|((member, ((q, k), v)), out)| Turn { member, rows: (q, k, v), out })
                     .collect();
-                shares.attend(team, layer, turns);
+                attend_turns(team, layer, turns);
                 if members.iter().all(|member| member.failure.is_some()) { Err(AllFailed) } else { Ok(()) }
             },
         )?;

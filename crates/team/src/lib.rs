@@ -111,11 +111,6 @@ pub struct Team<'a> {
 }
 
 impl Team<'_> {
-    /// Runs `lead` here with a team of nobody else: for a task of another team whose work would have regions of its own.
-    pub fn alone<R>(lead: impl FnOnce(&Team<'_>) -> R) -> R {
-        lead(&Team::of(&Shared::new(), 1))
-    }
-
     /// Runs `lead` on a thread of the pool, with the others at its side until it returns.
     ///
     /// # Panics
@@ -185,6 +180,31 @@ impl Team<'_> {
         assert!(!panicked.load(Ordering::Relaxed), "a task panicked; its message is above");
     }
 
+    /// As [`Team::each_mut`] for items whose work has regions of its own: a thread that takes an item leads a team, and one that
+    /// finds none left joins those that others lead, so that no thread waits while there is work in parts.
+    ///
+    /// # Panics
+    /// As [`Team::each`].
+    pub fn lead_each<T: Send>(&self, items: &mut [T], lead: impl Fn(&Team<'_>, &mut T) + Sync) {
+        let teams: Vec<Shared> = items.iter().map(|_| Shared::new()).collect();
+        let (taken, unfinished) = (AtomicUsize::new(0), AtomicUsize::new(items.len()));
+        let (first, threads) = (Raw(items.as_mut_ptr()), self.threads);
+        // A task a thread; one that begins when all is over does nothing.
+        self.each(threads, |_| {
+            loop {
+                let item = taken.fetch_add(1, Ordering::Relaxed);
+                let Some(shared) = teams.get(item) else { break };
+                let _finished = Finished(&unfinished);
+                // SAFETY: every number is taken once, so no element is borrowed twice.
+                lead(&Team::of(shared, threads), unsafe { &mut *first.at(item) });
+            }
+            let finished = || unfinished.load(Ordering::Acquire) == 0;
+            while !finished() {
+                spin_until(|| teams.iter().any(Shared::work) || finished());
+            }
+        });
+    }
+
     /// As [`Team::each`], with the element of `items` in place of its number.
     ///
     /// # Panics
@@ -211,6 +231,15 @@ impl Team<'_> {
         // SAFETY: `each` returned, so all `count` elements are written.
         unsafe { results.set_len(count) };
         results
+    }
+}
+
+/// One less is unfinished when it goes, by a panic too.
+struct Finished<'a>(&'a AtomicUsize);
+
+impl Drop for Finished<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Release);
     }
 }
 

@@ -74,14 +74,58 @@ fn a_panic_ends_the_team_and_not_the_pool() {
 }
 
 #[test]
-fn tasks_may_lead_teams_of_their_own() {
-    Team::assemble(&pool(2), |team| {
-        let sums = team.map(50, |task| {
-            Team::alone(|own| {
-                assert_eq!(own.threads(), 1);
-                own.map(task, |inner| inner).into_iter().sum::<usize>()
-            })
+fn items_have_teams_of_their_own() {
+    for threads in [1, 2, 5] {
+        Team::assemble(&pool(threads), |team| {
+            for count in (0..7).chain(0..300) {
+                let mut items: Vec<(usize, usize)> = (0..count).map(|item| (item, 0)).collect();
+                team.lead_each(&mut items, |own, (item, sum)| {
+                    assert_eq!(own.threads(), threads);
+                    for _ in 0..2 {
+                        *sum += own.map(*item, |inner| inner).into_iter().sum::<usize>();
+                    }
+                });
+                assert!(items.iter().all(|&(item, sum)| sum == item * (item.max(1) - 1)), "{count} items");
+            }
         });
-        assert_eq!(sums, (0..50).map(|task| task * (task.max(1) - 1) / 2).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn who_finds_no_item_left_helps() {
+    let threads = Mutex::new(HashSet::new());
+    Team::assemble(&pool(3), |team| {
+        let begun = AtomicUsize::new(0);
+        team.lead_each(&mut [()], |own, ()| {
+            // As above: only three threads can get through these tasks.
+            own.each(3, |_| {
+                threads.lock().unwrap().insert(std::thread::current().id());
+                begun.fetch_add(1, Ordering::SeqCst);
+                while begun.load(Ordering::SeqCst) < 3 {
+                    std::thread::yield_now();
+                }
+            });
+        });
     });
+    assert_eq!(threads.lock().unwrap().len(), 3);
+}
+
+#[test]
+fn a_panic_under_a_leader_hangs_nobody() {
+    let pool = pool(2);
+    for in_task in [false, true] {
+        let led = AtomicUsize::new(0);
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            Team::assemble(&pool, |team| {
+                team.lead_each(&mut [0, 1, 2, 3, 4, 5], |own, item| {
+                    led.fetch_add(1, Ordering::Relaxed);
+                    own.each(4, |task| assert!(*item != 1 || !in_task || task != 2, "expected by the test"));
+                    assert!(*item != 1 || in_task, "expected by the test");
+                });
+            });
+        }));
+        assert!(outcome.is_err());
+        assert!(led.load(Ordering::Relaxed) >= 2);
+    }
+    assert_eq!(Team::assemble(&pool, |team| team.map(4, |task| task * task)), [0, 1, 4, 9]);
 }
