@@ -9,6 +9,7 @@ mod vector;
 
 use self::collisions::take_repeated;
 use self::sketch::{draw_keys, rotate, sketch_encode, sketch_weights};
+use self::vector::widened;
 use super::bf16_rows::{self, Gathered, Straight};
 use super::vector::Vector;
 use super::{GemmShape, Isa, PANEL, RowKernels, Table, avx2, exponentials, scalar};
@@ -144,7 +145,7 @@ unsafe fn gemm_rows<const R: usize>(
         for i in 0..k / 2 {
             let b = __m512::load_pairs(b.add(i * PANEL));
             for (r, sum) in sums.iter_mut().enumerate() {
-                let a = __m512::splat_pair(a.add(r * k + 2 * i));
+                let a = widened(_mm512_set1_epi32(a.add(r * k + 2 * i).cast::<i32>().read_unaligned()));
                 sum[0] = _mm512_fmadd_ps(a[0], b[0], sum[0]);
                 sum[1] = _mm512_fmadd_ps(a[1], b[1], sum[1]);
             }

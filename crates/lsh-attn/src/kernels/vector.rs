@@ -32,11 +32,6 @@ pub(super) trait Vector: Copy {
     /// # Safety
     /// - `from` is valid for reads of a pair for each lane.
     unsafe fn load_pairs(from: *const u32) -> [Self; 2];
-    /// The two numbers in bf16 at `from`, widened, each in all lanes.
-    ///
-    /// # Safety
-    /// - `from` is valid for reads of both.
-    unsafe fn splat_pair(from: *const u16) -> [Self; 2];
     /// # Safety
     /// - `to` is valid for writes of a number for each lane.
     unsafe fn store(self, to: *mut f32);

@@ -195,7 +195,7 @@ fn isa_gemm() {
     on_each_isa("gemm", |kernels| {
         let mut random = Random::new(5);
         for m in COUNTS {
-            for (n, k) in [(16, 0), (16, 2), (48, 18), (64, 64), (80, 64), (128, 34)] {
+            for (n, k) in [(16, 0), (16, 2), (48, 18), (64, 64), (80, 64), (128, 34), (80, 130)] {
                 let mut bf16 =
                     |count| random.normals(count).into_iter().map(half::bf16::from_f32).collect::<Vec<_>>();
                 let (a, b) = (bf16(m * k), bf16(k * n));

@@ -27,12 +27,11 @@ impl Vector for __m256 {
 
     #[inline(always)]
     unsafe fn load_pairs(from: *const u32) -> [Self; 2] {
-        instructions!(widened(_mm256_loadu_si256(from.cast())))
-    }
-
-    #[inline(always)]
-    unsafe fn splat_pair(from: *const u16) -> [Self; 2] {
-        instructions!(widened(_mm256_set1_epi32(from.cast::<i32>().read_unaligned())))
+        instructions!({
+            let pairs = _mm256_loadu_si256(from.cast());
+            let upper = _mm256_and_si256(pairs, _mm256_set1_epi32(!0xFFFF));
+            [_mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs)), _mm256_castsi256_ps(upper)]
+        })
     }
 
     #[inline(always)]
@@ -94,18 +93,5 @@ impl Vector for __m256 {
             let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
             _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
         })
-    }
-}
-
-/// The lower halves, and the upper ones.
-///
-/// # Safety
-/// - for callers that have the features.
-#[inline(always)]
-unsafe fn widened(pairs: __m256i) -> [__m256; 2] {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let upper = _mm256_and_si256(pairs, _mm256_set1_epi32(!0xFFFF));
-        [_mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs)), _mm256_castsi256_ps(upper)]
     }
 }

@@ -31,11 +31,6 @@ impl Vector for __m512 {
     }
 
     #[inline(always)]
-    unsafe fn splat_pair(from: *const u16) -> [Self; 2] {
-        instructions!(widened(_mm512_set1_epi32(from.cast::<i32>().read_unaligned())))
-    }
-
-    #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
         instructions!(_mm512_storeu_ps(to, self))
     }
@@ -118,7 +113,7 @@ impl Vector for __m512 {
 /// # Safety
 /// - for callers that have the features.
 #[inline(always)]
-unsafe fn widened(pairs: __m512i) -> [__m512; 2] {
+pub(super) unsafe fn widened(pairs: __m512i) -> [__m512; 2] {
     // SAFETY: the caller's promise.
     unsafe {
         let upper = _mm512_and_si512(pairs, _mm512_set1_epi32(!0xFFFF));

@@ -31,13 +31,8 @@ impl Vector for f32x4 {
     #[inline(always)]
     unsafe fn load_pairs(from: *const u32) -> [Self; 2] {
         // SAFETY: the caller's promise.
-        widened(u32x4::from(unsafe { from.cast::<[u32; 4]>().read_unaligned() }))
-    }
-
-    #[inline(always)]
-    unsafe fn splat_pair(from: *const u16) -> [Self; 2] {
-        // SAFETY: the caller's promise.
-        widened(u32x4::splat(unsafe { from.cast::<u32>().read_unaligned() }))
+        let pairs = u32x4::from(unsafe { from.cast::<[u32; 4]>().read_unaligned() });
+        [cast(pairs << 16), cast(pairs & u32x4::splat(!0xffff))]
     }
 
     #[inline(always)]
@@ -91,10 +86,4 @@ impl Vector for f32x4 {
         let [a, b, c, d] = self.to_array();
         a.max(b).max(c.max(d))
     }
-}
-
-/// The lower halves, and the upper ones.
-#[inline(always)]
-fn widened(pairs: u32x4) -> [f32x4; 2] {
-    [cast(pairs << 16), cast(pairs & u32x4::splat(!0xffff))]
 }
