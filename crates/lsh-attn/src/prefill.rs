@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::kernels::{GemmShape, Kernels, PANEL};
+use crate::kernels::{GemmShape, Kernels, PANEL, prefetch};
 use crate::rows::{RowType, Rows};
 use crate::soft_cap::soft_cap;
 
@@ -90,21 +90,19 @@ pub fn attend_causal(
     let keys = block.position + block.tokens;
     let start = block.visible(0).start;
     let mut first = 0;
-    for segment in segments {
-        for rows in segment.chunks(TILE_KEYS) {
-            if first >= keys {
-                break;
-            }
-            if first + rows.len() <= start {
-                first += rows.len();
-                continue;
-            }
+    let mut tiles = segments.iter().flat_map(|segment| segment.chunks(TILE_KEYS)).peekable();
+    while let Some(rows) = tiles.next_if(|_| first < keys) {
+        if first + rows.len() > start {
             if cancel.load(Ordering::Relaxed) {
                 return false;
             }
+            if let Some(next) = tiles.peek() {
+                // A tile is shorter than what a prefetcher needs to see a walk, and its products take longer than it takes to come.
+                prefetch::far(next.stored().as_ptr(), next.stored().len());
+            }
             add_tile(kernels, block, first, rows, out, scratch);
-            first += rows.len();
         }
+        first += rows.len();
     }
     assert!(first >= keys, "{first} rows for {keys} keys");
     for (out, den) in out.chunks_exact_mut(d).zip(&scratch.den) {
