@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::{self, ThreadId};
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use team::Team;
@@ -41,21 +42,32 @@ fn writes_of_a_region_are_seen_by_the_next() {
     });
 }
 
+/// Tasks that three threads have to run at the same time: none ends before all have begun.
+#[derive(Default)]
+struct Meeting {
+    begun: AtomicUsize,
+    threads: Mutex<HashSet<ThreadId>>,
+}
+
+impl Meeting {
+    fn attend(&self) {
+        self.threads.lock().unwrap().insert(thread::current().id());
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        while self.begun.load(Ordering::SeqCst) < 3 {
+            thread::yield_now();
+        }
+    }
+
+    fn threads(&self) -> usize {
+        self.threads.lock().unwrap().len()
+    }
+}
+
 #[test]
 fn tasks_run_on_every_thread() {
-    let threads = Mutex::new(HashSet::new());
-    Team::assemble(&pool(3), |team| {
-        // Each task waits until all three have begun, so one thread cannot run two of them.
-        let begun = AtomicUsize::new(0);
-        team.each(3, |_| {
-            threads.lock().unwrap().insert(std::thread::current().id());
-            begun.fetch_add(1, Ordering::SeqCst);
-            while begun.load(Ordering::SeqCst) < 3 {
-                std::thread::yield_now();
-            }
-        });
-    });
-    assert_eq!(threads.lock().unwrap().len(), 3);
+    let meeting = Meeting::default();
+    Team::assemble(&pool(3), |team| team.each(3, |_| meeting.attend()));
+    assert_eq!(meeting.threads(), 3);
 }
 
 #[test]
@@ -93,21 +105,11 @@ fn items_have_teams_of_their_own() {
 
 #[test]
 fn who_finds_no_item_left_helps() {
-    let threads = Mutex::new(HashSet::new());
+    let meeting = Meeting::default();
     Team::assemble(&pool(3), |team| {
-        let begun = AtomicUsize::new(0);
-        team.lead_each(&mut [()], |own, ()| {
-            // As above: only three threads can get through these tasks.
-            own.each(3, |_| {
-                threads.lock().unwrap().insert(std::thread::current().id());
-                begun.fetch_add(1, Ordering::SeqCst);
-                while begun.load(Ordering::SeqCst) < 3 {
-                    std::thread::yield_now();
-                }
-            });
-        });
+        team.lead_each(&mut [()], |own, ()| own.each(3, |_| meeting.attend()));
     });
-    assert_eq!(threads.lock().unwrap().len(), 3);
+    assert_eq!(meeting.threads(), 3);
 }
 
 #[test]
