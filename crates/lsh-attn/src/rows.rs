@@ -167,7 +167,9 @@ pub fn widen(bits: u16) -> f32 {
     f32::from_bits(u32::from(bits) << 16)
 }
 
-fn widen_all(bits: &[u16], out: &mut [f32]) {
+/// The exact values of bf16 bit patterns.
+#[inline(always)]
+pub(crate) fn widen_all(bits: &[u16], out: &mut [f32]) {
     for (out, &bits) in out.iter_mut().zip(bits) {
         *out = widen(bits);
     }

@@ -102,6 +102,13 @@ fn spin_until(mut done: impl FnMut() -> bool) {
     }
 }
 
+/// Calls `work`, which says whether it found any, until all is `over`.
+fn work_until(over: impl Fn() -> bool, work: impl Fn() -> bool) {
+    while !over() {
+        spin_until(|| work() || over());
+    }
+}
+
 /// The threads of a pool, awake and waiting for the one that leads. Only the leader holds it.
 pub struct Team<'a> {
     shared: &'a Shared,
@@ -122,10 +129,7 @@ impl Team<'_> {
             // Whoever comes first leads, so that nobody waits for a thread which is not there yet.
             let lead = lead.lock().unwrap_or_else(PoisonError::into_inner).take();
             let Some(lead) = lead else {
-                let dismissed = || shared.dismissed.load(Ordering::Acquire);
-                while !dismissed() {
-                    spin_until(|| shared.work() || dismissed());
-                }
+                work_until(|| shared.dismissed.load(Ordering::Acquire), || shared.work());
                 return None;
             };
             let team = Team::of(&shared, thread.num_threads());
@@ -198,10 +202,7 @@ impl Team<'_> {
                 // SAFETY: every number is taken once, so no element is borrowed twice.
                 lead(&Team::of(shared, threads), unsafe { &mut *first.at(item) });
             }
-            let finished = || unfinished.load(Ordering::Acquire) == 0;
-            while !finished() {
-                spin_until(|| teams.iter().any(Shared::work) || finished());
-            }
+            work_until(|| unfinished.load(Ordering::Acquire) == 0, || teams.iter().any(Shared::work));
         });
     }
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::vector::Vector;
 use super::{GemmShape, PANEL};
-use crate::rows::widen;
+use crate::rows::widen_all;
 
 /// Rows of C that stay in registers, two each: twelve, which leaves room for two of B and one of A.
 const ROWS: usize = 6;
@@ -34,9 +34,7 @@ pub(super) unsafe fn gemm<V: Vector>(shape: GemmShape, a: &[u16], b: &[u32], c: 
                 let rows = if m - row >= ROWS { ROWS } else { 1 };
                 for (wide, a) in wide_a.chunks_exact_mut(DEPTH).zip(a[row * k..][..rows * k].chunks_exact(k))
                 {
-                    for (wide, &a) in wide.iter_mut().zip(&a[depth.clone()]) {
-                        *wide = widen(a);
-                    }
+                    widen_all(&a[depth.clone()], wide);
                 }
                 for (number, column) in columns.clone().step_by(2 * V::WIDTH).enumerate() {
                     let b = &wide_b[number * 2 * V::WIDTH * depth.len()..];
