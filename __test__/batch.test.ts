@@ -24,7 +24,10 @@ async function tinyModel(t: ExecutionContext, shape: Partial<TinyShape> = {}, op
 
 const textOf = (seed: number, length: number) => Array.from({ length }, (_, i) => (i * i * 7 + seed * i + seed) % vocabulary);
 
-/** Texts of several lengths under policies that draw, hash, verify and read everything; so many that groups of every size come up. */
+/**
+ * Texts of several lengths under policies that draw, hash, verify and read everything; so many that groups of every size come up, and that two
+ * threads take them through the model in two parts.
+ */
 const members: readonly { length: number; options: SessionOptions }[] = [
   { length: 900, options: { policy: 'sketch', seed: 1 } },
   { length: 1500, options: { policy: 'lsh', seed: 2 } },
@@ -33,6 +36,8 @@ const members: readonly { length: number; options: SessionOptions }[] = [
   { length: 1, options: { policy: 'sketch', rows: 'int8' } },
   { length: 1200, options: { policy: 'sketch', residual: true, denseLayers: [0] } },
   { length: 650, options: { policy: 'oracle', seed: 4 } },
+  { length: 800, options: { policy: 'sketch', seed: 5 } },
+  { length: 300, options: { policy: 'lsh', rows: 'int8', seed: 6 } },
 ];
 
 async function sessionsOf(t: ExecutionContext, model: Model, of: readonly { length: number; options: SessionOptions }[]): Promise<Session[]> {
@@ -125,6 +130,56 @@ test('a session that fails stays as it was, and the others go on', async (t) => 
   t.like(outcomes, [{ status: 'rejected', reason: { code: 'SESSION_BUSY' } }, { status: 'fulfilled' }]);
 });
 
+test('a part of a batch of which every session stops leaves the other part as it is', async (t) => {
+  const model = await tinyModel(t);
+  const eight = members.slice(0, 8);
+  const [batch, alone] = [await sessionsOf(t, model, eight), await sessionsOf(t, model, eight)];
+  const before = batch.map(({ tokens }) => tokens);
+  const aborted = new AbortController();
+  const steps = batch.map((session, number) => session.step(number, number < 4 ? { signal: aborted.signal } : {}));
+  setImmediate(() => { aborted.abort(); });
+  for (const [number, outcome] of (await Promise.allSettled(steps)).entries()) {
+    if (outcome.status === 'rejected') {
+      t.true(number < 4);
+      t.like(outcome.reason, { code: 'ABORTED' });
+      t.deepEqual(batch[number]!.tokens, before[number]);
+    } else {
+      t.deepEqual(outcome.value, await alone[number]!.step(number));
+    }
+  }
+});
+
+test('logits are written to arrays that are given', async (t) => {
+  const model = await tinyModel(t);
+  const two = members.slice(0, 2);
+  const [[a, b], [x, y]] = [await sessionsOf(t, model, two), await sessionsOf(t, model, two)] as [[Session, Session], [Session, Session]];
+  const [first, second] = [new Float32Array(vocabulary), new Float32Array(vocabulary)];
+  t.is(await a.step(1, { out: first }), first);
+  t.deepEqual(first, await x.step(1));
+  const outcomes = await model.stepBatch([a, b], [2, 3], { out: [first, second] });
+  t.true(outcomes.every((outcome, i) => outcome.status === 'fulfilled' && outcome.value === [first, second][i]));
+  t.deepEqual(first, await x.step(2));
+  t.deepEqual(second, await y.step(3));
+  // What the caller does to its array is not done to the session's own logits.
+  const expected = await x.step(4);
+  await a.step(4, { out: first });
+  first.fill(0);
+  for await (const { token } of a.generate({ maxTokens: 1, temperature: 0 })) t.is(token, expected.indexOf(Math.max(...expected)));
+  const kept = first.slice();
+  const tokens = a.tokens;
+  const refused = async (step: Promise<unknown>, message: RegExp) => {
+    await t.throwsAsync(step, { code: 'INVALID_OPTION', message });
+    t.deepEqual(a.tokens, tokens);
+    t.deepEqual(first, kept);
+  };
+  await refused(a.step(1, { out: new Float32Array(3) }), /a Float32Array of 3 elements; it must be a Float32Array of 264/);
+  await refused(a.step(1, { out: new Float64Array(vocabulary) as never }), /out is a Float64Array/);
+  await refused(model.stepBatch([a, b], [1, 1], { out: [first] }), /2 sessions and 1 different arrays/);
+  await refused(model.stepBatch([a, b], [1, 1], { out: [first, first] }), /2 sessions and 1 different arrays/);
+  await refused(model.stepBatch([a, b], [1, 1], { out: [first, null as never] }), /an array in out is null/);
+  await refused(model.stepBatch([a, b], [1, 1], { out: first as never }), /takes lists/);
+});
+
 test('who is ready while a step is made joins the next, and who is ready alone waits for nobody', async (t) => {
   const log: string[][] = [];
   const session = (name: string) => ({ name, decodeToken: () => log.push([name]) }) as unknown as NativeSession;
@@ -169,7 +224,7 @@ test('what is no batch is refused before anything is done', async (t) => {
   await refused([a, stranger], [1, 2], /another model/);
   await refused([a, b], [1], /2 sessions and 1 tokens/);
   await refused([a, b], [1, vocabulary], /token/);
-  await refused(undefined, undefined, /a list of sessions and a list of tokens/);
+  await refused(undefined, undefined, /takes lists: sessions, tokens/);
   await refused([a, undefined], [1, 2], /another model/);
   t.is(a.tokens.length, 900);
   t.deepEqual(await model.stepBatch([], []), []);

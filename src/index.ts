@@ -1,5 +1,5 @@
 export { MagicpigError, errorCodes, type ErrorCode } from './errors.js';
-export { loadModel, type Model, type LoadOptions, type LoadProgress, type OpenSessionOptions, type SessionOptions } from './decode/model.js';
+export { loadModel, type Model, type BatchStepOptions, type LoadOptions, type LoadProgress, type OpenSessionOptions, type SessionOptions } from './decode/model.js';
 export type { JsonConstraint, TokenConstraint } from './decode/constraint.js';
 export type { TokenLogprob } from './decode/logprobs.js';
 export type { Device, DeviceName, PolicyName, PolicyOptions, RowType, SamplingOptions, WeightBits } from './decode/options.js';
@@ -11,6 +11,7 @@ export type {
   RelativeError,
   Session,
   SessionStats,
+  StepOptions,
 } from './decode/session.js';
 export { exportSession, importSession, inspectSession, listSessions, removeSession, verifySession, type SessionInfo, type SessionReport } from './decode/sessions.js';
 export type { TunedDefaults } from './decode/tuned.js';

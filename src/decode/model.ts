@@ -17,7 +17,7 @@ import { Batcher } from './batch.js';
 import { JsonConstraint } from './constraint.js';
 import { chooseDevice } from './device.js';
 import { checkDevice, deviceMemory, devicePlan } from './device-memory.js';
-import { type OptionNames, checkOptions, signalName } from './option-names.js';
+import { type OptionNames, checkOptions } from './option-names.js';
 import { asLoaded, availableMemory, checkSession, checkWeights, memoryPlan } from './memory.js';
 import {
   type Device,
@@ -28,6 +28,7 @@ import {
   deviceFrom,
   integer,
   lmHeadFrom,
+  logitsArray,
   policyFrom,
   policyOptionNames,
   rowsFrom,
@@ -118,6 +119,15 @@ export interface OpenSessionOptions extends PolicyOptions {
 }
 
 const openSessionOptionNames: OptionNames<OpenSessionOptions> = { ...policyOptionNames, rows: true, seed: true, create: true, tuned: true, readOnly: true };
+
+/** For the steps of {@link Model.stepBatch}. */
+export interface BatchStepOptions {
+  readonly signal?: AbortSignal | undefined;
+  /** As `out` of a session's step, an array for each session. */
+  readonly out?: readonly Float32Array[] | undefined;
+}
+
+const batchStepOptionNames: OptionNames<BatchStepOptions> = { signal: true, out: true };
 
 /**
  * Loads a model: a path to a .gguf file or to a folder of safetensors, `hf:owner/name[/file][@revision]`, or a short name such as
@@ -390,19 +400,21 @@ export class Model implements AsyncDisposable {
    * Each session has an outcome of its own, in their order: the logits [vocabulary] of its next token, or as `reason` what it failed with
    * (ABORTED, DISK_FULL, SESSION_BUSY, DISPOSED), which leaves it as it was and does not concern the others.
    *
-   * Throws INVALID_OPTION for a session that is given twice or is another model's, and for a token that the model does not know.
+   * Throws INVALID_OPTION for a session or an array that is given twice, a session that is another model's, and a token that the model does not know.
    */
-  async stepBatch(sessions: readonly Session[], tokens: readonly number[], options: { signal?: AbortSignal | undefined } = {}): Promise<PromiseSettledResult<Float32Array>[]> {
+  async stepBatch(sessions: readonly Session[], tokens: readonly number[], options: BatchStepOptions = {}): Promise<PromiseSettledResult<Float32Array>[]> {
     this.#live();
-    checkOptions('stepBatch', options, signalName);
-    const { signal } = options;
+    checkOptions('stepBatch', options, batchStepOptionNames);
+    const { signal, out } = options;
     // Types are no promise where the caller is JavaScript.
-    if (![sessions, tokens].every((list: unknown) => Array.isArray(list))) throw new MagicpigError('INVALID_OPTION', 'stepBatch takes a list of sessions and a list of tokens, one for each session');
+    if (![sessions, tokens, out ?? []].every((list: unknown) => Array.isArray(list))) throw new MagicpigError('INVALID_OPTION', 'stepBatch takes lists: sessions, tokens and, as out, arrays, one of each for each session');
     if (sessions.length !== tokens.length) throw new MagicpigError('INVALID_OPTION', `${sessions.length} sessions and ${tokens.length} tokens; each session takes one token`);
+    if (out !== undefined && (sessions.length !== out.length || new Set(out).size < out.length)) throw new MagicpigError('INVALID_OPTION', `${sessions.length} sessions and ${new Set(out).size} different arrays in out; each session has one of its own`);
     if (new Set(sessions).size < sessions.length) throw new MagicpigError('INVALID_OPTION', 'a session is in the batch twice; its second token comes after its first');
     if (!sessions.every((session) => session instanceof Session && session.isOf(this))) throw new MagicpigError('INVALID_OPTION', 'a session of the batch is another model’s');
     for (const token of tokens) integer('a token', token, 0, this.config.vocabSize - 1);
-    return await Promise.allSettled(sessions.map((session, i) => session.step(tokens[i] as number, { signal })));
+    for (const logits of out ?? []) logitsArray('an array in out', logits, this.config.vocabSize);
+    return await Promise.allSettled(sessions.map((session, i) => session.step(tokens[i] as number, { signal, out: out?.[i] })));
   }
 
   /** What `tune` chose for the model on this machine, if it did. Throws TUNED_DAMAGED. */

@@ -275,6 +275,15 @@ export function integer(name: string, value: number, low: number, high: number):
   return value;
 }
 
+/** An array that a caller gives for logits to be written to. */
+export function logitsArray(name: string, value: Float32Array, vocabSize: number): Float32Array {
+  if (!((value as unknown) instanceof Float32Array) || value.length !== vocabSize) {
+    const given = (value as unknown) instanceof Float32Array ? `a Float32Array of ${value.length} elements` : shown(value);
+    throw new MagicpigError('INVALID_OPTION', `${name} is ${given}; it must be a Float32Array of ${vocabSize}, one for each token that the model knows`);
+  }
+  return value;
+}
+
 function number(name: string, value: number, low: number, high: number): number {
   if (!(isNumber(value) && value >= low && value <= high)) throw outOfRange(name, value, `from ${low} to ${high}`);
   return value;
