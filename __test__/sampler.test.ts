@@ -61,6 +61,44 @@ test('topP keeps what is needed of a flat distribution of many tokens', (t) => {
   t.is(drawn.size, 500);
 });
 
+/** What is left when everything is sorted: top-k, top-p among those, min-p. */
+function left(scores: Float32Array, { topK = 0, topP = 1, minP = 0 }: SamplingOptions): number[] {
+  const at = (id: number) => scores[id]!;
+  let ids = Array.from(scores.keys()).sort((a, b) => at(b) - at(a) || a - b);
+  const top = at(ids[0]!);
+  if (topK > 0) ids = ids.slice(0, topK);
+  const weights = ids.map((id) => Math.exp(at(id) - top));
+  const wanted = topP * weights.reduce((sum, weight) => sum + weight, 0);
+  let sum = 0;
+  if (topP < 1) ids = ids.slice(0, 1 + weights.findIndex((weight) => (sum += weight) >= wanted));
+  return ids.filter((id) => at(id) >= top + Math.log(minP) && at(id) > -Infinity).sort((a, b) => a - b);
+}
+
+test('what is left is what sorting everything would leave, with equals, far ranges and masked tokens', (t) => {
+  let narrowed = 0;
+  for (let trial = 0; trial < 200; trial += 1) {
+    const random = (what: number) => uniform(1000 + what, trial);
+    const range = [1, 4, 20, 80][trial % 4]!;
+    const scores = Float32Array.from({ length: 1 + Math.floor(random(0) * 12) }, (_, id) => {
+      const score = (uniform(trial, id) - 0.5) * range;
+      if (trial % 7 === 0 && id % 3 > 0) return -Infinity;
+      return trial % 3 === 0 ? score : Math.round(score * 2) / 2;
+    });
+    const options: SamplingOptions = {
+      topK: trial % 2 === 0 ? 0 : 1 + Math.floor(random(1) * 14),
+      topP: trial % 5 === 0 ? 1 : Math.max(random(2), 0.01),
+      minP: trial % 3 === 0 ? random(3) * 0.2 : 0,
+    };
+    // Nearly evenly, so that every token that is left is drawn: one of 12 is not with 1e-7.
+    const sampler = new Sampler(samplingFrom({ ...options, temperature: 100, seed: trial }));
+    const drawn = new Set(Array.from({ length: 400 }, () => sampler.next(scores, [])));
+    const wanted = left(scores, options);
+    t.deepEqual([...drawn].sort((a, b) => a - b), wanted, JSON.stringify({ scores: [...scores], options }));
+    if (wanted.length < scores.length) narrowed += 1;
+  }
+  t.true(narrowed > 100, `${narrowed} trials left something out`);
+});
+
 test('the repetition penalty makes recent tokens less likely, and forgets those 64 tokens back', (t) => {
   const choose = (scores: number[], tokens: number[]) => new Sampler(samplingFrom({ repetitionPenalty: 2 })).next(Float32Array.from(scores), tokens);
   t.is(choose([3, 2], []), 0);

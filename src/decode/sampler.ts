@@ -3,13 +3,32 @@ import type { Sampling } from './options.js';
 /** Newest tokens that the repetition penalty looks at. */
 const PENALTY_WINDOW = 64;
 
-/** Tokens this far below the greatest logit have less than 1e-7 of its probability: they are sorted only if needed. */
-const LIKELY_RANGE = 16;
+/** Scores are counted by how far they are below the greatest, so many bins a nat; those that are further down share the last bin. */
+const BINS_A_NAT = 64;
+const BINS = 32 * BINS_A_NAT;
 
-/** Chooses tokens from logits. Each draw is a function of seed and draw number alone. */
+/** Which tokens are left: those above a score, and the first `equal` of those that have it. */
+interface Cut {
+  readonly score: number;
+  readonly equal: number;
+}
+
+const EVERYTHING: Cut = { score: -Infinity, equal: Infinity };
+
+/**
+ * Chooses tokens from logits. Each draw is a function of seed and draw number alone.
+ *
+ * Nothing sorts a vocabulary, or makes an array of its size at every token: either takes longer than a step of a small model.
+ */
 export class Sampler {
   readonly #sampling: Sampling;
   #draws = 0;
+  /** Scores that a penalty or a mask has changed, [vocabulary]. */
+  #changed = new Float32Array(0);
+  /** What the tokens weigh that may be drawn, [vocabulary]. */
+  #weights = new Float64Array(0);
+  /** Of a histogram of scores. */
+  readonly #bins = new Float64Array(BINS);
 
   constructor(sampling: Sampling) {
     this.#sampling = sampling;
@@ -20,103 +39,106 @@ export class Sampler {
    * token, only from those whose bit is set.
    */
   next(logits: Float32Array, tokens: readonly number[], allowed?: Uint32Array): number {
-    const { temperature, repetitionPenalty } = this.#sampling;
-    const all = repetitionPenalty === 1 ? logits : penalised(logits, tokens.slice(-PENALTY_WINDOW), repetitionPenalty);
-    const scores = allowed === undefined ? all : masked(all, allowed);
-    if (temperature === 0) return greatest(scores);
+    const { temperature, topK, topP, minP } = this.#sampling;
+    const scores = this.#adjusted(logits, tokens, allowed);
+    const best = greatest(scores);
+    if (temperature === 0) return best;
 
-    const top = scores[greatest(scores)] ?? 0;
-    if (this.#sampling.topK === 0 && this.#sampling.topP === 1) return this.#drawnFromAll(scores, top);
-    const candidates = this.#candidates(scores, top);
-    const weights = candidates.map((id) => Math.exp(((scores[id] ?? 0) - top) / temperature));
-    const total = weights.reduce((sum, weight) => sum + weight, 0);
-    let rest = uniform(this.#sampling.seed, this.#draws++) * total;
-    for (const [index, weight] of weights.entries()) {
-      rest -= weight;
-      if (rest < 0) return candidates[index] ?? 0;
-    }
-    // Rounding may leave a rest of nothing.
-    return candidates.at(-1) ?? 0;
+    const top = scores[best] ?? 0;
+    let cut = EVERYTHING;
+    if (topK > 0 && topK < scores.length) cut = this.#cutAt(scores, top, cut, 'count', topK);
+    if (topP < 1) cut = this.#cutAt(scores, top, cut, 'mass', topP);
+    const floor = minP > 0 ? top + Math.log(minP) : -Infinity;
+    return this.#drawn(scores, top, cut, floor) ?? best;
   }
 
-  /** Where no order matters, none is made: sorting a vocabulary takes longer than a step of a small model. */
-  #drawnFromAll(scores: Float32Array, top: number): number {
-    const { temperature } = this.#sampling;
-    const floor = this.#floor(top);
-    const weights = new Float64Array(scores.length);
+  /** The scores with the penalty of recent tokens, and those that are not allowed at minus infinity. */
+  #adjusted(logits: Float32Array, tokens: readonly number[], allowed: Uint32Array | undefined): Float32Array {
+    const { repetitionPenalty } = this.#sampling;
+    if (repetitionPenalty === 1 && allowed === undefined) return logits;
+    if (this.#changed.length !== logits.length) this.#changed = new Float32Array(logits.length);
+    const scores = this.#changed;
+    scores.set(logits);
+    if (repetitionPenalty !== 1) penalise(scores, tokens.slice(-PENALTY_WINDOW), repetitionPenalty);
+    if (allowed !== undefined) {
+      for (let id = 0; id < scores.length; id += 1) {
+        if ((((allowed[id >>> 5] ?? 0) >>> (id & 31)) & 1) === 0) scores[id] = -Infinity;
+      }
+    }
+    return scores;
+  }
+
+  /**
+   * The shortest beginning of the tokens that `cut` leaves, most likely first and equals by id, that has `wanted` of them, or of
+   * their probability; never empty. A histogram says in which narrow range of scores it ends, and only that range is sorted.
+   */
+  #cutAt(scores: Float32Array, top: number, cut: Cut, by: 'count' | 'mass', wanted: number): Cut {
+    const bins = this.#bins.fill(0);
+    const measure = (score: number) => (by === 'count' ? 1 : Math.exp(score - top));
+    let { equal } = cut;
+    for (let id = 0; id < scores.length; id += 1) {
+      const score = scores[id] ?? 0;
+      if (score > cut.score || (score === cut.score && equal-- > 0)) {
+        const bin = binOf(top - score);
+        bins[bin] = (bins[bin] ?? 0) + measure(score);
+      }
+    }
+    const enough = by === 'count' ? wanted : wanted * bins.reduce((sum, part) => sum + part, 0);
+    let sum = 0;
+    let last = 0;
+    while (last < BINS - 1 && sum + (bins[last] ?? 0) < enough) {
+      sum += bins[last] ?? 0;
+      last += 1;
+    }
+    const range: number[] = [];
+    for (let id = 0; id < scores.length; id += 1) {
+      const score = scores[id] ?? 0;
+      if (score >= cut.score && binOf(top - score) === last) range.push(score);
+    }
+    range.sort((a, b) => b - a);
+    let kept = 0;
+    while (kept < range.length && (kept === 0 || sum < enough)) {
+      sum += measure(range[kept] ?? 0);
+      kept += 1;
+    }
+    const score = range[kept - 1] ?? top;
+    const found = { score, equal: kept - range.indexOf(score) };
+    return found.score === cut.score ? { score, equal: Math.min(found.equal, cut.equal) } : found;
+  }
+
+  /** One of the tokens that the cut leaves and that are not below the floor, by their probabilities at the temperature. */
+  #drawn(scores: Float32Array, top: number, cut: Cut, floor: number): number | undefined {
+    const { temperature, seed } = this.#sampling;
+    if (this.#weights.length !== scores.length) this.#weights = new Float64Array(scores.length);
+    const weights = this.#weights;
     let total = 0;
+    let { equal } = cut;
     // Plain loops: an iterator over a vocabulary takes milliseconds.
     for (let id = 0; id < scores.length; id += 1) {
       const score = scores[id] ?? 0;
-      if (score >= floor) total += weights[id] = Math.exp((score - top) / temperature);
+      const left = score >= floor && (score > cut.score || (score === cut.score && equal-- > 0));
+      total += weights[id] = left ? Math.exp((score - top) / temperature) : 0;
     }
-    let rest = uniform(this.#sampling.seed, this.#draws++) * total;
+    let rest = uniform(seed, this.#draws++) * total;
     for (let id = 0; id < weights.length; id += 1) {
       rest -= weights[id] ?? 0;
       if (rest < 0) return id;
     }
     // Rounding may leave a rest of nothing.
-    return greatest(scores);
-  }
-
-  /** The least score that may be drawn: exp(score - top) >= minP. */
-  #floor(top: number): number {
-    return this.#sampling.minP > 0 ? top + Math.log(this.#sampling.minP) : -Number.MAX_VALUE;
-  }
-
-  /** Ids that may be drawn, most likely first. */
-  #candidates(scores: Float32Array, top: number): number[] {
-    const { topK, topP } = this.#sampling;
-    const floor = this.#floor(top);
-    let candidates = descending(scores, Math.max(floor, top - LIKELY_RANGE));
-    const limit = topK > 0 ? topK : scores.length;
-    const tail = floor > top - LIKELY_RANGE ? 0 : unlikelyMass(scores, top);
-    const mass = candidates.reduce((sum, id) => sum + Math.exp((scores[id] ?? 0) - top), 0);
-    // The likely tokens do not fill what is to be kept: a flat distribution, or all are wanted.
-    const enough = candidates.length >= limit || mass >= topP * (mass + tail);
-    if (!enough) candidates = descending(scores, floor);
-    return nucleus(scores, candidates.slice(0, limit), topP);
+    return undefined;
   }
 }
 
-/** Total of exp(score - top) over the scores more than LIKELY_RANGE below the top. */
-function unlikelyMass(scores: Float32Array, top: number): number {
-  return scores.reduce((sum, score) => (score < top - LIKELY_RANGE ? sum + Math.exp(score - top) : sum), 0);
+function binOf(below: number): number {
+  return Math.min(below * BINS_A_NAT, BINS - 1) | 0;
 }
 
-/** Ids with scores from `floor` up, greatest first, ties by id. */
-function descending(scores: Float32Array, floor: number): number[] {
-  const ids: number[] = [];
-  scores.forEach((score, id) => {
-    if (score >= floor) ids.push(id);
-  });
-  return ids.sort((a, b) => (scores[b] ?? 0) - (scores[a] ?? 0) || a - b);
-}
-
-/** The shortest beginning of `ids` whose probability among them is at least `topP`; never empty. */
-function nucleus(scores: Float32Array, ids: number[], topP: number): number[] {
-  if (topP === 1) return ids;
-  const top = scores[ids[0] ?? 0] ?? 0;
-  const weights = ids.map((id) => Math.exp((scores[id] ?? 0) - top));
-  const wanted = topP * weights.reduce((sum, weight) => sum + weight, 0);
-  let sum = 0;
-  const last = weights.findIndex((weight) => (sum += weight) >= wanted);
-  return last < 0 ? ids : ids.slice(0, last + 1);
-}
-
-/** Logits of recent tokens moved towards minus infinity: divided where positive, multiplied where negative (CTRL, 2019). */
-function penalised(logits: Float32Array, recent: readonly number[], penalty: number): Float32Array {
-  const scores = logits.slice();
+/** Moves logits of recent tokens towards minus infinity: divided where positive, multiplied where negative (CTRL, 2019). */
+function penalise(scores: Float32Array, recent: readonly number[], penalty: number): void {
   for (const id of new Set(recent)) {
     const logit = scores[id];
     if (logit !== undefined) scores[id] = logit > 0 ? logit / penalty : logit * penalty;
   }
-  return scores;
-}
-
-/** Scores of tokens whose bit is not set at minus infinity. */
-function masked(scores: Float32Array, allowed: Uint32Array): Float32Array {
-  return scores.map((score, id) => (((allowed[id >>> 5] ?? 0) >>> (id & 31)) & 1 ? score : -Infinity));
 }
 
 /** The id of the greatest score, the lowest one among equals. */
