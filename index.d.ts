@@ -550,3 +550,9 @@ export declare function removeSession(path: string): void
 
 /** Reads all checksums of a session. */
 export declare function verifySession(path: string): Promise<NativeReport>
+
+/**
+ * Writes what softmax at a temperature above 0 weighs scores with: exp((score - greatest) / temperature), within 1e-5 relative; at most 2e-38
+ * where the exponent is below -87. Blocks the thread for tens of microseconds.
+ */
+export declare function weigh(scores: Float32Array, greatest: number, temperature: number, out: Float32Array): void

@@ -8,7 +8,7 @@ import { runInNewContext } from 'node:vm';
 import test, { type ExecutionContext } from 'ava';
 
 import { errorCodes } from '../src/errors.js';
-import { NativeSession, cpuInfo, type NativeSessionOptions } from '../index.js';
+import { NativeSession, cpuInfo, weigh, type NativeSessionOptions } from '../index.js';
 import { type Chunk, chunk, kvLength, qLength, shape, token } from './support/attention-rows.js';
 
 const options: NativeSessionOptions = { ...shape, threads: 2, seed: 1 };
@@ -149,6 +149,8 @@ test.serial('arrays of wrong lengths, and an output that is an input, are INVALI
     throwsCode(t, 'INVALID_OPTION', () => { session.attendDecode(0, both.subarray(0, qLength), k, v, both.subarray(qLength - 1)); }),
     /shares memory/,
   );
+  throwsCode(t, 'INVALID_OPTION', () => { weigh(q, 1, 1, out.subarray(1)); });
+  t.regex(throwsCode(t, 'INVALID_OPTION', () => { weigh(q, 1, 1, q); }), /shares memory/);
   await rejectsCode(t, 'INVALID_OPTION', session.attendPrefill(0, 2, q, k, v));
   await rejectsCode(t, 'INVALID_OPTION', session.attendPrefill(0, 0, empty, empty, empty));
   await rejectsCode(t, 'INVALID_OPTION', session.attendPrefill(Number.NaN, 1, q, k, v));

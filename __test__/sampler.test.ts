@@ -44,6 +44,11 @@ test('a token far below the others keeps its chance where everything is wanted',
   t.true(near(measured[1]!, p), `${measured[1]!} is not ${p}`);
 });
 
+test('the least temperature there is takes the most likely token', (t) => {
+  const sampler = new Sampler(samplingFrom({ temperature: 5e-324 }));
+  t.deepEqual(Array.from({ length: 100 }, () => sampler.next(Float32Array.of(1, 1.001, -Infinity), [])), new Array<number>(100).fill(1));
+});
+
 test('topK, topP and minP leave out what they say', (t) => {
   const scores = logits(0.5, 0.3, 0.15, 0.05);
   const kept = (options: SamplingOptions) => frequencies(scores, options, 2000).map((value) => value > 0);

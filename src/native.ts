@@ -81,6 +81,15 @@ export function dequantise(type: string, bytes: Uint8Array): Float32Array {
   return translating(() => elements(type, bytes));
 }
 
+/**
+ * Writes what softmax at a temperature above 0 weighs scores with: exp((score - greatest) / temperature), within 1e-5 relative; at most 2e-38 where
+ * the exponent is below -87. Blocks for tens of microseconds, a twentieth of what a loop of Math.exp takes.
+ */
+export function weigh(scores: Float32Array, greatest: number, temperature: number, out: Float32Array): void {
+  const { weigh: weighed } = loaded();
+  translating(() => { weighed(scores, greatest, temperature, out); });
+}
+
 /** What one layer's attention costs under a policy, on synthetic rows; runs on other threads, for seconds. */
 export async function measureAttention(options: NativeSessionOptions, context: number, policy: NativePolicy, batch: number): Promise<NativeMeasurement> {
   return await loaded().measure(options, context, policy, batch).catch((cause: unknown) => { throw translated(cause); });

@@ -1,3 +1,4 @@
+import { weigh } from '../native.js';
 import type { Sampling } from './options.js';
 
 /** Newest tokens that the repetition penalty looks at. */
@@ -25,8 +26,8 @@ export class Sampler {
   #draws = 0;
   /** Scores that a penalty or a mask has changed, [vocabulary]. */
   #changed = new Float32Array(0);
-  /** What the tokens weigh that may be drawn, [vocabulary]. */
-  #weights = new Float64Array(0);
+  /** What softmax weighs them with, [vocabulary]. */
+  #weights = new Float32Array(0);
   /** Of a histogram of scores. */
   readonly #bins = new Float64Array(BINS);
 
@@ -46,10 +47,10 @@ export class Sampler {
 
     const top = scores[best] ?? 0;
     let cut = EVERYTHING;
-    if (topK > 0 && topK < scores.length) cut = this.#cutAt(scores, top, cut, 'count', topK);
-    if (topP < 1) cut = this.#cutAt(scores, top, cut, 'mass', topP);
+    if (topK > 0 && topK < scores.length) cut = this.#cutAt(scores, top, cut, topK);
+    if (topP < 1) cut = this.#cutAt(scores, top, cut, topP, this.#weighed(scores, top, 1));
     const floor = minP > 0 ? top + Math.log(minP) : -Infinity;
-    return this.#drawn(scores, top, cut, floor) ?? best;
+    return this.#drawn(scores, cut, floor, this.#weighed(scores, top, temperature)) ?? best;
   }
 
   /** The scores with the penalty of recent tokens, and those that are not allowed at minus infinity. */
@@ -68,22 +69,29 @@ export class Sampler {
     return scores;
   }
 
+  /** Weights of all scores at a temperature, the greatest one's being 1. */
+  #weighed(scores: Float32Array, top: number, temperature: number): Float32Array {
+    if (this.#weights.length !== scores.length) this.#weights = new Float32Array(scores.length);
+    weigh(scores, top, temperature, this.#weights);
+    return this.#weights;
+  }
+
   /**
-   * The shortest beginning of the tokens that `cut` leaves, most likely first and equals by id, that has `wanted` of them, or of
-   * their probability; never empty. A histogram says in which narrow range of scores it ends, and only that range is sorted.
+   * The shortest beginning of the tokens that `cut` leaves, most likely first and equals by id, that has `wanted` of them or, with weights, this
+   * share of their sum; never empty. A histogram says in which narrow range of scores it ends, and only that range is sorted.
    */
-  #cutAt(scores: Float32Array, top: number, cut: Cut, by: 'count' | 'mass', wanted: number): Cut {
+  #cutAt(scores: Float32Array, top: number, cut: Cut, wanted: number, weights?: Float32Array): Cut {
     const bins = this.#bins.fill(0);
-    const measure = (score: number) => (by === 'count' ? 1 : Math.exp(score - top));
     let { equal } = cut;
+    // Plain loops: an iterator over a vocabulary takes milliseconds.
     for (let id = 0; id < scores.length; id += 1) {
       const score = scores[id] ?? 0;
       if (score > cut.score || (score === cut.score && equal-- > 0)) {
         const bin = binOf(top - score);
-        bins[bin] = (bins[bin] ?? 0) + measure(score);
+        bins[bin] = (bins[bin] ?? 0) + (weights === undefined ? 1 : (weights[id] ?? 0));
       }
     }
-    const enough = by === 'count' ? wanted : wanted * bins.reduce((sum, part) => sum + part, 0);
+    const enough = weights === undefined ? wanted : wanted * bins.reduce((sum, part) => sum + part, 0);
     let sum = 0;
     let last = 0;
     while (last < BINS - 1 && sum + (bins[last] ?? 0) < enough) {
@@ -93,33 +101,32 @@ export class Sampler {
     const range: number[] = [];
     for (let id = 0; id < scores.length; id += 1) {
       const score = scores[id] ?? 0;
-      if (score >= cut.score && binOf(top - score) === last) range.push(score);
+      if (score >= cut.score && binOf(top - score) === last) range.push(id);
     }
-    range.sort((a, b) => b - a);
-    let kept = 0;
-    while (kept < range.length && (kept === 0 || sum < enough)) {
-      sum += measure(range[kept] ?? 0);
-      kept += 1;
+    range.sort((a, b) => (scores[b] ?? 0) - (scores[a] ?? 0) || a - b);
+    let score = top;
+    equal = 0;
+    for (const id of range) {
+      if (equal > 0 && sum >= enough) break;
+      sum += weights === undefined ? 1 : (weights[id] ?? 0);
+      equal = scores[id] === score ? equal + 1 : 1;
+      score = scores[id] ?? 0;
     }
-    const score = range[kept - 1] ?? top;
-    const found = { score, equal: kept - range.indexOf(score) };
-    return found.score === cut.score ? { score, equal: Math.min(found.equal, cut.equal) } : found;
+    return score === cut.score ? { score, equal: Math.min(equal, cut.equal) } : { score, equal };
   }
 
-  /** One of the tokens that the cut leaves and that are not below the floor, by their probabilities at the temperature. */
-  #drawn(scores: Float32Array, top: number, cut: Cut, floor: number): number | undefined {
-    const { temperature, seed } = this.#sampling;
-    if (this.#weights.length !== scores.length) this.#weights = new Float64Array(scores.length);
-    const weights = this.#weights;
+  /** One of the tokens that the cut leaves and that are not below the floor, by their weights. */
+  #drawn(scores: Float32Array, cut: Cut, floor: number, weights: Float32Array): number | undefined {
     let total = 0;
     let { equal } = cut;
-    // Plain loops: an iterator over a vocabulary takes milliseconds.
     for (let id = 0; id < scores.length; id += 1) {
       const score = scores[id] ?? 0;
-      const left = score >= floor && (score > cut.score || (score === cut.score && equal-- > 0));
-      total += weights[id] = left ? Math.exp((score - top) / temperature) : 0;
+      // A score of minus infinity has no chance, whatever the least weight is that comes out of an exponential.
+      const left = score >= floor && score > -Infinity && (score > cut.score || (score === cut.score && equal-- > 0));
+      if (!left) weights[id] = 0;
+      total += weights[id] ?? 0;
     }
-    let rest = uniform(seed, this.#draws++) * total;
+    let rest = uniform(this.#sampling.seed, this.#draws++) * total;
     for (let id = 0; id < weights.length; id += 1) {
       rest -= weights[id] ?? 0;
       if (rest < 0) return id;

@@ -45,6 +45,7 @@ pub use lsh_attn::HEAD_DIMS;
 pub use lsh_attn::kernels::{Isa, Kernels};
 pub use lsh_attn::rows::RowType;
 pub use lsh_attn::sketch::SKETCH_BITS;
+pub use lsh_attn::softmax::weigh;
 pub use measure::{AttentionMeasurement, measure_attention};
 pub use session::Session;
 pub use stats::Stats;

@@ -142,3 +142,16 @@ impl Partial {
         &self.num[query * self.head_dim..][..self.head_dim]
     }
 }
+
+/// What softmax at a temperature weighs scores with: `out[i] = exp((scores[i] - max) / temperature)`, each within 1e-5 relative of the exact
+/// one; where the exponent is below -87, at most 2e-38.
+///
+/// # Panics
+/// If `out` has another length than `scores`.
+pub fn weigh(kernels: Kernels, scores: &[f32], max: f32, temperature: f32, out: &mut [f32]) {
+    assert_eq!(scores.len(), out.len(), "a weight for each score");
+    for (out, score) in out.iter_mut().zip(scores) {
+        *out = (score - max) / temperature;
+    }
+    kernels.exp_sum(out, 0.0);
+}

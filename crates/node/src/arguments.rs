@@ -21,11 +21,11 @@ pub fn length(name: &str, array: &[f32], expected: usize) -> Result<(), Failure>
 }
 
 /// An output that shares no memory with an input, which views of one ArrayBuffer could.
-pub fn apart(out: &[f32], inputs: [&[f32]; 3]) -> Result<(), Failure> {
+pub fn apart<const N: usize>(out: &[f32], inputs: [&[f32]; N]) -> Result<(), Failure> {
     let out = out.as_ptr_range();
     for input in inputs.map(<[f32]>::as_ptr_range) {
         if input.start < out.end && out.start < input.end {
-            return Err(Failure::invalid("out shares memory with q, k or v; pass one of its own".to_owned()));
+            return Err(Failure::invalid("out shares memory with an input; pass one of its own".to_owned()));
         }
     }
     Ok(())

@@ -25,4 +25,5 @@ mod session;
 mod sessions;
 mod slot;
 mod stats;
+mod weigh;
 mod weights;

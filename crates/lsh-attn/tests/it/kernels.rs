@@ -6,6 +6,7 @@ use lsh_attn::hash::{HashPlan, Hasher, LANES};
 use lsh_attn::inclusion::InclusionTable;
 use lsh_attn::kernels::{GemmShape, Isa, Kernels, PANEL};
 use lsh_attn::rows::widen;
+use lsh_attn::softmax::weigh;
 
 pub const DIMS: [usize; 7] = [16, 48, 64, 80, 96, 128, 256];
 pub const COUNTS: [usize; 12] = [0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 70];
@@ -148,6 +149,28 @@ fn isa_max() {
             let want = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             assert_eq!(kernels.max(&x), want, "{kernels:?} {count}");
         }
+    });
+}
+
+#[test]
+fn isa_weigh() {
+    on_each_isa("weigh", |kernels| {
+        for temperature in [0.3f32, 1.0, 40.0] {
+            let scores: Vec<f32> = (0..1003).map(|i| (i * 7919 % 1003) as f32 / 40.0 - 5.0).collect();
+            let mut got = vec![0.0; scores.len()];
+            weigh(kernels, &scores, 20.05, temperature, &mut got);
+            for (&score, &got) in scores.iter().zip(&got) {
+                let wanted = ((f64::from(score) - f64::from(20.05f32)) / f64::from(temperature)).exp();
+                let bound = if wanted > 1e-37 { 1e-5 * wanted } else { 2e-38 };
+                assert!(
+                    (f64::from(got) - wanted).abs() <= bound,
+                    "{score} at {temperature}: {got}, not {wanted}"
+                );
+            }
+        }
+        let mut far = [1.0; 3];
+        weigh(kernels, &[3.0, f32::NEG_INFINITY, -1e30], 3.0, f32::MIN_POSITIVE, &mut far);
+        assert!(far[0] == 1.0 && far[1..].iter().all(|weight| (0.0..=2e-38).contains(weight)), "{far:?}");
     });
 }
 
