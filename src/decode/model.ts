@@ -25,10 +25,10 @@ import {
   type PolicyOptions,
   type RowType,
   type WeightBits,
+  checkLogits,
   deviceFrom,
   integer,
   lmHeadFrom,
-  logitsArray,
   policyFrom,
   policyOptionNames,
   rowsFrom,
@@ -413,7 +413,7 @@ export class Model implements AsyncDisposable {
     if (new Set(sessions).size < sessions.length) throw new MagicpigError('INVALID_OPTION', 'a session is in the batch twice; its second token comes after its first');
     if (!sessions.every((session) => session instanceof Session && session.isOf(this))) throw new MagicpigError('INVALID_OPTION', 'a session of the batch is another model’s');
     for (const token of tokens) integer('a token', token, 0, this.config.vocabSize - 1);
-    for (const logits of out ?? []) logitsArray('an array in out', logits, this.config.vocabSize);
+    for (const logits of out ?? []) checkLogits('an array in out', logits, this.config.vocabSize);
     return await Promise.allSettled(sessions.map((session, i) => session.step(tokens[i] as number, { signal, out: out?.[i] })));
   }
 

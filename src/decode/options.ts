@@ -275,13 +275,13 @@ export function integer(name: string, value: number, low: number, high: number):
   return value;
 }
 
-/** An array that a caller gives for logits to be written to. */
-export function logitsArray(name: string, value: Float32Array, vocabSize: number): Float32Array {
-  if (!((value as unknown) instanceof Float32Array) || value.length !== vocabSize) {
-    const given = (value as unknown) instanceof Float32Array ? `a Float32Array of ${value.length} elements` : shown(value);
-    throw new MagicpigError('INVALID_OPTION', `${name} is ${given}; it must be a Float32Array of ${vocabSize}, one for each token that the model knows`);
-  }
-  return value;
+/** Refuses an array that a caller gives for logits to be written to, unless it has a place for each token. */
+export function checkLogits(name: string, value: Float32Array, vocabSize: number): void {
+  // Types are no promise where the caller is JavaScript.
+  const given: unknown = value;
+  if (given instanceof Float32Array && given.length === vocabSize) return;
+  const what = given instanceof Float32Array ? `a Float32Array of ${given.length} elements` : shown(given);
+  throw new MagicpigError('INVALID_OPTION', `${name} is ${what}; it must be a Float32Array of ${vocabSize}, one for each token that the model knows`);
 }
 
 function number(name: string, value: number, low: number, high: number): number {

@@ -5,7 +5,7 @@ import type { TokenConstraint } from './constraint.js';
 import { type TokenLogprob, logprobsOf } from './logprobs.js';
 import type { Model } from './model.js';
 import { type OptionNames, checkOptions, signalName } from './option-names.js';
-import { type Policy, type PolicyName, type PolicyOptions, type SamplingOptions, integer, logitsArray, overSameIndex, policyFrom, policyOptionNames, samplingFrom, samplingOptionNames, seedFrom } from './options.js';
+import { type Policy, type PolicyName, type PolicyOptions, type SamplingOptions, checkLogits, integer, overSameIndex, policyFrom, policyOptionNames, samplingFrom, samplingOptionNames, seedFrom } from './options.js';
 import { type Prompt, checkPrompt, isTokens } from './prompt.js';
 import { Sampler } from './sampler.js';
 import { type DecodeCounts, Sequence } from './sequence.js';
@@ -316,7 +316,7 @@ export class Session implements Disposable {
     using _ = this.#exclusive();
     checkOptions('step', options, stepOptionNames);
     const { signal, out } = options;
-    if (out !== undefined) logitsArray('out', out, this.#model.config.vocabSize);
+    if (out !== undefined) checkLogits('out', out, this.#model.config.vocabSize);
     this.#checkTokens([token]);
     await this.#catchUp(signal);
     await this.#sequence.step(token, signal);
