@@ -165,6 +165,11 @@ test('logits are written to arrays that are given', async (t) => {
   await a.step(4, { out: first });
   first.fill(0);
   for await (const { token } of a.generate({ maxTokens: 1, temperature: 0 })) t.is(token, expected.indexOf(Math.max(...expected)));
+  // Nor does one that is taken away while the step is made lose its logits.
+  const taken = new Float32Array(vocabulary);
+  const stepping = b.step(9, { out: taken });
+  structuredClone(taken.buffer, { transfer: [taken.buffer] });
+  t.deepEqual(await stepping, await y.step(9));
   const kept = first.slice();
   const tokens = a.tokens;
   const refused = async (step: Promise<unknown>, message: RegExp) => {

@@ -50,7 +50,7 @@ const generateOptionNames: OptionNames<GenerateOptions> = { maxTokens: true, ...
 /** For the steps of {@link Session.step}. */
 export interface StepOptions {
   readonly signal?: AbortSignal | undefined;
-  /** Takes the logits [vocabulary] in place of a new array: hundreds of kilobytes a step that nobody has to collect. Untouched if the step fails. */
+  /** Takes the logits [vocabulary] in place of a new array: hundreds of kilobytes a step that nobody has to collect. Untouched if the step fails; not used if its buffer is transferred meanwhile. */
   readonly out?: Float32Array | undefined;
 }
 
@@ -321,7 +321,8 @@ export class Session implements Disposable {
     await this.#catchUp(signal);
     await this.#sequence.step(token, signal);
     const { logits } = this.#sequence;
-    if (out === undefined) return logits.slice();
+    // An array whose buffer the caller has transferred meanwhile has no elements; the token is appended all the same.
+    if (out === undefined || out.length !== logits.length) return logits.slice();
     out.set(logits);
     return out;
   }
