@@ -20,7 +20,7 @@ interface Waiting extends Step {
 }
 
 /**
- * Takes the tokens of a model's sessions through it, those that are ready at the same time as one batch, which reads each weight once.
+ * Takes the tokens of a model's sessions through it, those that are ready at the same time as one batch, which reads a weight once for many.
  * Whoever comes while a step is being made joins the next one. On the CPU what a session gets does not depend on who else is in its batch.
  */
 export class Batcher {

@@ -395,7 +395,7 @@ export class Model implements AsyncDisposable {
 
   /**
    * Appends one given token to each of several sessions, each under its own policy, as {@link Session.step} does to one. The sessions may be
-   * of any lengths; together they read each weight once. What a session gets is, on the CPU, the same to the bit as if it stepped alone.
+   * of any lengths; a weight is read once for many of them. What a session gets is, on the CPU, the same to the bit as if it stepped alone.
    *
    * Each session has an outcome of its own, in their order: the logits [vocabulary] of its next token, or as `reason` what it failed with
    * (ABORTED, DISK_FULL, SESSION_BUSY, DISPOSED), which leaves it as it was and does not concern the others.
